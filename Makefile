@@ -1,0 +1,46 @@
+# PYTHON  the interpreter to build for (any of 3.8 to 3.13)
+# VENV    the folder of the virtual environment
+# NUMPY   another NumPy than the one that MXNet's metadata asks for, such as NUMPY='numpy>=2'
+# ARGS    further arguments of the demo or of pytest, such as ARGS='--epochs 5'
+PYTHON ?= python3
+VENV ?= .venv
+NUMPY ?=
+ARGS ?=
+
+INSTALL = $(PYTHON) tools/install.py --venv "$(VENV)" --numpy "$(NUMPY)"
+BIN = $(VENV)/bin
+PYTHON_SOURCES = gluon_convpool tests tools setup.py
+NATIVE_SOURCES = $(shell find gluon_convpool/native -name '*.cc' -o -name '*.h')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+
+help:  ## Show this list
+	@echo "make [PYTHON=python3] [VENV=.venv] [NUMPY='numpy>=2'] [ARGS=…] TARGET"
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/'
+
+demo:  ## Train LeNet on handwritten digits with our layers and with MXNet's own
+	@$(INSTALL) --extras demo
+	$(BIN)/python -m gluon_convpool demo $(ARGS)
+
+test:  ## Run the whole test suite
+	@$(INSTALL) --extras test
+	$(BIN)/python -m pytest $(ARGS)
+
+check:  ## Check style and types
+	@$(INSTALL) --extras dev
+	$(BIN)/ruff format --check $(PYTHON_SOURCES)
+	$(BIN)/ruff check $(PYTHON_SOURCES)
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+
+format:  ## Rewrite the sources in the style that check asks for
+	@$(INSTALL) --extras dev
+	$(BIN)/ruff format $(PYTHON_SOURCES)
+	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+	$(BIN)/clang-format -i $(NATIVE_SOURCES)
+
+clean:  ## Remove the environment and everything that was built
+	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f gluon_convpool/libconvpool.so gluon_convpool/_build.json
+	find gluon_convpool tests tools -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,201 @@
+"""Who computes: the native library, or a composition of MXNet's own operators.
+
+`choose` decides for one call. With ``'auto'``, the default, the native backend serves whatever it
+can and the portable one the rest; ``'native'`` turns "cannot" into an error that says why, and
+``'portable'`` never asks.
+"""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+from typing import Any, NamedTuple, Optional, Union
+
+from .. import _mxnet, geometry
+from .._mxnet import mx
+from . import native, portable
+
+Arguments = Union[geometry.Convolution, geometry.Pooling]
+
+CHOICES = ('auto', 'native', 'portable')
+ENVIRONMENT_VARIABLE = 'GLUON_CONVPOOL_BACKEND'
+
+
+def _from_environment() -> str:
+    value = os.environ.get(ENVIRONMENT_VARIABLE, '').strip().lower() or 'auto'
+    return geometry.choice('environment', ENVIRONMENT_VARIABLE, value, CHOICES)
+
+
+_current = _from_environment()
+
+
+class use_backend:
+    """Choose the backend, for good or for a ``with`` block.
+
+    The choice holds for the whole process, all threads included. A hybridized network keeps the
+    backend with which its graph was traced: call `hybridize` again to trace it anew.
+
+    Parameters
+    ----------
+    name : {'auto', 'native', 'portable'}
+        ``'auto'`` takes the native library where it can serve a call and the portable backend
+        otherwise; ``'native'`` raises `ValueError` where the library cannot serve a call.
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown, or ``'native'`` is asked for and the library is not available.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> with gluon_convpool.use_backend('portable'):
+    ...     print(gluon_convpool.info().backend)
+    portable
+    """
+
+    def __init__(self, name: str) -> None:
+        global _current
+        name = geometry.choice('use_backend', 'name', name, CHOICES)
+        if name == 'native':
+            status = _mxnet.native_status()
+            if not status.available:
+                raise ValueError(f"use_backend('native'): {status.reason}")
+        self._previous = _current
+        _current = name
+
+    def __enter__(self) -> use_backend:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        global _current
+        _current = self._previous
+
+
+def current() -> str:
+    """The choice in force: 'auto', 'native' or 'portable'."""
+    return _current
+
+
+def choose(
+    op: str,
+    kind: _mxnet.Kind,
+    arguments: Arguments,
+    dtype: Optional[str] = None,
+    device: Optional[str] = None,
+) -> ModuleType:
+    """The backend module for one call.
+
+    `dtype` and `device` ('cpu', 'gpu') are None where they are not known, as for symbols.
+
+    Raises
+    ------
+    ValueError
+        If the native backend was asked for and cannot serve the call.
+    """
+    if _current == 'portable':
+        return portable
+    status = _mxnet.native_status()
+    reason = native.obstacle(op, arguments, dtype, device) if status.available else status.reason
+    if not reason:
+        return native
+    if _current == 'native':
+        raise ValueError(f"{op}: the backend 'native' was asked for, but {reason}")
+    return portable
+
+
+# --------------------------------------------------------------------------- threads and a report
+
+
+def set_num_threads(n: int) -> None:
+    """Use `n` threads for convolution and pooling.
+
+    Without the native library this sets the threads of MXNet's own operators, of which the
+    portable backend is made.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer of at least 1.
+    """
+    global _portable_threads
+    n = geometry.integer('set_num_threads', 'n', n, 1)
+    library = _mxnet.native_library()
+    if library is not None:
+        library.convpool_set_num_threads(n)
+    else:
+        mx.base.check_call(mx.base._LIB.MXSetNumOMPThreads(n))
+        _portable_threads = n
+
+
+def get_num_threads() -> int:
+    """How many threads convolution and pooling use."""
+    library = _mxnet.native_library()
+    if library is not None:
+        return library.convpool_get_num_threads()
+    if _portable_threads:
+        return _portable_threads
+    given = os.environ.get('OMP_NUM_THREADS', '')
+    # MXNet's own default is half of the logical processors
+    return int(given) if given.isdigit() and int(given) else max(1, (os.cpu_count() or 1) // 2)
+
+
+_portable_threads = 0
+
+
+class Info(NamedTuple):
+    """What computes here; `str` of it is a report to read."""
+
+    version: str
+    mxnet: str
+    numpy: str
+    backend: str
+    native: bool
+    reason: str
+    library: str
+    instruction_set: str
+    threads: int
+
+    def __str__(self) -> str:
+        if self.native:
+            native = f'{self.library} ({self.instruction_set})'
+        else:
+            native = f'not available: {self.reason}'
+        return '\n'.join((
+            f'gluon_convpool  {self.version} (MXNet {self.mxnet}, NumPy {self.numpy})',
+            f'backend         {self.backend}',
+            f'native library  {native}',
+            f'threads         {self.threads}',
+        ))
+
+
+def info() -> Info:
+    """Which library, instruction set, thread count and backend are in use, and if not native, why.
+
+    Returns
+    -------
+    Info
+        A named tuple. ``backend`` is 'native' or 'portable', what float32 arrays on the CPU get
+        now; ``reason`` says why ``native`` is False, and is empty otherwise.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> gluon_convpool.info().mxnet
+    '1.9.1'
+    """
+    from .. import __version__
+
+    status = _mxnet.native_status()
+    library = _mxnet.native_library()
+    return Info(
+        version=__version__,
+        mxnet=mx.__version__,
+        numpy=_mxnet.numpy.__version__,
+        backend='native' if status.available and _current != 'portable' else 'portable',
+        native=status.available,
+        reason=status.reason,
+        library=_mxnet.LIBRARY if status.available else '',
+        instruction_set=library.convpool_instruction_set().decode() if library else '',
+        threads=get_num_threads(),
+    )

@@ -1,0 +1,356 @@
+"""Convolution and pooling composed from MXNet's own array operators.
+
+Works wherever MXNet works: on GPU arrays, in float32 and float64, on arrays and symbols of both
+worlds, differentiable. Every loop below is over the taps of a kernel, never over pixels, and no
+shape is ever read, so that the same lines serve symbols.
+
+Inside, everything is a legacy array or symbol (the same object, seen through another type), since
+the legacy operators are the ones that both worlds share. `_Operators` holds the few places where
+the worlds differ.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Dict, List, Optional, Tuple
+
+from .. import _mxnet, geometry
+from .._mxnet import Kind, mx
+from ..geometry import Ints
+
+
+class _Operators:
+    """MXNet's operators for one kind of input."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.F = mx.sym if kind.symbol else mx.nd
+
+    def enter(self, x: Any) -> Any:
+        return x.as_nd_ndarray() if self.kind.numpy else x
+
+    def leave(self, x: Any) -> Any:
+        return x.as_np_ndarray() if self.kind.numpy else x
+
+    def reshape(self, x: Any, legacy: Ints, numpy: Ints, name: Optional[str] = None) -> Any:
+        """Reshape by special codes, which differ between the worlds (`legacy`, `numpy`).
+
+        The NumPy world needs its own operator, since the legacy one refuses empty arrays.
+        """
+        if not self.kind.numpy:
+            return self.F.reshape(x, shape=legacy, name=name)
+        x = x.as_np_ndarray()
+        if self.kind.symbol:
+            return mx.symbol.numpy_extension.reshape(x, numpy, name=name).as_nd_ndarray()
+        return mx.npx.reshape(x, numpy).as_nd_ndarray()
+
+    def sum(self, x: Any, axes: Ints) -> Any:
+        """Sum over `axes`, kept with size 1."""
+        if not self.kind.numpy:
+            return self.F.sum(x, axis=axes, keepdims=True)
+        # the legacy operator refuses empty arrays
+        x = x.as_np_ndarray()
+        numpy = mx.symbol.numpy if self.kind.symbol else mx.np
+        return numpy.sum(x, axis=axes, keepdims=True).as_nd_ndarray()
+
+    def pad(self, x: Any, before: Ints, after: Ints, value: float = 0.0) -> Any:
+        """Pad the axes from the third one on with `value`."""
+        if not any(before) and not any(after):
+            return x
+        if len(before) == 1:
+            # MXNet pads two or three axes
+            x = self.pad(self.F.expand_dims(x, axis=2), (0,) + before, (0,) + after, value)
+            return self.F.squeeze(x, axis=2)
+        width = [0, 0, 0, 0]
+        for pair in zip(before, after):
+            width.extend(pair)
+        return self.F.pad(x, mode='constant', pad_width=tuple(width), constant_value=value)
+
+    def take_every(self, x: Any, starts: Ints, tails: Ints, steps: Ints) -> Any:
+        """``x[..., start : size - tail : step]`` on the last axes, one triple per axis."""
+        if not any(starts) and not any(tails) and all(step == 1 for step in steps):
+            return x
+        leading = (None, None)
+        return self.F.slice(
+            x,
+            begin=leading + starts,
+            end=leading + tuple(-tail if tail else None for tail in tails),
+            step=(1, 1) + steps,
+        )
+
+    def move_axes(self, x: Any, axes: Ints, name: Optional[str] = None) -> Any:
+        if axes == tuple(range(len(axes))):
+            return x
+        return self.F.transpose(x, axes=axes, name=name)
+
+
+_OPERATORS: Dict[Kind, _Operators] = {
+    kind: _Operators(kind)
+    for kind in (_mxnet.NP_ARRAY, _mxnet.ND_ARRAY, _mxnet.NP_SYMBOL, _mxnet.ND_SYMBOL)
+}
+
+
+def _inverse(axes: Ints) -> Ints:
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+# --------------------------------------------------------------------------- convolution
+
+
+def convolution(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.Convolution,
+    kind: Kind,
+    name: Optional[str] = None,
+) -> Any:
+    """One convolution on inputs of one `kind`, arguments already checked.
+
+    One matrix product per tap of the kernel: ``(channels, in_channels)`` times
+    ``(in_channels, positions)``, accumulated. What autograd must keep of a product is its right
+    side. So with stride 1 the product is taken over the whole image, kept once for all taps, and
+    its result is shifted; with larger strides, where that would compute what is then thrown away,
+    the image is thinned out first. Never is there a matrix as large as kernel times image, except
+    in the second case while recording, where it is smaller by the product of the strides.
+    """
+    ops = _OPERATORS[kind]
+    ndim = arguments.ndim
+    layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
+    x = ops.move_axes(ops.enter(x), tuple(layout.index(axis) for axis in plain))
+    weight = ops.enter(weight)
+    if kind.symbol:
+        weight = _with_inferred_shape(ops, weight, x, arguments)
+    # the weight's axes are those of the layout with O for N and I for C; taps come first here
+    weight = ops.move_axes(
+        weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC')
+    )
+    x = ops.pad(x, arguments.pad, arguments.pad)
+
+    reaches = tuple(geometry.extent(k, d) - 1 for k, d in zip(arguments.kernel, arguments.dilate))
+    shift_last = all(step == 1 for step in arguments.stride)
+    image = _Positions(ops, x, arguments.groups, ndim) if shift_last else None
+    total = None
+    for tap in itertools.product(*map(range, arguments.kernel)):
+        starts = tuple(i * d for i, d in zip(tap, arguments.dilate))
+        tails = tuple(reach - start for reach, start in zip(reaches, starts))
+        matrix = _tap_matrix(ops, weight, tap, arguments)
+        if image is not None:
+            product = ops.take_every(image.times(matrix), starts, tails, (1,) * ndim)
+        else:
+            thinned = ops.take_every(x, starts, tails, arguments.stride)
+            product = _Positions(ops, thinned, arguments.groups, ndim).times(matrix)
+        total = product if total is None else total + product
+
+    if bias is not None:
+        bias = ops.enter(bias)
+        if kind.symbol and not _is_known(bias):
+            flat = ops.F.reshape(weight, shape=(-1,))
+            like = ops.F.slice_axis(flat, axis=0, begin=0, end=arguments.channels)
+            bias = ops.F._internal._identity_with_attr_like_rhs(bias, like)
+        bias = ops.F.reshape(bias, shape=(-1,) + (1,) * (ndim + 1))
+        total = ops.F.broadcast_add(total, bias)
+    back = _inverse(tuple(layout.index(axis) for axis in plain))
+    return ops.leave(ops.move_axes(total, back, name=name))
+
+
+class _Positions:
+    """An image ``(C, N, *sizes)`` as the right side of matrix products, one per group."""
+
+    def __init__(self, ops: _Operators, x: Any, groups: int, ndim: int) -> None:
+        self._ops = ops
+        self._image = x
+        self._ndim = ndim
+        columns = ops.reshape(x, (-4, groups, -1, -2), (-6, groups, -1, -4))
+        for _ in range(ndim):
+            columns = ops.reshape(columns, (0, 0, -3, -2), (-2, -2, -5, -4))
+        self._columns = columns
+
+    def times(self, matrices: Any) -> Any:
+        """``(groups, M, C / groups)`` matrices times this image: ``(groups * M, N, *sizes)``."""
+        product = self._ops.F.batch_dot(matrices, self._columns)
+        product = self._ops.reshape(product, (-3, -2), (-5, -4))
+        return self._ops.F.reshape_like(
+            product,
+            self._image,
+            lhs_begin=1,
+            lhs_end=2,
+            rhs_begin=1,
+            rhs_end=self._ndim + 2,
+        )
+
+
+def _tap_matrix(ops: _Operators, weight: Any, tap: Ints, arguments: geometry.Convolution) -> Any:
+    """The weights ``(*kernel, O, I)`` of one tap as ``(groups, O / groups, I)``."""
+    matrix = ops.F.slice(weight, begin=tap, end=tuple(i + 1 for i in tap))
+    for _ in range(len(tap) - 1):
+        matrix = ops.reshape(matrix, (-3, -2), (-5, -4))
+    # the one axis of size 1 that is left splits off the groups from the output channels
+    matrix = ops.reshape(matrix, (-3, -2), (-5, -4))
+    return ops.reshape(matrix, (-4, arguments.groups, -1, -2), (-6, arguments.groups, -1, -4))
+
+
+def _with_inferred_shape(
+    ops: _Operators, weight: Any, x: Any, arguments: geometry.Convolution
+) -> Any:
+    """`weight`, tied to the shape that follows from the data ``(C, N, *sizes)``.
+
+    Shapes do not flow backwards through slices and products, so without this the weight of a
+    layer whose initialisation waits for the data would stay unknown.
+    """
+    if _is_known(weight):
+        return weight
+    F, groups, ndim = ops.F, arguments.groups, arguments.ndim
+    channels = F.contrib.arange_like(x, axis=0)
+    inner = F.slice_axis(F.reshape(channels, shape=(-4, groups, -1)), axis=0, begin=0, end=1)
+    inner_axis = arguments.layout.index('C')
+    inner = F.reshape(inner, shape=tuple(-1 if i == inner_axis else 1 for i in range(ndim + 2)))
+    full = geometry.weight_shape(arguments, 0)
+    others = tuple(i for i in range(ndim + 2) if i != inner_axis)
+    like = F.broadcast_axis(inner, axis=others, size=tuple(full[i] for i in others))
+    return F._internal._identity_with_attr_like_rhs(weight, like)
+
+
+def _is_known(symbol: Any) -> bool:
+    """Whether a variable was declared with its whole shape."""
+    sizes = (symbol.attr('__shape__') or '').strip('()[] ').split(',')
+    return all(size.strip().isdigit() and int(size) > 0 for size in sizes if size != '') and any(
+        sizes
+    )
+
+
+# --------------------------------------------------------------------------- pooling
+
+
+def pooling(
+    x: Any, arguments: geometry.Pooling, kind: Kind, name: Optional[str] = None
+) -> Any:
+    """One pooling on an input of `kind`, arguments already checked.
+
+    Windows are boxes, so each mode is folded axis by axis: a window of h x w costs h + w steps.
+    """
+    ops = _OPERATORS[kind]
+    layout = arguments.layout
+    plain = 'NC' + layout.strip('NC')
+    axes = tuple(layout.index(axis) for axis in plain)
+    x = ops.move_axes(ops.enter(x), axes)
+    fold = _MODES[arguments.mode]
+    return ops.leave(ops.move_axes(fold(ops, x, arguments), _inverse(axes), name=name))
+
+
+def _spatial(arguments: geometry.Pooling) -> Ints:
+    return tuple(range(2, arguments.ndim + 2))
+
+
+def _padding(arguments: geometry.Pooling) -> Tuple[Ints, Ints]:
+    """Padding before and after each axis; ceil mode makes room for one more, incomplete window."""
+    extra = tuple(step - 1 if arguments.ceil_mode else 0 for step in arguments.stride)
+    return arguments.pad, tuple(map(sum, zip(arguments.pad, extra)))
+
+
+def _taps(ops: _Operators, x: Any, axis: int, arguments: geometry.Pooling) -> List[Any]:
+    """What each tap of the window sees along one spatial axis, in order."""
+    here = axis - 2
+    taps = []
+    for i in range(arguments.kernel[here]):
+        starts, tails, steps = ([0] * arguments.ndim for _ in range(3))
+        starts[here], tails[here] = i, arguments.kernel[here] - 1 - i
+        steps = [1] * arguments.ndim
+        steps[here] = arguments.stride[here]
+        taps.append(ops.take_every(x, tuple(starts), tuple(tails), tuple(steps)))
+    return taps
+
+
+def _max(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    # The last axis first: then the one that wins a tie is the first in row-major order.
+    if arguments.global_pool:
+        for axis in reversed(_spatial(arguments)):
+            x = _largest_along(ops, x, axis)
+        return x
+    before, after = _padding(arguments)
+    x = ops.pad(x, before, after, float('-inf'))
+    for axis in reversed(_spatial(arguments)):
+        taps = _taps(ops, x, axis, arguments)
+        x = taps[0]
+        for tap in taps[1:]:
+            keep = ops.F.broadcast_logical_or(
+                ops.F.broadcast_greater_equal(x, tap), ops.F.broadcast_not_equal(x, x)
+            )
+            x = ops.F.where(keep, x, tap)
+    return x
+
+
+def _largest_along(ops: _Operators, x: Any, axis: int) -> Any:
+    """The first NaN along `axis`, or else the first maximum; the axis is kept with size 1."""
+    is_nan = ops.F.broadcast_not_equal(x, x)
+    first_nan = ops.F.argmax(is_nan, axis=axis, keepdims=True)
+    # a NaN compares as unordered: where there is one, look among the marks instead
+    marks = ops.F.where(is_nan, ops.F.zeros_like(x), x)
+    first_max = ops.F.argmax(marks, axis=axis, keepdims=True)
+    any_nan = ops.F.max(is_nan, axis=axis, keepdims=True)
+    first = ops.F.where(any_nan, first_nan, first_max)
+    return ops.F.pick(x, first, axis=axis, keepdims=True)
+
+
+def _box_sum(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    """Sums over windows of an already padded `x`."""
+    for axis in reversed(_spatial(arguments)):
+        taps = _taps(ops, x, axis, arguments)
+        x = taps[0]
+        for tap in taps[1:]:
+            x = x + tap
+    return x
+
+
+def _sum(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    if arguments.global_pool:
+        return ops.sum(x, _spatial(arguments))
+    return _box_sum(ops, ops.pad(x, *_padding(arguments)), arguments)
+
+
+def _avg(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    total = _sum(ops, x, arguments)
+    whole = not arguments.ceil_mode and (arguments.count_include_pad or not any(arguments.pad))
+    if not arguments.global_pool and whole:
+        count = 1
+        for k in arguments.kernel:
+            count *= k
+        return total / count
+    # how many elements each window averages is what the same window sums up over ones
+    ones = ops.F.ones_like(_one_plane(ops, x, arguments.ndim))
+    if arguments.global_pool:
+        counts = ops.sum(ones, _spatial(arguments))
+        return ops.F.broadcast_div(total, counts)
+    before, after = _padding(arguments)
+    if arguments.count_include_pad:
+        ones = ops.pad(ones, arguments.pad, arguments.pad, 1.0)
+        before, after = (0,) * arguments.ndim, tuple(a - b for a, b in zip(after, before))
+    counts = _box_sum(ops, ops.pad(ones, before, after), arguments)
+    # a window wholly outside has nothing to divide by, and sums up to 0
+    return ops.F.broadcast_div(total, ops.F.broadcast_maximum(counts, ops.F.ones_like(counts)))
+
+
+def _one_plane(ops: _Operators, x: Any, ndim: int) -> Any:
+    """An array (1, 1, *sizes) with the spatial sizes of `x`, even where `x` is empty."""
+    plane = None
+    for axis in range(2, ndim + 2):
+        line = ops.F.contrib.arange_like(x, axis=axis)
+        line = ops.F.reshape(line, shape=tuple(-1 if i == axis else 1 for i in range(ndim + 2)))
+        plane = line if plane is None else ops.F.broadcast_add(plane, line)
+    return plane
+
+
+def _lp(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    if arguments.p == 1:
+        return _sum(ops, x, arguments)
+    root = {2: ops.F.sqrt, 3: ops.F.cbrt}[arguments.p]
+    power = x * x if arguments.p == 2 else x * x * x
+    total = _sum(ops, power, arguments)
+    # a root has no derivative at 0: there, 1 takes its place, and the result and its gradient are 0
+    zeros = ops.F.zeros_like(total)
+    nothing = ops.F.broadcast_equal(total, zeros)
+    safe = root(ops.F.where(nothing, ops.F.ones_like(total), total))
+    return ops.F.where(nothing, zeros, safe)
+
+
+_MODES = {'max': _max, 'avg': _avg, 'sum': _sum, 'lp': _lp}

@@ -1,0 +1,371 @@
+"""Convolution and pooling as functions of arrays or symbols.
+
+Both take ``mx.np`` arrays, legacy ``mx.nd`` arrays and symbols of either world, and return the
+same kind. Everything is checked before anything is computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Optional, Tuple
+
+from . import backends, geometry
+from ._mxnet import Kind, kind_of
+
+DTYPES = ('float32', 'float64')
+
+
+# --------------------------------------------------------------------------- checks
+
+
+def _kind(op: str, **inputs: Any) -> Kind:
+    """The one kind of all inputs that are not None."""
+    kinds = {name: kind_of(value) for name, value in inputs.items() if value is not None}
+    for name, kind in kinds.items():
+        if kind is None:
+            raise TypeError(
+                f'{op}: {name} must be an array or a symbol of MXNet, not'
+                f' {type(inputs[name]).__name__}'
+            )
+    found = set(kinds.values())
+    if len(found) != 1:
+        described = ', '.join(f'{name}: {kind.name}' for name, kind in kinds.items() if kind)
+        raise TypeError(geometry.message('mixed_kinds', op=op, kinds=described))
+    kind = found.pop()
+    assert kind is not None
+    return kind
+
+
+def dtype_name(dtype: Any) -> str:
+    """'float32' for `numpy.float32`, ``numpy.dtype('float32')`` and 'float32' alike."""
+    return getattr(dtype, '__name__', None) or str(dtype)
+
+
+def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
+    """The one dtype and the one device type ('cpu', 'gpu') of `arrays`.
+
+    Raises
+    ------
+    TypeError
+        For an unsupported dtype.
+    ValueError
+        For dtypes or devices that differ.
+    """
+    arrays = list(arrays)
+    dtypes = [dtype_name(array.dtype) for array in arrays]
+    if len(set(dtypes)) > 1:
+        geometry.refuse('mixed_dtypes', op=op, dtypes=', '.join(dtypes))
+    if dtypes[0] not in DTYPES:
+        raise TypeError(
+            geometry.message(
+                'unsupported_dtype', op=op, dtype=dtypes[0], allowed=', '.join(DTYPES)
+            )
+        )
+    device = arrays[0].ctx
+    if any(array.ctx != device for array in arrays[1:]):
+        devices = ', '.join(str(array.ctx) for array in arrays)
+        geometry.refuse('mixed_devices', op=op, devices=devices)
+    return dtypes[0], device.device_type
+
+
+# --------------------------------------------------------------------------- checked calls
+
+
+def call_convolution(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.Convolution,
+    kind: Kind,
+    dtype: Optional[str],
+    device: Optional[str],
+    name: Optional[str] = None,
+) -> Any:
+    """Hand a checked convolution to a backend; `dtype`, `device` None where unknown."""
+    backend = backends.choose('convolution', kind, arguments, dtype, device)
+    return backend.convolution(x, weight, bias, arguments, kind, name)
+
+
+def call_pooling(
+    x: Any,
+    arguments: geometry.Pooling,
+    kind: Kind,
+    dtype: Optional[str],
+    device: Optional[str],
+    name: Optional[str] = None,
+) -> Any:
+    """Hand a checked pooling to a backend; `dtype`, `device` None where unknown."""
+    backend = backends.choose('pooling', kind, arguments, dtype, device)
+    return backend.pooling(x, arguments, kind, name)
+
+
+def convolution(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any] = None,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    layout: str = 'NCHW',
+    kernel_size: Any = None,
+    channels: Optional[int] = None,
+    name: Optional[str] = None,
+) -> Any:
+    """Slide a kernel over `x` and sum the products (cross-correlation, as MXNet's convolution).
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, in_channels, height, width)
+        In the order of `layout`; float32 or float64.
+    weight : array or symbol, shape (channels, in_channels / groups, kernel height, kernel width)
+        In the order of `layout`, with ``channels`` in the place of N.
+    bias : array or symbol, shape (channels,), optional
+    strides, padding, dilation : int or tuple of int
+        One value for all spatial axes or one per axis. Padding is added on both sides.
+    groups : int
+        Splits the channels into that many separate convolutions.
+    layout : str
+        'NCHW' or 'NHWC'.
+    kernel_size, channels : int or tuple of int, int
+        Needed for symbols, which don't know the shape of `weight`; read from it otherwise.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, output height, output width)
+        Of the same kind as `x`; the output's size along an axis of n elements is
+        ``floor((n + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> x, k = np.arange(9).reshape(1, 1, 3, 3), np.arange(4).reshape(1, 1, 2, 2)
+    >>> functional.convolution(x, k)
+    array([[[[19., 25.],
+             [37., 43.]]]])
+    """
+    op = 'convolution'
+    kind = _kind(op, x=x, weight=weight, bias=bias)
+    layout = geometry.layout_of(op, layout)
+    if not kind.symbol:
+        w_shape = weight.shape
+        if len(w_shape) != len(layout):
+            expected = f'{len(layout)} axes for layout {layout}'
+            geometry.refuse('weight_shape', op=op, weight_shape=w_shape, expected=expected)
+        read_channels, _, read_kernel = geometry.split_shape(op, w_shape, layout)
+        kernel_size = read_kernel if kernel_size is None else kernel_size
+        channels = read_channels if channels is None else channels
+    elif kernel_size is None or channels is None:
+        raise TypeError(
+            f'{op}: kernel_size={kernel_size!r} and channels={channels!r} must both be given for'
+            ' symbols, whose weight has no shape to read them from'
+        )
+    arguments = geometry.convolution_arguments(
+        op, kernel_size, strides, padding, dilation, channels, groups, layout
+    )
+    if kind.symbol:
+        return call_convolution(x, weight, bias, arguments, kind, None, None, name)
+    dtype, device = check_arrays(op, (x, weight) if bias is None else (x, weight, bias))
+    geometry.convolution_shape(arguments, x.shape, w_shape, None if bias is None else bias.shape)
+    return call_convolution(x, weight, bias, arguments, kind, dtype, device, name)
+
+
+def pooling(
+    x: Any,
+    pool_size: Any = 2,
+    strides: Any = None,
+    padding: Any = 0,
+    mode: str = 'max',
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    p: int = 2,
+    global_pool: bool = False,
+    layout: str = 'NCHW',
+    name: Optional[str] = None,
+) -> Any:
+    """Reduce each window of `x` to one number.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32 or float64.
+    pool_size, strides, padding : int or tuple of int
+        One value for all spatial axes or one per axis. ``strides=None`` steps by the window's
+        size. Padding is added on both sides and must be smaller than the window.
+    mode : {'max', 'avg', 'sum', 'lp'}
+        'max' propagates NaN. 'lp' is ``(sum of x**p) ** (1/p)``.
+    ceil_mode : bool
+        Also keep a last window that is only partly filled.
+    count_include_pad : bool
+        Whether 'avg' counts padded positions.
+    p : {1, 2, 3}
+        The power of 'lp'.
+    global_pool : bool
+        One window over all of `x`, whatever `pool_size`, `strides` and `padding` say.
+    layout : str
+        'NCHW' or 'NHWC'.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, output height, output width)
+        Of the same kind as `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> functional.pooling(np.arange(16).reshape(1, 1, 4, 4), 2, mode='avg')
+    array([[[[ 2.5,  4.5],
+             [10.5, 12.5]]]])
+    """
+    op = 'pooling'
+    kind = _kind(op, x=x)
+    arguments = geometry.pooling_arguments(
+        op, pool_size, strides, padding, mode, ceil_mode, count_include_pad, p, global_pool, layout
+    )
+    if kind.symbol:
+        return call_pooling(x, arguments, kind, None, None, name)
+    dtype, device = check_arrays(op, (x,))
+    geometry.pooling_shape(arguments, x.shape)
+    return call_pooling(x, arguments, kind, dtype, device, name)
+
+
+# --------------------------------------------------------------------------- the textbook's names
+
+
+def corr2d(X: Any, K: Any, strides: Any = 1, padding: Any = 0) -> Any:
+    """Slide a kernel over the last two axes of `X` and sum the products.
+
+    Parameters
+    ----------
+    X : array, shape (H, W), (channels, H, W) or (batch, channels, H, W)
+    K : array, shape (h, w), (channels, h, w) or (out_channels, channels, h, w)
+        A matrix slides over every matrix in `X` separately; with a channel axis, the products of
+        all channels are summed; with one more axis in front, there is one output per kernel.
+    strides, padding : int or (int, int)
+
+    Returns
+    -------
+    array, shape (..., output height, output width)
+        The axes in front are those of `X` without the channels that were summed, and with
+        ``out_channels`` where `K` has them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments and shapes that don't fit.
+
+    Examples
+    --------
+    >>> from gluon_convpool import corr2d
+    >>> from mxnet import np
+    >>> corr2d(np.arange(9).reshape(3, 3), np.arange(4).reshape(2, 2))
+    array([[19., 25.],
+           [37., 43.]])
+    """
+    op = 'corr2d'
+    kind = _kind(op, X=X, K=K)
+    if kind.symbol:
+        raise TypeError(f'{op}: needs arrays, whose shapes it reads; for symbols use convolution')
+    x_shape, k_shape = X.shape, K.shape
+    if not 2 <= len(k_shape) <= 4:
+        raise ValueError(f'{op}: K has shape {k_shape}; it must have 2, 3 or 4 axes')
+    if not max(2, min(3, len(k_shape))) <= len(x_shape) <= 4:
+        least = min(3, len(k_shape))
+        raise ValueError(
+            f'{op}: X has shape {x_shape}; with K of shape {k_shape} it must have'
+            f' {least} to 4 axes'
+        )
+    size = x_shape[-2:]
+    if len(k_shape) == 2:
+        front: Tuple[int, ...] = x_shape[:-2]
+        count = 1
+        for n in front:
+            count *= n
+        x, k = X.reshape((count, 1) + size), K.reshape((1, 1) + k_shape)
+    else:
+        channels = k_shape[-3]
+        if x_shape[-3] != channels:
+            geometry.refuse(
+                'channels_mismatch',
+                op=op,
+                data_channels=x_shape[-3],
+                weight_shape=k_shape,
+                groups=1,
+            )
+        batch = x_shape[0] if len(x_shape) == 4 else 1
+        front = x_shape[:-3] + k_shape[:-3]
+        x = X.reshape((batch, channels) + size)
+        k = K.reshape((k_shape[0] if len(k_shape) == 4 else 1,) + k_shape[-3:])
+    out = convolution(x, k, strides=strides, padding=padding)
+    return out.reshape(front + out.shape[-2:])
+
+
+def pool2d(
+    X: Any,
+    pool_size: Any = (2, 2),
+    mode: str = 'max',
+    strides: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    p: int = 2,
+) -> Any:
+    """Slide a window over the last two axes of `X` and reduce it to one number.
+
+    Parameters
+    ----------
+    X : array, shape (H, W), (channels, H, W) or (batch, channels, H, W)
+    pool_size : int or (int, int)
+    mode : {'max', 'avg', 'sum', 'lp'}
+    strides : int or (int, int), optional
+        By default 1 for a matrix, where the name stands for the operation of the textbook, and the
+        window's size for more axes, where it stands for the layer.
+    padding, ceil_mode, count_include_pad, p
+        As in `pooling`.
+
+    Returns
+    -------
+    array, shape (..., output height, output width)
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments and shapes that don't fit.
+
+    Examples
+    --------
+    >>> from gluon_convpool import pool2d
+    >>> from mxnet import np
+    >>> pool2d(np.arange(9).reshape(3, 3), (2, 2))
+    array([[4., 5.],
+           [7., 8.]])
+    >>> pool2d(np.arange(16).reshape(1, 1, 4, 4))
+    array([[[[ 5.,  7.],
+             [13., 15.]]]])
+    """
+    op = 'pool2d'
+    if _kind(op, X=X).symbol:
+        raise TypeError(f'{op}: needs an array, whose shape it reads; for symbols use pooling')
+    shape = X.shape
+    if not 2 <= len(shape) <= 4:
+        raise ValueError(f'{op}: X has shape {shape}; it must have 2, 3 or 4 axes')
+    if strides is None and len(shape) == 2:
+        strides = 1
+    x = X.reshape((1,) * (4 - len(shape)) + shape)
+    out = pooling(x, pool_size, strides, padding, mode, ceil_mode, count_include_pad, p)
+    return out.reshape(shape[:-2] + out.shape[-2:])

@@ -1,0 +1,409 @@
+"""Window arithmetic, argument checks and every error text of the package.
+
+Only the standard library is imported here: the build executes this file alone to write the same
+sentences into the native library.
+
+All windows obey one rule per axis, with ``n`` elements, padding ``p`` on either side, dilation
+``d``, kernel ``k`` and stride ``s``::
+
+    extent = d * (k - 1) + 1
+    output = floor((n + 2 * p - extent) / s) + 1        (ceil instead of floor in ceil mode)
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Dict, NamedTuple, NoReturn, Optional, Sequence, Tuple
+
+MESSAGES: Dict[str, str] = {
+    'wrong_axes': '{op}: the data has shape {shape}, but layout {layout} needs {expected} axes',
+    'channels_mismatch': (
+        '{op}: the data has {data_channels} channels, but a weight of shape {weight_shape} with'
+        ' groups={groups} takes as many as its input channels times groups'
+    ),
+    'weight_shape': '{op}: weight has shape {weight_shape}; expected {expected}',
+    'bias_shape': '{op}: bias has shape {bias_shape}; expected {expected}',
+    'kernel_too_large': (
+        '{op}: a window of size {kernel_size} with dilation={dilation} covers {extent} elements,'
+        ' but the data with padding={padding} has only {padded}; the window must fit'
+    ),
+    'channels_not_divisible': '{op}(groups={groups}): {name}={value} is not divisible by groups',
+    'below_minimum': '{op}: {name}={value}, but every value must be at least {minimum}',
+    'padding_not_smaller': (
+        '{op}: padding={padding} must be smaller than pool_size={pool_size} on every axis'
+    ),
+    'unknown_choice': '{op}: {name}={value} is unknown; allowed: {allowed}',
+    'tuple_length': '{op}: {name}={value} must be one integer or a tuple of {ndim}',
+    'not_integer': '{op}: {name}={value} must be an integer or a tuple of integers',
+    'unsupported_dtype': '{op}: arrays of dtype {dtype} are not supported; allowed: {allowed}',
+    'mixed_dtypes': '{op}: all inputs must have the same dtype, but they have {dtypes}',
+    'mixed_devices': '{op}: all inputs must be on the same device, but they are on {devices}',
+    'mixed_kinds': (
+        '{op}: all inputs must be of one kind (mx.np arrays, mx.nd arrays, or symbols), but they'
+        ' are {kinds}'
+    ),
+    'too_large': (
+        '{op}: the output would have shape {shape}, more than the 2147483647 elements that one'
+        ' MXNet array can hold'
+    ),
+}
+
+LARGEST_ARRAY = 2**31 - 1
+LAYOUTS: Dict[int, Tuple[str, ...]] = {
+    1: ('NCW', 'NWC'),
+    2: ('NCHW', 'NHWC'),
+    3: ('NCDHW', 'NDHWC'),
+}
+POOL_MODES = ('max', 'avg', 'sum', 'lp')
+LP_POWERS = (1, 2, 3)
+ACTIVATIONS = ('relu', 'sigmoid', 'softrelu', 'softsign', 'tanh')
+
+Ints = Tuple[int, ...]
+
+
+def message(key: str, **values: Any) -> str:
+    """The sentence for one kind of mistake, with its values filled in."""
+    return MESSAGES[key].format(**values)
+
+
+def refuse(key: str, **values: Any) -> NoReturn:
+    """Raise ``ValueError`` with the sentence for one kind of mistake."""
+    raise ValueError(message(key, **values))
+
+
+# --------------------------------------------------------------------------- single arguments
+
+
+def choice(op: str, name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """`value`, if it is one of `allowed`."""
+    for one in allowed:
+        if type(one) is type(value) and one == value:
+            return one
+    refuse(
+        'unknown_choice',
+        op=op,
+        name=name,
+        value=repr(value),
+        allowed=', '.join(repr(one) for one in allowed),
+    )
+
+
+def _integer(op: str, name: str, value: Any, shown: Any) -> int:
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(message('not_integer', op=op, name=name, value=repr(shown)))
+
+
+def integer(op: str, name: str, value: Any, minimum: int) -> int:
+    """`value` as an ``int`` of at least `minimum`; NumPy integers are fine, ``bool`` is not."""
+    number = _integer(op, name, value, value)
+    if number < minimum:
+        refuse('below_minimum', op=op, name=name, value=number, minimum=minimum)
+    return number
+
+
+def per_axis(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:
+    """`value` as one integer per axis: a single integer stands for all axes.
+
+    Raises
+    ------
+    TypeError
+        For anything that is not an integer or a tuple or list of integers.
+    ValueError
+        For a wrong number of values, or a value below `minimum`.
+    """
+    if isinstance(value, (tuple, list)):
+        if len(value) != ndim:
+            refuse('tuple_length', op=op, name=name, value=repr(value), ndim=ndim)
+        numbers = tuple(_integer(op, name, one, value) for one in value)
+    else:
+        numbers = (_integer(op, name, value, value),) * ndim
+    if min(numbers) < minimum:
+        refuse('below_minimum', op=op, name=name, value=repr(value), minimum=minimum)
+    return numbers
+
+
+def flag(op: str, name: str, value: Any) -> bool:
+    """`value` as ``bool``; 0 and 1 are accepted because MXNet accepts them."""
+    if isinstance(value, bool) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    try:
+        # numpy.bool_ cannot be recognised by type without importing NumPy
+        if type(value).__name__ in ('bool', 'bool_'):
+            return bool(value)
+    except TypeError:  # pragma: no cover
+        pass
+    refuse('unknown_choice', op=op, name=name, value=repr(value), allowed='True, False')
+
+
+def layout_of(op: str, layout: Any, ndim: Optional[int] = None) -> str:
+    """`layout`, if it names the axes of an array with `ndim` spatial axes."""
+    if ndim is not None:
+        allowed = LAYOUTS[ndim]
+    else:
+        allowed = tuple(one for names in LAYOUTS.values() for one in names)
+    return choice(op, 'layout', layout, allowed)
+
+
+# --------------------------------------------------------------------------- whole argument sets
+
+
+class Convolution(NamedTuple):
+    """Normalised arguments of a convolution; tuples hold one integer per spatial axis."""
+
+    kernel: Ints
+    stride: Ints
+    dilate: Ints
+    pad: Ints
+    channels: int
+    groups: int
+    layout: str
+
+    @property
+    def ndim(self) -> int:
+        return len(self.kernel)
+
+
+class Pooling(NamedTuple):
+    """Normalised arguments of a pooling; tuples hold one integer per spatial axis."""
+
+    kernel: Ints
+    stride: Ints
+    pad: Ints
+    mode: str
+    ceil_mode: bool
+    count_include_pad: bool
+    p: int
+    global_pool: bool
+    layout: str
+
+    @property
+    def ndim(self) -> int:
+        return len(self.kernel)
+
+
+def convolution_arguments(
+    op: str,
+    kernel_size: Any,
+    strides: Any,
+    padding: Any,
+    dilation: Any,
+    channels: Any,
+    groups: Any,
+    layout: Any,
+    in_channels: Any = 0,
+    ndim: Optional[int] = None,
+) -> Convolution:
+    """Check and normalise the arguments of a convolution.
+
+    `op` names the caller in messages. `in_channels` is 0 where the data will decide it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, its value and what is allowed.
+    """
+    layout = layout_of(op, layout, ndim)
+    ndim = len(layout) - 2
+    kernel = per_axis(op, 'kernel_size', kernel_size, ndim, 1)
+    stride = per_axis(op, 'strides', strides, ndim, 1)
+    pad = per_axis(op, 'padding', padding, ndim, 0)
+    dilate = per_axis(op, 'dilation', dilation, ndim, 1)
+    channels = integer(op, 'channels', channels, 1)
+    groups = integer(op, 'groups', groups, 1)
+    in_channels = integer(op, 'in_channels', in_channels, 0)
+    for name, value in (('channels', channels), ('in_channels', in_channels)):
+        if value % groups:
+            refuse('channels_not_divisible', op=op, groups=groups, name=name, value=value)
+    return Convolution(kernel, stride, dilate, pad, channels, groups, layout)
+
+
+def pooling_arguments(
+    op: str,
+    pool_size: Any,
+    strides: Any,
+    padding: Any,
+    mode: Any,
+    ceil_mode: Any = False,
+    count_include_pad: Any = True,
+    p: Any = 2,
+    global_pool: Any = False,
+    layout: Any = 'NCHW',
+    ndim: Optional[int] = None,
+) -> Pooling:
+    """Check and normalise the arguments of a pooling; ``strides=None`` means `pool_size`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, its value and what is allowed.
+    """
+    layout = layout_of(op, layout, ndim)
+    ndim = len(layout) - 2
+    mode = choice(op, 'mode', mode, POOL_MODES)
+    kernel = per_axis(op, 'pool_size', pool_size, ndim, 1)
+    stride = kernel if strides is None else per_axis(op, 'strides', strides, ndim, 1)
+    pad = per_axis(op, 'padding', padding, ndim, 0)
+    global_pool = flag(op, 'global_pool', global_pool)
+    if not global_pool and any(a >= b for a, b in zip(pad, kernel)):
+        refuse('padding_not_smaller', op=op, padding=pad, pool_size=kernel)
+    ceil_mode = flag(op, 'ceil_mode', ceil_mode)
+    count_include_pad = flag(op, 'count_include_pad', count_include_pad)
+    if mode == 'lp':
+        p = choice(op, 'p', p, LP_POWERS)
+    return Pooling(
+        kernel, stride, pad, mode, ceil_mode, count_include_pad, p, global_pool, layout
+    )
+
+
+# --------------------------------------------------------------------------- shapes
+
+
+def extent(kernel: int, dilation: int = 1) -> int:
+    """How many elements a window spans on one axis, holes included."""
+    return dilation * (kernel - 1) + 1
+
+
+def output_size(
+    n: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1, ceil: bool = False
+) -> int:
+    """How many windows fit on one axis of `n` elements.
+
+    Examples
+    --------
+    >>> output_size(8, kernel=3, stride=2, padding=1)
+    4
+    >>> output_size(8, kernel=3, stride=2), output_size(8, kernel=3, stride=2, ceil=True)
+    (3, 4)
+    """
+    room = n + 2 * padding - extent(kernel, dilation)
+    return (-(-room // stride) if ceil else room // stride) + 1
+
+
+def split_shape(op: str, shape: Ints, layout: str) -> Tuple[int, int, Ints]:
+    """Batch size, channels and spatial sizes of an array of `shape`."""
+    if len(shape) != len(layout):
+        refuse('wrong_axes', op=op, layout=layout, shape=shape, expected=len(layout))
+    if layout[1] == 'C':
+        return shape[0], shape[1], shape[2:]
+    return shape[0], shape[-1], shape[1:-1]
+
+
+def join_shape(batch: int, channels: int, sizes: Ints, layout: str) -> Ints:
+    """The inverse of `split_shape`."""
+    if layout[1] == 'C':
+        return (batch, channels) + tuple(sizes)
+    return (batch,) + tuple(sizes) + (channels,)
+
+
+def weight_shape(arguments: Convolution, in_channels: int) -> Ints:
+    """The shape of the weight for `in_channels` channels of data; 0 or -1 stays unknown."""
+    inner = in_channels // arguments.groups if in_channels > 0 else in_channels
+    return join_shape(arguments.channels, inner, arguments.kernel, arguments.layout)
+
+
+def _window_outputs(
+    op: str, sizes: Ints, kernel: Ints, stride: Ints, pad: Ints, dilate: Ints, ceil: bool
+) -> Ints:
+    out = tuple(map(output_size, sizes, kernel, stride, pad, dilate, (ceil,) * len(sizes)))
+    extents = tuple(map(extent, kernel, dilate))
+    padded = tuple(n + 2 * p for n, p in zip(sizes, pad))
+    if any(e > n for e, n in zip(extents, padded)):
+        refuse(
+            'kernel_too_large',
+            op=op,
+            kernel_size=kernel,
+            dilation=dilate,
+            padding=pad,
+            extent=extents,
+            padded=padded,
+        )
+    return out
+
+
+def _checked_size(op: str, shape: Ints) -> Ints:
+    elements = 1
+    for n in shape:
+        elements *= n
+    if elements > LARGEST_ARRAY:
+        refuse('too_large', op=op, shape=shape)
+    return shape
+
+
+def convolution_shape(
+    arguments: Convolution,
+    data: Ints,
+    weight: Optional[Ints] = None,
+    bias: Optional[Ints] = None,
+    op: str = 'convolution',
+) -> Ints:
+    """The shape of the output; unknown sizes in `weight` are 0 or -1, or `weight` is None.
+
+    Raises
+    ------
+    ValueError
+        If the shapes don't fit each other.
+    """
+    batch, channels, sizes = split_shape(op, data, arguments.layout)
+    if weight is not None:
+        known = weight_shape(arguments, 0)
+        inner_axis = 1 if arguments.layout[1] == 'C' else len(known) - 1
+        if len(weight) != len(known) or any(
+            a != b for i, (a, b) in enumerate(zip(weight, known)) if i != inner_axis
+        ):
+            expected = '({})'.format(', '.join(
+                'in_channels / groups' if i == inner_axis else str(n) for i, n in enumerate(known)
+            ))
+            refuse('weight_shape', op=op, weight_shape=weight, expected=expected)
+        inner = weight[inner_axis]
+        if inner > 0 and inner * arguments.groups != channels:
+            refuse(
+                'channels_mismatch',
+                op=op,
+                data_channels=channels,
+                weight_shape=weight,
+                groups=arguments.groups,
+            )
+    if channels % arguments.groups or channels < 1:
+        refuse(
+            'channels_not_divisible',
+            op=op,
+            groups=arguments.groups,
+            name='in_channels',
+            value=channels,
+        )
+    if bias is not None and bias != (arguments.channels,):
+        refuse('bias_shape', op=op, bias_shape=bias, expected=(arguments.channels,))
+    out = _window_outputs(
+        op, sizes, arguments.kernel, arguments.stride, arguments.pad, arguments.dilate, False
+    )
+    return _checked_size(op, join_shape(batch, arguments.channels, out, arguments.layout))
+
+
+def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:
+    """The shape of the output.
+
+    Raises
+    ------
+    ValueError
+        If the data has the wrong number of axes or is smaller than the window.
+    """
+    batch, channels, sizes = split_shape(op, data, arguments.layout)
+    ones = (1,) * len(sizes)
+    if arguments.global_pool:
+        _window_outputs(op, sizes, ones, ones, (0,) * len(sizes), ones, False)
+        out = ones
+    else:
+        out = _window_outputs(
+            op,
+            sizes,
+            arguments.kernel,
+            arguments.stride,
+            arguments.pad,
+            ones,
+            arguments.ceil_mode,
+        )
+    return _checked_size(op, join_shape(batch, channels, out, arguments.layout))

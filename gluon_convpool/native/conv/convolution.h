@@ -1,0 +1,199 @@
+// The algorithms that can compute a convolution, and the choice among them.
+#pragma once
+
+#include <stdlib.h>
+
+#include "implicit_gemm.h"
+#include "weight_gradient.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+// Every algorithm has these three entries; each returns false where memory is out.
+template <typename T>
+struct ConvolutionAlgorithm {
+  convpool_algorithm id;
+  bool (*supports)(const convpool_convolution& conv);
+  // Relative to others: an estimate of the time of one forward pass.
+  double (*cost)(const convpool_convolution& conv);
+  bool (*forward)(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
+                  T* y);
+  bool (*backward_data)(const convpool_convolution& conv, const T* dy, const T* weight, T* dx);
+  bool (*backward_weight)(const convpool_convolution& conv, const T* x, const T* dy, T* dweight);
+};
+
+// The part of a tap convolution that the forward pass and both gradients share. `taps` has room for
+// twice the kernel's sizes.
+template <typename T>
+inline TapConvolution<T> forward_problem(const convpool_convolution& conv, int64_t* taps) {
+  const convpool_window& window = conv.window;
+  TapConvolution<T> problem{};
+  problem.batch = conv.batch;
+  problem.groups = conv.groups;
+  problem.channels = conv.in_channels / conv.groups;
+  problem.outputs = conv.out_channels / conv.groups;
+  problem.h.offset = taps;
+  problem.h.index = problem.h.offset + window.kernel[0];
+  problem.w.offset = problem.h.index + window.kernel[0];
+  problem.w.index = problem.w.offset + window.kernel[1];
+  forward_taps(window, 0, &problem.h);
+  forward_taps(window, 1, &problem.w);
+  problem.in_channel_stride = window.in_size[0] * window.in_size[1];
+  problem.in_image_stride = conv.in_channels * problem.in_channel_stride;
+  problem.out_row_stride = window.out_size[1];
+  problem.out_column_stride = 1;
+  problem.out_channel_stride = window.out_size[0] * window.out_size[1];
+  problem.out_image_stride = conv.out_channels * problem.out_channel_stride;
+  problem.weight_row_stride = window.kernel[1];
+  problem.weight_channel_stride = window.kernel[0] * window.kernel[1];
+  problem.weight_output_stride = problem.channels * problem.weight_channel_stride;
+  problem.weight_group_stride = problem.outputs * problem.weight_output_stride;
+  return problem;
+}
+
+// Room for the taps of a problem, freed when it goes out of scope.
+class TapStorage {
+ public:
+  explicit TapStorage(const convpool_window& window)
+      : taps_(static_cast<int64_t*>(malloc(
+            static_cast<size_t>(2 * (window.kernel[0] + window.kernel[1])) * sizeof(int64_t)))) {}
+  ~TapStorage() { free(taps_); }
+  TapStorage(const TapStorage&) = delete;
+  TapStorage& operator=(const TapStorage&) = delete;
+  int64_t* get() const { return taps_; }
+
+ private:
+  int64_t* taps_;
+};
+
+namespace implicit_gemm {
+
+inline bool supports(const convpool_convolution&) { return true; }
+
+inline double cost(const convpool_convolution& conv) {
+  const convpool_window& window = conv.window;
+  return static_cast<double>(conv.batch * conv.out_channels * conv.in_channels / conv.groups) *
+         static_cast<double>(window.kernel[0] * window.kernel[1]) *
+         static_cast<double>(window.out_size[0] * window.out_size[1]);
+}
+
+template <typename T>
+inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
+                    T* y) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.weight = weight;
+  problem.bias = bias;
+  problem.out = y;
+  return ImplicitGemm<T>::run(problem);
+}
+
+// No window reads these elements.
+template <typename T>
+inline void clear_output(const TapConvolution<T>& conv) {
+  const int64_t channels = conv.groups * conv.outputs;
+  parallel_for(conv.batch * channels, static_cast<double>(conv.batch * channels * conv.positions()),
+               [&](int64_t plane) {
+                 T* to = conv.out + plane / channels * conv.out_image_stride +
+                         plane % channels * conv.out_channel_stride;
+                 for (int64_t row = 0; row < conv.h.out_size; ++row, to += conv.out_row_stride)
+                   for (int64_t column = 0; column < conv.w.out_size; ++column)
+                     to[column * conv.out_column_stride] = T(0);
+               });
+}
+
+// For every phase of the stride, a convolution of dy with the taps that reach the phase, flipped,
+// inputs and outputs exchanged.
+template <typename T>
+inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+  const convpool_window& window = conv.window;
+  const TapStorage taps(window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  const TapConvolution<T> forward = problem;
+  problem.channels = forward.outputs;
+  problem.outputs = forward.channels;
+  problem.weight_output_stride = forward.weight_channel_stride;
+  problem.weight_channel_stride = forward.weight_output_stride;
+  problem.in = dy;
+  problem.weight = weight;
+  problem.in_channel_stride = forward.out_channel_stride;
+  problem.in_image_stride = forward.out_image_stride;
+  problem.out_channel_stride = forward.in_channel_stride;
+  problem.out_image_stride = forward.in_image_stride;
+  problem.out_row_stride = window.stride[0] * window.in_size[1];
+  problem.out_column_stride = window.stride[1];
+
+  for (int64_t row = 0; row < window.stride[0]; ++row)
+    for (int64_t column = 0; column < window.stride[1]; ++column) {
+      backward_taps(window, 0, row, &problem.h);
+      backward_taps(window, 1, column, &problem.w);
+      if (problem.positions() == 0) continue;
+      problem.out = dx + row * window.in_size[1] + column;
+      if (problem.taps() == 0) {
+        clear_output(problem);
+      } else if (!ImplicitGemm<T>::run(problem)) {
+        return false;
+      }
+    }
+  return true;
+}
+
+template <typename T>
+inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.out = const_cast<T*>(dy);
+  return WeightGradient<T>::run(problem, dweight);
+}
+
+}  // namespace implicit_gemm
+
+template <typename T>
+inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolution& conv) {
+  static constexpr ConvolutionAlgorithm<T> kAlgorithms[] = {
+      {CONVPOOL_IMPLICIT_GEMM, implicit_gemm::supports, implicit_gemm::cost,
+       implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
+       implicit_gemm::backward_weight<T>},
+  };
+  const ConvolutionAlgorithm<T>* best = nullptr;
+  double best_cost = 0;
+  for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {
+    if (conv.algorithm != CONVPOOL_AUTO && conv.algorithm != algorithm.id) continue;
+    if (!algorithm.supports(conv)) continue;
+    const double cost = algorithm.cost(conv);
+    if (best && cost >= best_cost) continue;
+    best = &algorithm;
+    best_cost = cost;
+  }
+  return best;
+}
+
+// dbias[c] = sum of dy over images and positions, each row of an image summed in vectors first.
+template <typename T>
+inline void bias_gradient(const convpool_convolution& conv, const T* dy, T* dbias) {
+  const int64_t size = conv.window.out_size[0] * conv.window.out_size[1];
+  const double work = static_cast<double>(conv.batch * conv.out_channels * size) / 4;
+  parallel_for(conv.out_channels, work, [&](int64_t channel) {
+    constexpr int kLanes = Simd<T>::kLanes;
+    T sum = 0;
+    for (int64_t image = 0; image < conv.batch; ++image) {
+      const T* from = dy + (image * conv.out_channels + channel) * size;
+      Vec<T> partial[4] = {};
+      int64_t i = 0;
+      for (; i + 4 * kLanes <= size; i += 4 * kLanes)
+        for (int v = 0; v < 4; ++v) partial[v] += load<T>(from + i + v * kLanes);
+      const Vec<T> all = (partial[0] + partial[1]) + (partial[2] + partial[3]);
+      T part = 0;
+      for (int lane = 0; lane < kLanes; ++lane) part += all[lane];
+      for (; i < size; ++i) part += from[i];
+      sum += part;
+    }
+    dbias[channel] = sum;
+  });
+}
+
+}  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,268 @@
+// Convolution as a matrix product whose right side is never built: C[outputs x positions] =
+// A[outputs x reduction] * B[reduction x positions], where B's micro-panels are cut from a strip of
+// the padded image just before the micro-kernel reads them, while they are in L1.
+//
+// One task is a range of output positions of one image and group, and a range of its outputs.
+// A value of C is summed by one task, in the same order whatever the tasks are.
+#pragma once
+
+#include "../arena.h"
+#include "../gemm/micro_kernel.h"
+#include "../parallel.h"
+#include "strip.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+template <typename T>
+class ImplicitGemm {
+  using Block = Blocks<T>;
+  static constexpr int kLanes = Simd<T>::kLanes;
+  static constexpr int kNr = Block::kNr;
+  // A strip larger than this would push the weights out of L2.
+  static constexpr int64_t kStripBytes = 192 << 10;
+
+ public:
+  // Runs `conv`. Returns false where memory is out.
+  static bool run(const TapConvolution<T>& conv) {
+    const ImplicitGemm gemm(conv);
+    return gemm.run();
+  }
+
+ private:
+  explicit ImplicitGemm(const TapConvolution<T>& conv) : conv_(conv) {
+    const int64_t taps = conv.taps();
+    panels_ = ceil_div(conv.positions(), kNr);
+    output_panels_ = ceil_div(conv.outputs, Block::kMr);
+
+    // Enough tasks that the last ones to finish are short; positions are split before outputs,
+    // because tasks that differ only in outputs cut the same panels.
+    const int64_t images = conv.batch * conv.groups;
+    const int64_t wanted = max_of(1, ceil_div(4 * num_threads(), images));
+    position_tasks_ = max_of(ceil_div(panels_, Block::kPanels),
+                             min_of(wanted, ceil_div(panels_, Block::kPanels / 3)));
+    output_tasks_ = position_tasks_ * images >= num_threads()
+                        ? 1
+                        : min_of(output_panels_, ceil_div(num_threads(), position_tasks_ * images));
+
+    // Chunks decide the order of a sum, so they must not depend on the number of threads: what
+    // counts is the largest task that there could be.
+    const int64_t rows = min_of(Block::kPanels * kNr / conv.w.out_size + 2, conv.h.out_size);
+    const int64_t strip_row = conv.w.out_size * conv.w.stride + conv.w.extent();
+    const int64_t strip_channel =
+        (rows * conv.h.stride + conv.h.extent()) * strip_row * static_cast<int64_t>(sizeof(T));
+    int64_t per_chunk = max_of(1, Block::kKc / taps);
+    per_chunk = max_of(1, min_of(per_chunk, kStripBytes / strip_channel));
+    chunks_ = ceil_div(conv.channels, per_chunk);
+
+    // In place, weights are read with one stream a row; packed, with one stream in all, which is a
+    // little faster and pays once they are read often.
+    pack_ = !conv.weight_in_order() || conv.batch * panels_ > 40;
+  }
+
+  bool run() const {
+    const T* packed = nullptr;
+    if (pack_) {
+      packed = pack_weights();
+      if (!packed) return false;
+    }
+    const int64_t tasks_per_image = position_tasks_ * output_tasks_;
+    bool failed = false;
+    parallel_for(
+        conv_.batch * conv_.groups * tasks_per_image, conv_.multiply_adds(), [&](int64_t task) {
+          const int64_t image = task / tasks_per_image;
+          if (!compute(image / conv_.groups, image % conv_.groups,
+                       task % tasks_per_image / output_tasks_, task % output_tasks_, packed))
+            __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+          release_scratch(Scratch::kTask);
+        });
+    return !failed;
+  }
+
+  int64_t chunk_begin(int64_t chunk) const { return conv_.channels * chunk / chunks_; }
+  // Rows are spread evenly over the panels of A: two panels of 5 run faster than one of 6 and 4.
+  int64_t output_begin(int64_t panel) const { return conv_.outputs * panel / output_panels_; }
+
+  // All of A as [group][chunk][panel][k][row].
+  const T* pack_weights() const {
+    const int64_t taps = conv_.taps(), group_size = conv_.outputs * conv_.reduction();
+    Arena arena(Scratch::kShared);
+    const size_t packed_at = arena.template reserve<T>(conv_.groups * group_size);
+    const size_t tap_at = arena.template reserve<int64_t>(taps);
+    if (!arena.allocate()) return nullptr;
+    T* packed = arena.template at<T>(packed_at);
+    int64_t* tap_offset = arena.template at<int64_t>(tap_at);
+    for (int64_t i = 0; i < conv_.h.taps; ++i)
+      for (int64_t j = 0; j < conv_.w.taps; ++j)
+        tap_offset[i * conv_.w.taps + j] =
+            conv_.h.index[i] * conv_.weight_row_stride + conv_.w.index[j];
+
+    const double moved = static_cast<double>(conv_.groups * group_size);
+    parallel_for(conv_.groups * output_panels_, moved, [&](int64_t task) {
+      const int64_t group = task / output_panels_, panel = task % output_panels_;
+      const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
+      const T* from =
+          conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride;
+      for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+        const int64_t c0 = chunk_begin(chunk), c1 = chunk_begin(chunk + 1);
+        T* to = packed + group * group_size + (conv_.outputs * c0 + m0 * (c1 - c0)) * taps;
+        for (int64_t c = c0; c < c1; ++c) {
+          const T* channel = from + c * conv_.weight_channel_stride;
+          for (int64_t t = 0; t < taps; ++t, to += rows) {
+            const T* tap = channel + tap_offset[t];
+            for (int64_t row = 0; row < rows; ++row)
+              to[row] = tap[row * conv_.weight_output_stride];
+          }
+        }
+      }
+    });
+    return packed;
+  }
+
+  // A run of one micro-panel's positions that lie in one output row.
+  struct Segment {
+    int64_t row, column;  // of the output
+    int64_t from;         // in the strip, for the first tap
+    int64_t at, length;   // in the panel
+  };
+
+  int64_t find_segments(int64_t position, int64_t count, const StripShape& strip,
+                        Segment* segments) const {
+    int64_t n = 0;
+    for (int64_t at = 0; at < count; ++n) {
+      const int64_t row = (position + at) / conv_.w.out_size;
+      const int64_t column = (position + at) % conv_.w.out_size;
+      const int64_t length = min_of(conv_.w.out_size - column, count - at);
+      segments[n] = {row, column, (row - strip.row0) * strip.row_step + column - strip.column0, at,
+                     length};
+      at += length;
+    }
+    return n;
+  }
+
+  // Cuts one micro-panel of `vectors` vectors a row from the strip. Each segment is copied in whole
+  // vectors; what runs over is overwritten by the next segment or row, and the panel has room for
+  // one vector behind its last row.
+  template <int Vectors>
+  static void cut_panel(const T* strip, int64_t channels, int64_t channel_pitch,
+                        const int64_t* tap_shift, int64_t taps, const Segment* segments,
+                        int64_t segment_count, T* to) {
+    for (int64_t c = 0; c < channels; ++c, strip += channel_pitch)
+      for (int64_t t = 0; t < taps; ++t, to += Vectors * kLanes) {
+        const T* tap = strip + tap_shift[t];
+        if (segment_count == 1) {
+          const T* from = tap + segments[0].from;
+#pragma GCC unroll 4
+          for (int v = 0; v < Vectors; ++v) store<T>(to + v * kLanes, load<T>(from + v * kLanes));
+          continue;
+        }
+        for (int64_t s = 0; s < segment_count; ++s) {
+          const T* from = tap + segments[s].from;
+          T* place = to + segments[s].at;
+          for (int64_t k = 0; k < segments[s].length; k += kLanes)
+            store<T>(place + k, load<T>(from + k));
+        }
+      }
+  }
+
+  using CutPanel = void (*)(const T*, int64_t, int64_t, const int64_t*, int64_t, const Segment*,
+                            int64_t, T*);
+  static CutPanel cut_panel_function(int64_t vectors) {
+    static_assert(Block::kNv <= 3, "a row for each number of vectors");
+    static constexpr CutPanel kTable[] = {cut_panel<1>, cut_panel<2>, cut_panel<3>};
+    return kTable[vectors - 1];
+  }
+
+  bool compute(int64_t image, int64_t group, int64_t position_task, int64_t output_task,
+               const T* packed) const {
+    const int64_t positions = conv_.positions(), taps = conv_.taps();
+    const int64_t p0 = panels_ * position_task / position_tasks_ * kNr;
+    const int64_t p1 = min_of(positions, panels_ * (position_task + 1) / position_tasks_ * kNr);
+    const int64_t panel0 = output_panels_ * output_task / output_tasks_;
+    const int64_t panel1 = output_panels_ * (output_task + 1) / output_tasks_;
+    if (p0 >= p1 || panel0 >= panel1) return true;
+
+    const int64_t row0 = p0 / conv_.w.out_size, row1 = (p1 - 1) / conv_.w.out_size + 1;
+    const bool one_row = row1 - row0 == 1;
+    const StripShape strip(conv_.h, conv_.w, row0, row1, one_row ? p0 - row0 * conv_.w.out_size : 0,
+                           one_row ? p1 - row0 * conv_.w.out_size : conv_.w.out_size);
+    const int64_t chunk_channels = ceil_div(conv_.channels, chunks_);
+    const int64_t longest = chunk_channels * taps;
+
+    Arena arena(Scratch::kTask);
+    const size_t strip_at = arena.template reserve<T>(chunk_channels * strip.channel_pitch + kNr);
+    const size_t panel_at = arena.template reserve<T>(longest * kNr + kLanes);
+    const size_t shift_at = arena.template reserve<int64_t>(taps);
+    if (!arena.allocate()) return false;
+    T *strip_data = arena.template at<T>(strip_at), *panel_data = arena.template at<T>(panel_at);
+    int64_t* tap_shift = arena.template at<int64_t>(shift_at);
+    for (int64_t i = 0; i < conv_.h.taps; ++i)
+      for (int64_t j = 0; j < conv_.w.taps; ++j)
+        tap_shift[i * conv_.w.taps + j] = strip.tap_shift(conv_.h, conv_.w, i, j);
+
+    const T* in =
+        conv_.in + image * conv_.in_image_stride + group * conv_.channels * conv_.in_channel_stride;
+    T* out = conv_.out + image * conv_.out_image_stride +
+             group * conv_.outputs * conv_.out_channel_stride;
+    const T* bias = conv_.bias ? conv_.bias + group * conv_.outputs : nullptr;
+
+    for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+      const int64_t c0 = chunk_begin(chunk), channels = chunk_begin(chunk + 1) - c0;
+      const int64_t k_length = channels * taps;
+      fill_strip(conv_, strip, in + c0 * conv_.in_channel_stride, channels, strip_data);
+      for (int64_t p = p0; p < p1; p += kNr) {
+        const int64_t count = min_of(kNr, p1 - p), vectors = ceil_div(count, kLanes);
+        Segment segments[kNr];
+        const int64_t segment_count = find_segments(p, count, strip, segments);
+        cut_panel_function(vectors)(strip_data, channels, strip.channel_pitch, tap_shift, taps,
+                                    segments, segment_count, panel_data);
+        const bool whole = conv_.dense_output() && count == vectors * kLanes;
+        for (int64_t panel = panel0; panel < panel1; ++panel) {
+          const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
+          T* c = out + m0 * conv_.out_channel_stride;
+          const T* row_bias = bias ? bias + m0 : nullptr;
+          alignas(64) T spill[Block::kMr * kNr];
+          const TileOfC<T> tile =
+              whole ? TileOfC<T>{c + p, conv_.out_channel_stride, row_bias, chunk > 0}
+                    : TileOfC<T>{spill, kNr, nullptr, false};
+          if (pack_) {
+            const T* a = packed + group * conv_.outputs * conv_.reduction() +
+                         (conv_.outputs * c0 + m0 * channels) * taps;
+            MicroKernels<T>::packed(rows, vectors)(k_length, a, panel_data, tile);
+          } else {
+            int64_t row_offset[Block::kMr];
+            for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
+            const T* a = conv_.weight + group * conv_.weight_group_stride +
+                         m0 * conv_.weight_output_stride + c0 * conv_.weight_channel_stride;
+            MicroKernels<T>::rows(rows, vectors)({a, row_offset, 1, k_length, 0}, panel_data, tile);
+          }
+          if (!whole) scatter(spill, rows, segments, segment_count, c, row_bias, chunk > 0);
+        }
+      }
+    }
+    return true;
+  }
+
+  // Adds a tile that stands apart to where it belongs.
+  void scatter(const T* spill, int64_t rows, const Segment* segments, int64_t segment_count, T* c,
+               const T* bias, bool accumulate) const {
+    for (int64_t m = 0; m < rows; ++m, spill += kNr, c += conv_.out_channel_stride) {
+      const T first = bias ? bias[m] : T(0);
+      for (int64_t s = 0; s < segment_count; ++s) {
+        const T* from = spill + segments[s].at;
+        T* to = c + segments[s].row * conv_.out_row_stride +
+                segments[s].column * conv_.out_column_stride;
+        const int64_t step = conv_.out_column_stride;
+        for (int64_t k = 0; k < segments[s].length; ++k)
+          to[k * step] = from[k] + (accumulate ? to[k * step] : first);
+      }
+    }
+  }
+
+  const TapConvolution<T> conv_;
+  int64_t panels_, output_panels_;         // micro-panels of B in an image, of A in a group
+  int64_t position_tasks_, output_tasks_;  // per image and group
+  int64_t chunks_;                         // passes over the reduction, each of whole channels
+  bool pack_;
+};
+
+}  // namespace convpool::CONVPOOL_ISA

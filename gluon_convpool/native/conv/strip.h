@@ -1,0 +1,94 @@
+// A strip: the part of an image that a run of output positions reads, copied with its zero padding
+// so that whoever reads it needs no bounds and meets only consecutive values.
+//
+// Layout: [channel][row][phase][column]. Rows are those from the first to the last that are read.
+// Columns whose distance from the first leaves the same rest modulo the stride stand together, so
+// that the values one tap reads for neighbouring outputs are neighbours whatever the stride. Rows
+// and phases that no tap reads are left unset.
+#pragma once
+
+#include "tap_convolution.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+// The shape of a strip for output rows [row0, row1) and columns [column0, column1).
+struct StripShape {
+  int64_t row0, column0;  // of the output
+  int64_t rows, columns;  // of the input; columns counts those of one phase
+  int64_t row_pitch;      // values
+  int64_t channel_pitch;  // values
+  int64_t column_stride;  // phases in a row
+  int64_t row_step;       // from one output row's source row to the next's: values
+
+  StripShape(const TapAxis& h, const TapAxis& w, int64_t first_row, int64_t end_row,
+             int64_t first_column, int64_t end_column)
+      : row0(first_row), column0(first_column) {
+    rows = (end_row - first_row - 1) * h.stride + h.extent() + 1;
+    columns = ceil_div((end_column - first_column - 1) * w.stride + w.extent() + 1, w.stride);
+    column_stride = w.stride;
+    row_pitch = columns * w.stride;
+    channel_pitch = rows * row_pitch;
+    row_step = h.stride * row_pitch;
+  }
+
+  // From output (row0, column0) of a channel to what tap (i, j) reads for it.
+  int64_t tap_shift(const TapAxis& h, const TapAxis& w, int64_t i, int64_t j) const {
+    const int64_t column = w.shift(j);
+    return h.shift(i) * row_pitch + column % w.stride * columns + column / w.stride;
+  }
+};
+
+template <typename T>
+CONVPOOL_INLINE void clear(T* to, int64_t count) {
+  for (int64_t k = 0; k < count; ++k) to[k] = T(0);
+}
+
+// to[k] = from[k * step] for k < count.
+template <typename T>
+CONVPOOL_INLINE void gather_columns(T* to, const T* from, int64_t count, int64_t step) {
+  if (step == 1) {
+    int64_t k = 0;
+    for (; k + Simd<T>::kLanes <= count; k += Simd<T>::kLanes) store<T>(to + k, load<T>(from + k));
+    for (; k < count; ++k) to[k] = from[k];
+  } else if (step == 2) {
+    for (int64_t k = 0; k < count; ++k) to[k] = from[2 * k];
+  } else {
+    for (int64_t k = 0; k < count; ++k) to[k] = from[k * step];
+  }
+}
+
+// `image` is channel 0 of the strip's channels.
+template <typename T>
+inline void fill_strip(const TapConvolution<T>& conv, const StripShape& strip, const T* image,
+                       int64_t channels, T* to) {
+  const TapAxis &h = conv.h, &w = conv.w;
+  const int64_t first_row = strip.row0 * h.stride + h.first();
+  for (int64_t phase = 0; phase < w.stride; ++phase) {
+    if (!w.reads_phase(phase)) continue;
+    // Columns [begin, end) of this phase lie inside the image.
+    const int64_t start = strip.column0 * w.stride + w.first() + phase;
+    const int64_t begin = start < 0 ? min_of(ceil_div(-start, w.stride), strip.columns) : 0;
+    const int64_t after =
+        start < w.in_size ? min_of(ceil_div(w.in_size - start, w.stride), strip.columns) : 0;
+    const int64_t end = max_of(after, begin);
+    for (int64_t row = 0; row < strip.rows; ++row) {
+      if (h.stride > 1 && !h.reads_phase(row % h.stride)) continue;
+      const int64_t in_row = first_row + row;
+      T* place = to + row * strip.row_pitch + phase * strip.columns;
+      if (in_row < 0 || in_row >= h.in_size) {
+        for (int64_t c = 0; c < channels; ++c, place += strip.channel_pitch)
+          clear(place, strip.columns);
+        continue;
+      }
+      const T* from = image + in_row * w.in_size + start + begin * w.stride;
+      for (int64_t c = 0; c < channels;
+           ++c, place += strip.channel_pitch, from += conv.in_channel_stride) {
+        clear(place, begin);
+        gather_columns(place + begin, from, end - begin, w.stride);
+        clear(place + end, strip.columns - end);
+      }
+    }
+  }
+}
+
+}  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,99 @@
+// A convolution as a list of taps.
+//
+//   out[m, r, c] = bias[m] + sum over ch, i, j of  A[m, ch, i, j] * in[ch, r * h.stride +
+//   h.offset[i],
+//                                                                      c * w.stride + w.offset[j]]
+//
+// with zero where `in` ends. The forward pass of a layer is one of these (offsets step by the
+// dilation and start at minus the padding). The gradient of its input is one for each phase of the
+// stride: `in` is the gradient of the output, the offsets are those of the taps that reach the
+// phase, and `out` is every stride-th element. Stride, padding, dilation and transposition are
+// offsets; nothing after this file knows them.
+#pragma once
+
+#include "../convpool.h"
+#include "../simd.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+// One spatial axis. Offsets ascend.
+struct TapAxis {
+  int64_t in_size, out_size, stride;
+  int64_t taps;
+  int64_t* offset;  // of the input index, relative to output index * stride
+  int64_t* index;   // of the tap in the kernel's axis
+
+  int64_t first() const { return offset[0]; }
+  int64_t extent() const { return offset[taps - 1] - offset[0]; }
+  // Where output `o` reads at tap `t`, counted from the first value that any tap of output 0 reads.
+  int64_t shift(int64_t t) const { return offset[t] - offset[0]; }
+  // Does any tap read positions whose distance from the first one leaves this rest modulo stride?
+  bool reads_phase(int64_t rest) const {
+    for (int64_t t = 0; t < taps; ++t)
+      if (shift(t) % stride == rest) return true;
+    return false;
+  }
+};
+
+template <typename T>
+struct TapConvolution {
+  int64_t batch, groups;
+  int64_t channels;  // reduced, per group
+  int64_t outputs;   // written, per group
+  TapAxis h, w;
+
+  const T* in;  // rows are dense: the row stride is w.in_size
+  int64_t in_image_stride, in_channel_stride;
+
+  T* out;
+  int64_t out_image_stride, out_channel_stride, out_row_stride, out_column_stride;
+
+  const T* weight;  // A[m, ch, i, j] at m * .. + ch * .. + h.index[i] * .. + w.index[j]
+  int64_t weight_group_stride, weight_output_stride, weight_channel_stride, weight_row_stride;
+  const T* bias;  // per output, may be null
+
+  int64_t taps() const { return h.taps * w.taps; }
+  int64_t reduction() const { return channels * taps(); }
+  int64_t positions() const { return h.out_size * w.out_size; }
+  double multiply_adds() const {
+    return static_cast<double>(batch * groups * outputs) * static_cast<double>(reduction()) *
+           static_cast<double>(positions());
+  }
+  bool dense_output() const { return out_column_stride == 1 && out_row_stride == w.out_size; }
+  // Are the weights of one output already in the order of the reduction?
+  bool weight_in_order() const {
+    return weight_channel_stride == taps() && weight_row_stride == w.taps && w.index[0] == 0 &&
+           h.index[0] == 0 && (w.taps == 1 || w.index[1] == 1) && (h.taps == 1 || h.index[1] == 1);
+  }
+};
+
+// Fills `axis` for the forward pass; offset and index have room for the kernel's size.
+inline void forward_taps(const convpool_window& window, int d, TapAxis* axis) {
+  axis->in_size = window.in_size[d];
+  axis->out_size = window.out_size[d];
+  axis->stride = window.stride[d];
+  axis->taps = window.kernel[d];
+  for (int64_t t = 0; t < axis->taps; ++t) {
+    axis->offset[t] = t * window.dilation[d] - window.pad[d];
+    axis->index[t] = t;
+  }
+}
+
+// Fills `axis` for the input gradient at positions phase, phase + stride, ...: the taps t with
+// phase + pad - t * dilation divisible by the stride. May leave none.
+inline void backward_taps(const convpool_window& window, int d, int64_t phase, TapAxis* axis) {
+  const int64_t stride = window.stride[d];
+  axis->in_size = window.out_size[d];
+  axis->out_size = phase < window.in_size[d] ? ceil_div(window.in_size[d] - phase, stride) : 0;
+  axis->stride = 1;
+  axis->taps = 0;
+  for (int64_t t = window.kernel[d] - 1; t >= 0; --t) {
+    const int64_t distance = phase + window.pad[d] - t * window.dilation[d];
+    if (distance % stride != 0) continue;
+    axis->offset[axis->taps] = distance / stride;
+    axis->index[axis->taps] = t;
+    ++axis->taps;
+  }
+}
+
+}  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,150 @@
+// The gradient of the weight: dW[outputs x reduction] = dY[outputs x positions] * B^T, where row k
+// of B is what tap k of the reduction reads at each position.
+//
+// It is computed transposed: the left side is B, whose rows lie consecutively in a strip and are
+// read in place; the right side is dY with its channels side by side, so only dY is rearranged. One
+// task is a range of the reduction of one group; it sums over all images and positions in order, so
+// the result does not depend on the tasks.
+#pragma once
+
+#include "../arena.h"
+#include "../gemm/micro_kernel.h"
+#include "../parallel.h"
+#include "strip.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+template <typename T>
+class WeightGradient {
+  using Block = Blocks<T>;
+  static constexpr int kLanes = Simd<T>::kLanes;
+  static constexpr int kNr = Block::kNr;
+  static constexpr int64_t kStripBytes = 192 << 10;
+  static constexpr int64_t kGradientBytes = 256 << 10;
+
+ public:
+  // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
+  // unused; dweight is (groups * outputs, channels, taps), dense. Returns false where memory is
+  // out.
+  static bool run(const TapConvolution<T>& conv, T* dweight) {
+    return WeightGradient(conv).compute_all(dweight);
+  }
+
+ private:
+  explicit WeightGradient(const TapConvolution<T>& conv) : conv_(conv) {
+    const int64_t k_panels = ceil_div(conv.reduction(), Block::kMr);
+    output_pitch_ = ceil_div(conv.outputs, kLanes) * kLanes;
+    const int64_t row_bytes = output_pitch_ * static_cast<int64_t>(sizeof(T));
+    const int64_t fitting = max_of(1, kGradientBytes / (row_bytes * Block::kMr));
+    const int64_t wanted = ceil_div(2 * num_threads(), conv.groups);
+    tasks_ = min_of(k_panels, max_of(ceil_div(k_panels, fitting), wanted));
+    k_panels_ = k_panels;
+
+    // Steps decide the order of a sum, so they must not depend on the number of threads.
+    const int64_t channels =
+        min_of(conv.channels, ceil_div(min_of(fitting, k_panels) * Block::kMr, conv.taps()) + 1);
+    columns_ = min_of(conv.w.out_size, Block::kKc);
+    const int64_t strip_row =
+        channels * (columns_ * conv.w.stride + conv.w.extent()) * static_cast<int64_t>(sizeof(T));
+    const int64_t rows_of_strip = kStripBytes / strip_row - conv.h.extent();
+    rows_ = max_of(1, min_of(Block::kKc / columns_, rows_of_strip / conv.h.stride));
+    rows_ = min_of(rows_, conv.h.out_size);
+  }
+
+  bool compute_all(T* dweight) const {
+    bool failed = false;
+    parallel_for(conv_.groups * tasks_, conv_.multiply_adds(), [&](int64_t task) {
+      if (!compute(task / tasks_, task % tasks_, dweight))
+        __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+      release_scratch(Scratch::kTask);
+    });
+    return !failed;
+  }
+
+  bool compute(int64_t group, int64_t task, T* dweight) const {
+    const int64_t taps = conv_.taps(), reduction = conv_.reduction();
+    const int64_t k0 = k_panels_ * task / tasks_ * Block::kMr;
+    const int64_t k1 = min_of(reduction, k_panels_ * (task + 1) / tasks_ * Block::kMr);
+    const int64_t c0 = k0 / taps, channels = (k1 - 1) / taps + 1 - c0;
+    const StripShape largest(conv_.h, conv_.w, 0, rows_, 0, columns_);
+
+    Arena arena(Scratch::kTask);
+    const size_t gradient_at = arena.template reserve<T>((k1 - k0) * output_pitch_);
+    const size_t strip_at = arena.template reserve<T>(channels * largest.channel_pitch);
+    const size_t panel_at = arena.template reserve<T>(rows_ * columns_ * kNr);
+    const size_t offset_at = arena.template reserve<int64_t>(k1 - k0);
+    if (!arena.allocate()) return false;
+    T* gradient = arena.template at<T>(gradient_at);
+    T* strip_data = arena.template at<T>(strip_at);
+    T* panel_data = arena.template at<T>(panel_at);
+    int64_t* row_offset = arena.template at<int64_t>(offset_at);
+    for (int64_t i = 0; i < (k1 - k0) * output_pitch_; ++i) gradient[i] = T(0);
+
+    for (int64_t image = 0; image < conv_.batch; ++image) {
+      const T* in = conv_.in + image * conv_.in_image_stride +
+                    (group * conv_.channels + c0) * conv_.in_channel_stride;
+      const T* dy = conv_.out + image * conv_.out_image_stride +
+                    group * conv_.outputs * conv_.out_channel_stride;
+      for (int64_t row = 0; row < conv_.h.out_size; row += rows_) {
+        const int64_t end_row = min_of(row + rows_, conv_.h.out_size);
+        for (int64_t column = 0; column < conv_.w.out_size; column += columns_) {
+          const int64_t end_column = min_of(column + columns_, conv_.w.out_size);
+          const StripShape strip(conv_.h, conv_.w, row, end_row, column, end_column);
+          fill_strip(conv_, strip, in, channels, strip_data);
+          for (int64_t k = k0; k < k1; ++k)
+            row_offset[k - k0] =
+                (k / taps - c0) * strip.channel_pitch +
+                strip.tap_shift(conv_.h, conv_.w, k % taps / conv_.w.taps, k % conv_.w.taps);
+          add(dy, strip, row, end_row, column, end_column, strip_data, row_offset, k1 - k0,
+              panel_data, gradient);
+        }
+      }
+    }
+
+    for (int64_t m = 0; m < conv_.outputs; ++m) {
+      T* to = dweight + (group * conv_.outputs + m) * reduction + k0;
+      for (int64_t k = 0; k < k1 - k0; ++k) to[k] = gradient[k * output_pitch_ + m];
+    }
+    return true;
+  }
+
+  // Adds the positions [row, end_row) x [column, end_column) of one image.
+  void add(const T* dy, const StripShape& strip, int64_t row, int64_t end_row, int64_t column,
+           int64_t end_column, const T* strip_data, const int64_t* row_offset, int64_t k_count,
+           T* panel_data, T* gradient) const {
+    int64_t runs = end_row - row, run_length = end_column - column;
+    if (strip.row_step == run_length) {
+      run_length *= runs;
+      runs = 1;
+    }
+    for (int64_t m = 0; m < conv_.outputs; m += kNr) {
+      const int64_t count = min_of(kNr, conv_.outputs - m), vectors = ceil_div(count, kLanes);
+      transpose(dy + m * conv_.out_channel_stride, count, vectors * kLanes, row, end_row, column,
+                end_column, panel_data);
+      for (int64_t k = 0; k < k_count; k += Block::kMr) {
+        const int64_t rows = min_of(Block::kMr, k_count - k);
+        MicroKernels<T>::rows(rows, vectors)(
+            {strip_data, row_offset + k, runs, run_length, strip.row_step}, panel_data,
+            {gradient + k * output_pitch_ + m, output_pitch_, nullptr, true});
+      }
+    }
+  }
+
+  // `count` channels of dY side by side, `pitch` apart, zero where pitch exceeds count.
+  void transpose(const T* dy, int64_t count, int64_t pitch, int64_t row, int64_t end_row,
+                 int64_t column, int64_t end_column, T* to) const {
+    for (int64_t r = row; r < end_row; ++r)
+      for (int64_t c = column; c < end_column; ++c, to += pitch) {
+        const T* from = dy + r * conv_.w.out_size + c;
+        for (int64_t m = 0; m < count; ++m) to[m] = from[m * conv_.out_channel_stride];
+        for (int64_t m = count; m < pitch; ++m) to[m] = T(0);
+      }
+  }
+
+  const TapConvolution<T> conv_;
+  int64_t k_panels_, tasks_;  // of a group
+  int64_t output_pitch_;      // from one row of the transposed gradient to the next
+  int64_t rows_, columns_;    // output positions in one step
+};
+
+}  // namespace convpool::CONVPOOL_ISA

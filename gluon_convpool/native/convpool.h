@@ -1,0 +1,117 @@
+/* The C interface of the kernels: plain pointers and sizes, nothing of MXNet or Python.
+ *
+ * Arrays are dense and do not overlap unless said otherwise; the caller owns them. No function
+ * throws, keeps a pointer after it returns, or reads or writes outside the arrays. Results have the
+ * same bits for the same input, instruction set and library, whatever the number of threads.
+ * Every function may be called from several threads at once.
+ */
+#ifndef CONVPOOL_H_
+#define CONVPOOL_H_
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CONVPOOL_API __attribute__((visibility("default")))
+
+#define CONVPOOL_MAX_NDIM 3
+
+typedef enum {
+  CONVPOOL_OK = 0,
+  CONVPOOL_UNSUPPORTED = 1,  /* these values of ndim, dtype or layout have no kernel */
+  CONVPOOL_OUT_OF_MEMORY = 2 /* scratch memory could not be had; outputs are undefined */
+} convpool_status;
+
+typedef enum { CONVPOOL_FLOAT32 = 0, CONVPOOL_FLOAT64 = 1 } convpool_dtype;
+typedef enum { CONVPOOL_CHANNEL_FIRST = 0, CONVPOOL_CHANNEL_LAST = 1 } convpool_layout;
+typedef enum {
+  CONVPOOL_MAX = 0,
+  CONVPOOL_AVG = 1,
+  CONVPOOL_SUM = 2,
+  CONVPOOL_LP = 3
+} convpool_pool_mode;
+
+/* Which arithmetic computes a convolution. */
+typedef enum { CONVPOOL_AUTO = 0, CONVPOOL_IMPLICIT_GEMM = 1 } convpool_algorithm;
+
+/* A window that slides over `ndim` axes, outermost first: (W), (H, W) or (D, H, W). Only the first
+ * ndim entries of each array are read. */
+typedef struct {
+  int32_t ndim;
+  int64_t kernel[CONVPOOL_MAX_NDIM];
+  int64_t stride[CONVPOOL_MAX_NDIM];
+  int64_t dilation[CONVPOOL_MAX_NDIM];
+  int64_t pad[CONVPOOL_MAX_NDIM]; /* before the first element; what follows the last one comes from
+                                     the output size */
+  int64_t in_size[CONVPOOL_MAX_NDIM];
+  int64_t out_size[CONVPOOL_MAX_NDIM];
+} convpool_window;
+
+/* x: (batch, in_channels, in_size...), y: (batch, out_channels, out_size...),
+ * weight: (out_channels, in_channels / groups, kernel...), bias: (out_channels).
+ * Channel counts are divisible by groups. */
+typedef struct {
+  convpool_dtype dtype;
+  convpool_layout layout;
+  convpool_algorithm algorithm;
+  int64_t batch, in_channels, out_channels, groups;
+  convpool_window window;
+} convpool_convolution;
+
+/* x: (batch, channels, in_size...), y: (batch, channels, out_size...). Dilation is 1. */
+typedef struct {
+  convpool_dtype dtype;
+  convpool_layout layout;
+  convpool_pool_mode mode;
+  int32_t p;                 /* for CONVPOOL_LP: 1, 2 or 3 */
+  int32_t count_include_pad; /* for CONVPOOL_AVG */
+  int64_t batch, channels;
+  convpool_window window;
+} convpool_pooling;
+
+/* y = x * weight + bias; bias may be null. */
+CONVPOOL_API convpool_status convpool_convolution_forward(const convpool_convolution* conv,
+                                                          const void* x, const void* weight,
+                                                          const void* bias, void* y);
+/* The gradient of x, given that of y. */
+CONVPOOL_API convpool_status convpool_convolution_backward_data(const convpool_convolution* conv,
+                                                                const void* dy, const void* weight,
+                                                                void* dx);
+/* The gradient of the weight, given that of y. */
+CONVPOOL_API convpool_status convpool_convolution_backward_weight(const convpool_convolution* conv,
+                                                                  const void* x, const void* dy,
+                                                                  void* dweight);
+/* The gradient of the bias, given that of y. */
+CONVPOOL_API convpool_status convpool_convolution_backward_bias(const convpool_convolution* conv,
+                                                                const void* dy, void* dbias);
+
+CONVPOOL_API convpool_status convpool_pooling_forward(const convpool_pooling* pool, const void* x,
+                                                      void* y);
+/* The gradient of x, given x, y and the gradient of y. */
+CONVPOOL_API convpool_status convpool_pooling_backward(const convpool_pooling* pool, const void* x,
+                                                       const void* y, const void* dy, void* dx);
+
+/* How many threads a call may use. n < 1 goes back to the default: OMP_NUM_THREADS where it is set,
+ * else the processors that affinity and the cgroup's quota leave to the process. A forked child
+ * computes with one thread, because the threads of its parent do not exist in it. */
+CONVPOOL_API void convpool_set_num_threads(int n);
+CONVPOOL_API int convpool_get_num_threads(void);
+
+/* The instruction set in use: "baseline", "avx2" or "avx512". Setting one that this processor or
+ * this build lacks returns CONVPOOL_UNSUPPORTED and changes nothing. */
+CONVPOOL_API const char* convpool_instruction_set(void);
+CONVPOOL_API convpool_status convpool_set_instruction_set(const char* name);
+
+/* Multiply-adds per second of the micro-kernel on packed panels that stay in cache, and of
+ * independent multiply-adds in registers: one thread, in operations (two per multiply-add) per
+ * second. */
+CONVPOOL_API double convpool_measure_micro_kernel(double seconds);
+CONVPOOL_API double convpool_measure_peak(double seconds);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // CONVPOOL_H_

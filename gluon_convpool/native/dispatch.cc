@@ -1,0 +1,90 @@
+// The C interface: each call goes to the kernels of the instruction set in use.
+#include <string.h>
+
+#include <atomic>
+
+#include "convpool.h"
+#include "kernels.h"
+#include "threads.h"
+
+namespace convpool {
+namespace {
+
+// The tables that this processor can run, best first.
+const Kernels* find(const char* name) {
+#if defined(CONVPOOL_HAVE_AVX512)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      (!name || !strcmp(name, avx512::kKernels.name)))
+    return &avx512::kKernels;
+#endif
+#if defined(CONVPOOL_HAVE_AVX2)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      (!name || !strcmp(name, avx2::kKernels.name)))
+    return &avx2::kKernels;
+#endif
+  if (!name || !strcmp(name, baseline::kKernels.name)) return &baseline::kKernels;
+  return nullptr;
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+const Kernels& kernels() {
+  const Kernels* table = chosen.load(std::memory_order_acquire);
+  if (!table) {
+    table = find(nullptr);
+    chosen.store(table, std::memory_order_release);
+  }
+  return *table;
+}
+
+}  // namespace
+}  // namespace convpool
+
+using convpool::kernels;
+
+convpool_status convpool_convolution_forward(const convpool_convolution* conv, const void* x,
+                                             const void* weight, const void* bias, void* y) {
+  return kernels().convolution_forward(conv, x, weight, bias, y);
+}
+
+convpool_status convpool_convolution_backward_data(const convpool_convolution* conv, const void* dy,
+                                                   const void* weight, void* dx) {
+  return kernels().convolution_backward_data(conv, dy, weight, dx);
+}
+
+convpool_status convpool_convolution_backward_weight(const convpool_convolution* conv,
+                                                     const void* x, const void* dy, void* dweight) {
+  return kernels().convolution_backward_weight(conv, x, dy, dweight);
+}
+
+convpool_status convpool_convolution_backward_bias(const convpool_convolution* conv, const void* dy,
+                                                   void* dbias) {
+  return kernels().convolution_backward_bias(conv, dy, dbias);
+}
+
+convpool_status convpool_pooling_forward(const convpool_pooling* pool, const void* x, void* y) {
+  return kernels().pooling_forward(pool, x, y);
+}
+
+convpool_status convpool_pooling_backward(const convpool_pooling* pool, const void* x,
+                                          const void* y, const void* dy, void* dx) {
+  return kernels().pooling_backward(pool, x, y, dy, dx);
+}
+
+void convpool_set_num_threads(int n) { convpool::set_num_threads(n); }
+int convpool_get_num_threads(void) { return convpool::num_threads(); }
+
+const char* convpool_instruction_set(void) { return kernels().name; }
+
+convpool_status convpool_set_instruction_set(const char* name) {
+  const convpool::Kernels* table = convpool::find(name);
+  if (!table) return CONVPOOL_UNSUPPORTED;
+  convpool::chosen.store(table, std::memory_order_release);
+  return CONVPOOL_OK;
+}
+
+double convpool_measure_micro_kernel(double seconds) {
+  return kernels().measure_micro_kernel(seconds);
+}
+double convpool_measure_peak(double seconds) { return kernels().measure_peak(seconds); }

@@ -1,0 +1,42 @@
+// The numbers that tune, one row per instruction set.
+#pragma once
+
+#include "../simd.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+struct BlockSizes {
+  int mr;      // rows of C in registers: each is one broadcast of A per step
+  int nv;      // vectors of C in registers per row; NR = nv * lanes
+  int kc;      // aim for the length of one pass over the reduction
+  int panels;  // aim for the micro-panels of B in one task
+};
+
+// The mr * nv accumulators, nv vectors of B and one broadcast must fit the register file, and there
+// must be more accumulators than (fused) multiply-add latency times its throughput.
+// One micro-panel of B is kc * NR values and is read mr rows at a time: it has to stay in L1 beside
+// the panel of A that passes by.
+#if CONVPOOL_VECTOR_BYTES == 64
+// 32 registers, two FMA per cycle, latency 4: 28 accumulators. 192 * 32 floats are 24 KiB of L1.
+inline constexpr BlockSizes kBlockSizes{14, 2, 192, 8};
+#elif CONVPOOL_VECTOR_BYTES == 32
+// 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. 256 * 16 floats are 16 KiB.
+inline constexpr BlockSizes kBlockSizes{6, 2, 256, 12};
+#elif defined(__aarch64__)
+// 32 registers of four lanes: 24 accumulators. 320 * 12 floats are 15 KiB.
+inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16};
+#else
+// 16 registers and no FMA, so a product needs a register of its own: 8 accumulators.
+inline constexpr BlockSizes kBlockSizes{4, 2, 320, 24};
+#endif
+
+template <typename T>
+struct Blocks {
+  static constexpr int kMr = kBlockSizes.mr;
+  static constexpr int kNv = kBlockSizes.nv;
+  static constexpr int kNr = kBlockSizes.nv * Simd<T>::kLanes;
+  static constexpr int kKc = kBlockSizes.kc;
+  static constexpr int kPanels = kBlockSizes.panels;
+};
+
+}  // namespace convpool::CONVPOOL_ISA

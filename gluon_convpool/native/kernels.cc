@@ -1,0 +1,128 @@
+// Compiled once for each instruction set, with CONVPOOL_ISA naming it.
+#include "kernels.h"
+
+#include "conv/convolution.h"
+#include "gemm/measure.h"
+#include "pool/pooling.h"
+
+namespace convpool::CONVPOOL_ISA {
+namespace {
+
+// Calls body(T{}) with the array type that serves these values.
+template <typename Problem, typename Body>
+convpool_status with_type(const Problem& problem, const Body& body) {
+  if (problem.window.ndim != 2 || problem.layout != CONVPOOL_CHANNEL_FIRST)
+    return CONVPOOL_UNSUPPORTED;
+  if (problem.dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
+  return body(float{});
+}
+
+convpool_status status_of(bool done) { return done ? CONVPOOL_OK : CONVPOOL_OUT_OF_MEMORY; }
+
+// No output element: gradients are zero.
+bool empty(const convpool_convolution& conv) {
+  return conv.batch == 0 || conv.window.out_size[0] == 0 || conv.window.out_size[1] == 0;
+}
+
+template <typename T>
+void clear_data(const convpool_convolution& conv, T* dx) {
+  clear(dx, conv.batch * conv.in_channels * conv.window.in_size[0] * conv.window.in_size[1]);
+}
+
+template <typename T>
+void clear_weight(const convpool_convolution& conv, T* dweight) {
+  clear(dweight, conv.out_channels * (conv.in_channels / conv.groups) * conv.window.kernel[0] *
+                     conv.window.kernel[1]);
+}
+
+convpool_status convolution_forward(const convpool_convolution* conv, const void* x,
+                                    const void* weight, const void* bias, void* y) {
+  return with_type(*conv, [&](auto type) {
+    using T = decltype(type);
+    const auto* algorithm = choose_algorithm<T>(*conv);
+    if (!algorithm) return CONVPOOL_UNSUPPORTED;
+    if (empty(*conv)) return CONVPOOL_OK;
+    const bool done =
+        algorithm->forward(*conv, static_cast<const T*>(x), static_cast<const T*>(weight),
+                           static_cast<const T*>(bias), static_cast<T*>(y));
+    release_scratch(Scratch::kShared);
+    return status_of(done);
+  });
+}
+
+convpool_status convolution_backward_data(const convpool_convolution* conv, const void* dy,
+                                          const void* weight, void* dx) {
+  return with_type(*conv, [&](auto type) {
+    using T = decltype(type);
+    const auto* algorithm = choose_algorithm<T>(*conv);
+    if (!algorithm) return CONVPOOL_UNSUPPORTED;
+    if (empty(*conv)) {
+      clear_data(*conv, static_cast<T*>(dx));
+      return CONVPOOL_OK;
+    }
+    const bool done = algorithm->backward_data(*conv, static_cast<const T*>(dy),
+                                               static_cast<const T*>(weight), static_cast<T*>(dx));
+    release_scratch(Scratch::kShared);
+    return status_of(done);
+  });
+}
+
+convpool_status convolution_backward_weight(const convpool_convolution* conv, const void* x,
+                                            const void* dy, void* dweight) {
+  return with_type(*conv, [&](auto type) {
+    using T = decltype(type);
+    const auto* algorithm = choose_algorithm<T>(*conv);
+    if (!algorithm) return CONVPOOL_UNSUPPORTED;
+    if (empty(*conv)) {
+      clear_weight(*conv, static_cast<T*>(dweight));
+      return CONVPOOL_OK;
+    }
+    return status_of(algorithm->backward_weight(
+        *conv, static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dweight)));
+  });
+}
+
+convpool_status convolution_backward_bias(const convpool_convolution* conv, const void* dy,
+                                          void* dbias) {
+  return with_type(*conv, [&](auto type) {
+    using T = decltype(type);
+    bias_gradient<T>(*conv, static_cast<const T*>(dy), static_cast<T*>(dbias));
+    return CONVPOOL_OK;
+  });
+}
+
+convpool_status pooling_forward(const convpool_pooling* pool, const void* x, void* y) {
+  return with_type(*pool, [&](auto type) {
+    using T = decltype(type);
+    return status_of(Pooling<T>::forward(*pool, static_cast<const T*>(x), static_cast<T*>(y)));
+  });
+}
+
+convpool_status pooling_backward(const convpool_pooling* pool, const void* x, const void* y,
+                                 const void* dy, void* dx) {
+  return with_type(*pool, [&](auto type) {
+    using T = decltype(type);
+    return status_of(Pooling<T>::backward(*pool, static_cast<const T*>(x), static_cast<const T*>(y),
+                                          static_cast<const T*>(dy), static_cast<T*>(dx)));
+  });
+}
+
+}  // namespace
+
+#define CONVPOOL_STRING_(text) #text
+#define CONVPOOL_STRING(text) CONVPOOL_STRING_(text)
+
+extern const Kernels kKernels;
+const Kernels kKernels = {
+    CONVPOOL_STRING(CONVPOOL_ISA),
+    convolution_forward,
+    convolution_backward_data,
+    convolution_backward_weight,
+    convolution_backward_bias,
+    pooling_forward,
+    pooling_backward,
+    measure_micro_kernel<float>,
+    measure_peak<float>,
+};
+
+}  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,34 @@
+// The kernels of one instruction set, as a table that dispatch.cc chooses.
+#pragma once
+
+#include "convpool.h"
+
+namespace convpool {
+
+struct Kernels {
+  const char* name;
+  convpool_status (*convolution_forward)(const convpool_convolution*, const void*, const void*,
+                                         const void*, void*);
+  convpool_status (*convolution_backward_data)(const convpool_convolution*, const void*,
+                                               const void*, void*);
+  convpool_status (*convolution_backward_weight)(const convpool_convolution*, const void*,
+                                                 const void*, void*);
+  convpool_status (*convolution_backward_bias)(const convpool_convolution*, const void*, void*);
+  convpool_status (*pooling_forward)(const convpool_pooling*, const void*, void*);
+  convpool_status (*pooling_backward)(const convpool_pooling*, const void*, const void*,
+                                      const void*, void*);
+  double (*measure_micro_kernel)(double seconds);
+  double (*measure_peak)(double seconds);
+};
+
+namespace baseline {
+extern const Kernels kKernels;
+}
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+
+}  // namespace convpool

@@ -1,0 +1,600 @@
+// The operators, as MXNet sees them: attributes in, shapes and types inferred, kernel called.
+// This is the only file, besides extension.cc, that knows MXNet.
+//
+// Each operator stands under two names, with the prefix _npx_ for mx.np arrays and without it for
+// legacy ones. Names and attributes are written into users' exported files: see docs/OPERATORS.md.
+#include <mxnet/lib_api.h>
+
+#include <exception>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "convpool.h"
+#include "extension.h"
+#include "messages.h"
+
+namespace convpool {
+namespace {
+
+using mxnet::ext::MX_FAIL;
+using mxnet::ext::MX_SUCCESS;
+using mxnet::ext::MXReturnValue;
+using mxnet::ext::MXTensor;
+using Dims = std::vector<int64_t>;
+using Shape = std::vector<unsigned int>;
+using StringMap = std::unordered_map<std::string, std::string>;
+
+// MXNet's own arrays and indices end here (its build has 32-bit sizes).
+constexpr double kMostElements = 2147483647.0;
+
+// How MXNet writes an unknown size: -1 under NumPy semantics (seen through an unsigned), 0 without.
+constexpr unsigned int kUnknown = 4294967295u;
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string text(int64_t value) { return std::to_string(value); }
+
+template <typename Values>
+std::string tuple_text(const Values& values) {
+  std::string out = "(";
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i) out += ", ";
+    out += std::to_string(values[i]);
+  }
+  return out + (values.size() == 1 ? ",)" : ")");
+}
+
+// Fills {name} in a sentence of messages.h.
+std::string sentence(const char* form,
+                     std::initializer_list<std::pair<const char*, std::string>> values) {
+  std::string out;
+  for (const char* p = form; *p;) {
+    if (*p != '{') {
+      out += *p++;
+      continue;
+    }
+    const std::string rest(p + 1);
+    const size_t end = rest.find('}');
+    const std::string name = rest.substr(0, end);
+    for (const auto& value : values)
+      if (name == value.first) out += value.second;
+    p += end + 2;
+  }
+  return out;
+}
+
+// The attributes of one node, as strings that Python wrote.
+class Attributes {
+ public:
+  Attributes(const char* op, const StringMap& map, std::initializer_list<const char*> known)
+      : op_(op), map_(map) {
+    for (const auto& entry : map) {
+      if (entry.first.compare(0, 2, "__") == 0) continue;  // MXNet's own marks on a node
+      bool found = false;
+      for (const char* name : known) found = found || entry.first == name;
+      if (!found) fail(std::string(op) + ": unknown attribute " + entry.first);
+    }
+  }
+
+  bool has(const char* name) const {
+    const auto found = map_.find(name);
+    return found != map_.end() && found->second != "None" && found->second != "()" &&
+           found->second != "[]";
+  }
+
+  std::string string(const char* name, const char* otherwise) const {
+    return has(name) ? map_.at(name) : otherwise;
+  }
+
+  int64_t integer(const char* name, int64_t otherwise) const {
+    return has(name) ? parse(name, map_.at(name)) : otherwise;
+  }
+
+  bool boolean(const char* name, bool otherwise) const {
+    if (!has(name)) return otherwise;
+    const std::string& value = map_.at(name);
+    if (value == "True" || value == "true" || value == "1") return true;
+    if (value == "False" || value == "false" || value == "0") return false;
+    fail(std::string(op_) + ": attribute " + name + "=" + value + " is neither True nor False");
+  }
+
+  // "(1, 2)", "[1, 2]" or "3"; empty where the attribute is absent.
+  Dims tuple(const char* name) const {
+    Dims values;
+    if (!has(name)) return values;
+    std::string item;
+    for (const char c : map_.at(name) + ",") {
+      if (c == '(' || c == ')' || c == '[' || c == ']' || c == ' ' || c == 'L') continue;
+      if (c != ',') {
+        item += c;
+      } else if (!item.empty()) {
+        values.push_back(parse(name, item));
+        item.clear();
+      }
+    }
+    return values;
+  }
+
+ private:
+  int64_t parse(const char* name, const std::string& value) const {
+    try {
+      size_t used = 0;
+      const int64_t number = std::stoll(value, &used);
+      if (used == value.size()) return number;
+    } catch (const std::exception&) {
+    }
+    fail(std::string(op_) + ": attribute " + name + "=" + value + " is not an integer");
+  }
+
+  const char* op_;
+  const StringMap& map_;
+};
+
+// A window's attributes, checked, with what is absent filled in.
+struct WindowAttributes {
+  Dims kernel, stride, dilation, pad;
+
+  WindowAttributes(const char* op, const Attributes& attributes)
+      : kernel(attributes.tuple("kernel")),
+        stride(filled(op, attributes, "stride", 1)),
+        dilation(filled(op, attributes, "dilate", 1)),
+        pad(filled(op, attributes, "pad", 0)) {
+    check_least(op, "kernel_size", kernel, 1);
+    check_least(op, "strides", stride, 1);
+    check_least(op, "dilation", dilation, 1);
+    check_least(op, "padding", pad, 0);
+  }
+
+ private:
+  Dims filled(const char* op, const Attributes& attributes, const char* name,
+              int64_t otherwise) const {
+    const Dims values = attributes.tuple(name);
+    if (values.empty()) return Dims(kernel.size(), otherwise);
+    if (values.size() != kernel.size())
+      fail(sentence(messages::tuple_length, {{"op", op},
+                                             {"name", name},
+                                             {"value", tuple_text(values)},
+                                             {"ndim", text(static_cast<int64_t>(kernel.size()))}}));
+    return values;
+  }
+
+  static void check_least(const char* op, const char* name, const Dims& values, int64_t least) {
+    for (const int64_t value : values)
+      if (value < least)
+        fail(sentence(
+            messages::below_minimum,
+            {{"op", op}, {"name", name}, {"value", tuple_text(values)}, {"minimum", text(least)}}));
+  }
+};
+
+std::string checked_layout(const char* op, const Attributes& attributes) {
+  const std::string layout = attributes.string("layout", "NCHW");
+  if (layout != "NCHW")
+    fail(sentence(
+        messages::unknown_choice,
+        {{"op", op}, {"name", "layout"}, {"value", "'" + layout + "'"}, {"allowed", "'NCHW'"}}));
+  return layout;
+}
+
+constexpr const char* kConvolution = "convolution";
+constexpr const char* kPooling = "pooling";
+
+struct ConvolutionAttributes {
+  const Attributes attributes;
+  const std::string layout;
+  const WindowAttributes window;
+  const int64_t channels, groups;
+  const bool bias;
+
+  explicit ConvolutionAttributes(const StringMap& map)
+      : attributes(kConvolution, map,
+                   {"kernel", "stride", "dilate", "pad", "num_filter", "num_group", "no_bias",
+                    "layout", "algorithm"}),
+        layout(checked_layout(kConvolution, attributes)),
+        window(kConvolution, attributes),
+        channels(attributes.integer("num_filter", 0)),
+        groups(attributes.integer("num_group", 1)),
+        bias(!attributes.boolean("no_bias", false)) {
+    if (window.kernel.size() + 2 != layout.size())
+      fail(sentence(messages::tuple_length,
+                    {{"op", kConvolution},
+                     {"name", "kernel_size"},
+                     {"value", tuple_text(window.kernel)},
+                     {"ndim", text(static_cast<int64_t>(layout.size()) - 2)}}));
+    check_positive("channels", channels);
+    check_positive("groups", groups);
+    if (channels % groups != 0) fail(not_divisible("channels", channels));
+    const std::string algorithm = attributes.string("algorithm", "auto");
+    if (algorithm != "auto" && algorithm != "implicit_gemm")
+      fail(sentence(messages::unknown_choice, {{"op", kConvolution},
+                                               {"name", "algorithm"},
+                                               {"value", "'" + algorithm + "'"},
+                                               {"allowed", "'auto', 'implicit_gemm'"}}));
+  }
+
+  std::string not_divisible(const char* name, int64_t value) const {
+    return sentence(
+        messages::channels_not_divisible,
+        {{"op", kConvolution}, {"groups", text(groups)}, {"name", name}, {"value", text(value)}});
+  }
+
+ private:
+  static void check_positive(const char* name, int64_t value) {
+    if (value < 1)
+      fail(sentence(
+          messages::below_minimum,
+          {{"op", kConvolution}, {"name", name}, {"value", text(value)}, {"minimum", "1"}}));
+  }
+};
+
+struct PoolingAttributes {
+  const Attributes attributes;
+  const std::string layout;
+  const WindowAttributes window;
+  const bool global, full, count_include_pad;
+  const int64_t p;
+  convpool_pool_mode mode = CONVPOOL_MAX;
+
+  explicit PoolingAttributes(const StringMap& map)
+      : attributes(kPooling, map,
+                   {"kernel", "stride", "pad", "pool_type", "global_pool", "pooling_convention",
+                    "count_include_pad", "p_value", "layout"}),
+        layout(checked_layout(kPooling, attributes)),
+        window(kPooling, attributes),
+        global(attributes.boolean("global_pool", false)),
+        full(attributes.string("pooling_convention", "valid") == "full"),
+        count_include_pad(attributes.boolean("count_include_pad", true)),
+        p(attributes.integer("p_value", 2)) {
+    const std::string type = attributes.string("pool_type", "max");
+    if (type == "max") {
+      mode = CONVPOOL_MAX;
+    } else if (type == "avg") {
+      mode = CONVPOOL_AVG;
+    } else if (type == "sum") {
+      mode = CONVPOOL_SUM;
+    } else if (type == "lp") {
+      mode = CONVPOOL_LP;
+    } else {
+      fail(sentence(messages::unknown_choice, {{"op", kPooling},
+                                               {"name", "mode"},
+                                               {"value", "'" + type + "'"},
+                                               {"allowed", "'max', 'avg', 'sum', 'lp'"}}));
+    }
+    if (mode == CONVPOOL_LP && (p < 1 || p > 3))
+      fail(sentence(messages::unknown_choice,
+                    {{"op", kPooling}, {"name", "p"}, {"value", text(p)}, {"allowed", "1, 2, 3"}}));
+    if (global) return;
+    if (window.kernel.size() + 2 != layout.size())
+      fail(sentence(messages::tuple_length,
+                    {{"op", kPooling},
+                     {"name", "pool_size"},
+                     {"value", tuple_text(window.kernel)},
+                     {"ndim", text(static_cast<int64_t>(layout.size()) - 2)}}));
+    for (size_t i = 0; i < window.kernel.size(); ++i)
+      if (window.pad[i] >= window.kernel[i])
+        fail(sentence(messages::padding_not_smaller, {{"op", kPooling},
+                                                      {"padding", tuple_text(window.pad)},
+                                                      {"pool_size", tuple_text(window.kernel)}}));
+  }
+};
+
+// ceil(a / b) for b > 0 and a >= 0, or floor.
+int64_t divided(int64_t a, int64_t b, bool up) { return up ? (a + b - 1) / b : a / b; }
+
+bool unknown(unsigned int size, bool numpy) { return size == kUnknown || (size == 0 && !numpy); }
+
+// The spatial sizes of the output; sizes that are not known yet stay so.
+Shape output_size(const char* op, const WindowAttributes& window, const Shape& data, bool full,
+                  bool numpy) {
+  Shape out;
+  Dims padded, extent;
+  bool fits = true;
+  for (size_t i = 0; i < window.kernel.size(); ++i) {
+    const unsigned int size = data[i + 2];
+    extent.push_back(window.dilation[i] * (window.kernel[i] - 1) + 1);
+    padded.push_back(static_cast<int64_t>(size) + 2 * window.pad[i]);
+    if (unknown(size, numpy)) {
+      out.push_back(size);
+      continue;
+    }
+    if (extent[i] > padded[i]) {
+      fits = false;
+      continue;
+    }
+    out.push_back(
+        static_cast<unsigned int>(divided(padded[i] - extent[i], window.stride[i], full) + 1));
+  }
+  if (!fits)
+    fail(sentence(messages::kernel_too_large, {{"op", op},
+                                               {"kernel_size", tuple_text(window.kernel)},
+                                               {"dilation", tuple_text(window.dilation)},
+                                               {"padding", tuple_text(window.pad)},
+                                               {"extent", tuple_text(extent)},
+                                               {"padded", tuple_text(padded)}}));
+  return out;
+}
+
+void check_axes(const char* op, const std::string& layout, const Shape& data) {
+  if (data.size() != layout.size())
+    fail(sentence(messages::wrong_axes, {{"op", op},
+                                         {"layout", layout},
+                                         {"shape", tuple_text(data)},
+                                         {"expected", text(static_cast<int64_t>(layout.size()))}}));
+}
+
+void check_elements(const char* op, const Shape& shape) {
+  double elements = 1;
+  for (const unsigned int size : shape) elements *= size == kUnknown ? 1.0 : size;
+  if (elements > kMostElements)
+    fail(sentence(messages::too_large, {{"op", op}, {"shape", tuple_text(shape)}}));
+}
+
+// Does a shape that is known in part fit one that is known?
+bool fits(const Shape& shape, const Shape& known, bool numpy) {
+  if (shape.empty()) return true;
+  if (shape.size() != known.size()) return false;
+  for (size_t i = 0; i < shape.size(); ++i)
+    if (!unknown(shape[i], numpy) && !unknown(known[i], numpy) && shape[i] != known[i])
+      return false;
+  return true;
+}
+
+void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
+                       bool numpy) {
+  const ConvolutionAttributes conv(map);
+  const Shape& data = in->at(0);
+  if (data.empty()) fail("convolution: the shape of data is not known");
+  check_axes(kConvolution, conv.layout, data);
+  Shape& given = in->at(1);
+  Shape weight{static_cast<unsigned int>(conv.channels), data[1]};
+  for (const int64_t size : conv.window.kernel) weight.push_back(static_cast<unsigned int>(size));
+  const bool channels_known = !unknown(data[1], numpy);
+  if (channels_known && given.size() == weight.size() && !unknown(given[1], numpy) &&
+      given[1] * conv.groups != data[1])
+    fail(sentence(messages::channels_mismatch, {{"op", kConvolution},
+                                                {"data_channels", text(data[1])},
+                                                {"weight_shape", tuple_text(given)},
+                                                {"groups", text(conv.groups)}}));
+  if (channels_known) {
+    if (data[1] % conv.groups != 0) fail(conv.not_divisible("in_channels", data[1]));
+    weight[1] = data[1] / static_cast<unsigned int>(conv.groups);
+  }
+  if (!fits(given, weight, numpy))
+    fail(sentence(messages::weight_shape, {{"op", kConvolution},
+                                           {"weight_shape", tuple_text(given)},
+                                           {"expected", tuple_text(weight)}}));
+  if (!channels_known && given.size() == weight.size()) weight[1] = given[1];
+  if (conv.bias) {
+    const Shape bias{static_cast<unsigned int>(conv.channels)};
+    if (!fits(in->at(2), bias, numpy))
+      fail(sentence(messages::bias_shape, {{"op", kConvolution},
+                                           {"bias_shape", tuple_text(in->at(2))},
+                                           {"expected", tuple_text(bias)}}));
+    in->at(2) = bias;
+  }
+  Shape y{data[0], static_cast<unsigned int>(conv.channels)};
+  for (const unsigned int size :
+       output_size(kConvolution, conv.window, data, /*full=*/false, numpy))
+    y.push_back(size);
+  check_elements(kConvolution, y);
+  given = weight;
+  out->at(0) = y;
+}
+
+void infer_pooling(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
+                   bool numpy) {
+  const PoolingAttributes pool(map);
+  const Shape& data = in->at(0);
+  if (data.empty()) fail("pooling: the shape of data is not known");
+  check_axes(kPooling, pool.layout, data);
+  Shape y{data[0], data[1]};
+  if (pool.global) {
+    y.resize(data.size(), 1);
+  } else {
+    for (const unsigned int size : output_size(kPooling, pool.window, data, pool.full, numpy))
+      y.push_back(size);
+  }
+  check_elements(kPooling, y);
+  out->at(0) = y;
+}
+
+// All arrays of an operator have one type, which the kernels must have.
+void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
+  int type = -1;
+  for (const int t : *in) {
+    if (t == -1) continue;
+    if (type != -1 && t != type)
+      fail(sentence(messages::mixed_dtypes,
+                    {{"op", op}, {"dtypes", "type codes " + tuple_text(*in)}}));
+    type = t;
+  }
+  if (type == -1) type = out->at(0);
+  if (type != -1 && type != mxnet::ext::kFloat32)
+    fail(sentence(messages::unsupported_dtype,
+                  {{"op", op}, {"dtype", "type code " + text(type)}, {"allowed", "float32"}}));
+  for (int& t : *in) t = type;
+  for (int& t : *out) t = type;
+}
+
+void fill_window(const WindowAttributes& from, const std::vector<int64_t>& in,
+                 const std::vector<int64_t>& out, bool global, convpool_window* to) {
+  to->ndim = static_cast<int32_t>(in.size()) - 2;
+  for (int i = 0; i < to->ndim; ++i) {
+    const size_t d = static_cast<size_t>(i);
+    to->in_size[i] = in[d + 2];
+    to->out_size[i] = out[d + 2];
+    to->kernel[i] = global ? in[d + 2] : from.kernel[d];
+    to->stride[i] = global ? 1 : from.stride[d];
+    to->dilation[i] = global ? 1 : from.dilation[d];
+    to->pad[i] = global ? 0 : from.pad[d];
+  }
+}
+
+void check_status(const char* op, convpool_status status) {
+  if (status == CONVPOOL_OUT_OF_MEMORY) fail(std::string(op) + ": out of memory");
+  if (status == CONVPOOL_UNSUPPORTED) fail(std::string(op) + ": no kernel has these arguments");
+}
+
+convpool_convolution convolution_problem(const ConvolutionAttributes& attributes,
+                                         const std::vector<int64_t>& x,
+                                         const std::vector<int64_t>& y) {
+  convpool_convolution conv{};
+  conv.dtype = CONVPOOL_FLOAT32;
+  conv.layout = CONVPOOL_CHANNEL_FIRST;
+  conv.algorithm = CONVPOOL_AUTO;
+  conv.batch = x[0];
+  conv.in_channels = x[1];
+  conv.out_channels = y[1];
+  conv.groups = attributes.groups;
+  fill_window(attributes.window, x, y, false, &conv.window);
+  return conv;
+}
+
+convpool_pooling pooling_problem(const PoolingAttributes& attributes, const std::vector<int64_t>& x,
+                                 const std::vector<int64_t>& y) {
+  convpool_pooling pool{};
+  pool.dtype = CONVPOOL_FLOAT32;
+  pool.layout = CONVPOOL_CHANNEL_FIRST;
+  pool.mode = attributes.mode;
+  pool.p = static_cast<int32_t>(attributes.p);
+  pool.count_include_pad = attributes.count_include_pad ? 1 : 0;
+  pool.batch = x[0];
+  pool.channels = x[1];
+  fill_window(attributes.window, x, y, attributes.global, &pool.window);
+  return pool;
+}
+
+// Exceptions end here; MXNet gets their sentence.
+template <typename Body>
+MXReturnValue guarded(const Body& body) {
+  try {
+    set_message("");
+    body();
+    return MX_SUCCESS;
+  } catch (const std::exception& error) {
+    set_message(error.what());
+    return MX_FAIL;
+  }
+}
+
+using Tensors = std::vector<MXTensor>;
+
+MXReturnValue convolution_arity(const StringMap& map, int* num_in, int* num_out) {
+  return guarded([&] {
+    const ConvolutionAttributes attributes(map);
+    *num_in = attributes.bias ? 3 : 2;
+    *num_out = 1;
+  });
+}
+
+template <bool kNumpy>
+MXReturnValue convolution_shape(const StringMap& map, std::vector<Shape>* in,
+                                std::vector<Shape>* out) {
+  return guarded([&] { infer_convolution(map, in, out, kNumpy); });
+}
+
+MXReturnValue convolution_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] { infer_types(kConvolution, in, out); });
+}
+
+MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* out,
+                                  const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const ConvolutionAttributes attributes(map);
+    MXTensor &x = in->at(0), &y = out->at(0);
+    const convpool_convolution conv = convolution_problem(attributes, x.shape, y.shape);
+    check_status(kConvolution, convpool_convolution_forward(
+                                   &conv, x.data_ptr, in->at(1).data_ptr,
+                                   attributes.bias ? in->at(2).data_ptr : nullptr, y.data_ptr));
+  });
+}
+
+// Inputs: the gradient of y, then x, weight, bias and y. Outputs: gradients of x, weight and bias.
+MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* out,
+                                   const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const ConvolutionAttributes attributes(map);
+    const void* dy = in->at(0).data_ptr;
+    MXTensor& x = in->at(1);
+    const convpool_convolution conv = convolution_problem(attributes, x.shape, in->at(0).shape);
+    check_status(kConvolution, convpool_convolution_backward_data(&conv, dy, in->at(2).data_ptr,
+                                                                  out->at(0).data_ptr));
+    check_status(kConvolution,
+                 convpool_convolution_backward_weight(&conv, x.data_ptr, dy, out->at(1).data_ptr));
+    if (attributes.bias)
+      check_status(kConvolution,
+                   convpool_convolution_backward_bias(&conv, dy, out->at(2).data_ptr));
+  });
+}
+
+MXReturnValue pooling_arity(const StringMap& map, int* num_in, int* num_out) {
+  return guarded([&] {
+    const PoolingAttributes attributes(map);
+    *num_in = 1;
+    *num_out = 1;
+  });
+}
+
+template <bool kNumpy>
+MXReturnValue pooling_shape(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out) {
+  return guarded([&] { infer_pooling(map, in, out, kNumpy); });
+}
+
+MXReturnValue pooling_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] { infer_types(kPooling, in, out); });
+}
+
+MXReturnValue pooling_forward(const StringMap& map, Tensors* in, Tensors* out,
+                              const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    MXTensor &x = in->at(0), &y = out->at(0);
+    const convpool_pooling pool = pooling_problem(PoolingAttributes(map), x.shape, y.shape);
+    check_status(kPooling, convpool_pooling_forward(&pool, x.data_ptr, y.data_ptr));
+  });
+}
+
+// Inputs: the gradient of y, then x and y. Output: the gradient of x.
+MXReturnValue pooling_backward(const StringMap& map, Tensors* in, Tensors* out,
+                               const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    MXTensor &x = in->at(1), &y = in->at(2);
+    const convpool_pooling pool = pooling_problem(PoolingAttributes(map), x.shape, y.shape);
+    check_status(kPooling, convpool_pooling_backward(&pool, x.data_ptr, y.data_ptr,
+                                                     in->at(0).data_ptr, out->at(0).data_ptr));
+  });
+}
+
+REGISTER_OP(convpool_convolution)
+    .setForward(convolution_forward, "cpu")
+    .setBackward(convolution_backward, "cpu")
+    .setParseAttrs(convolution_arity)
+    .setInferType(convolution_type)
+    .setInferShape(convolution_shape<false>);
+
+REGISTER_OP(_npx_convpool_convolution)
+    .setForward(convolution_forward, "cpu")
+    .setBackward(convolution_backward, "cpu")
+    .setParseAttrs(convolution_arity)
+    .setInferType(convolution_type)
+    .setInferShape(convolution_shape<true>);
+
+REGISTER_OP(convpool_pooling)
+    .setForward(pooling_forward, "cpu")
+    .setBackward(pooling_backward, "cpu")
+    .setParseAttrs(pooling_arity)
+    .setInferType(pooling_type)
+    .setInferShape(pooling_shape<false>);
+
+REGISTER_OP(_npx_convpool_pooling)
+    .setForward(pooling_forward, "cpu")
+    .setBackward(pooling_backward, "cpu")
+    .setParseAttrs(pooling_arity)
+    .setInferType(pooling_type)
+    .setInferShape(pooling_shape<true>);
+
+}  // namespace
+}  // namespace convpool

@@ -1,0 +1,83 @@
+// What a window does with its values: one small struct for each mode. Every function works on a
+// value and on a vector of values alike.
+#pragma once
+
+#include <math.h>
+
+#include "../simd.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+// Keeps NaN, which comparisons alone would lose, and infinities.
+template <typename T>
+struct MaxRule {
+  static constexpr bool kByTap = true;      // a value's share of the gradient depends on the value
+  static constexpr bool kFirstOnly = true;  // one value of a window takes all of it
+  static T identity() { return -static_cast<T>(INFINITY); }
+  template <typename V>
+  static CONVPOOL_INLINE V prepare(V x) {
+    return x;
+  }
+  template <typename V>
+  static CONVPOOL_INLINE V combine(V a, V b) {
+    return ((b > a) | (b != b)) ? b : a;
+  }
+  static T finish(T y) { return y; }
+  // The first maximum in row-major order takes the gradient. `inside` tells padding apart, which
+  // may equal the maximum where that is -inf; `open` tells whether the window still looks.
+  template <typename V, typename Mask>
+  static CONVPOOL_INLINE V gradient(V x, V y, V dy, Mask inside, Mask* open) {
+    const Mask here = *open & inside & ((x == y) | ((x != x) & (y != y)));
+    *open &= ~here;
+    return here ? dy : V{};
+  }
+};
+
+// Sums, for sum and (divided later) average.
+template <typename T>
+struct SumRule {
+  static constexpr bool kByTap = false;
+  static constexpr bool kFirstOnly = false;
+  static T identity() { return 0; }
+  template <typename V>
+  static CONVPOOL_INLINE V prepare(V x) {
+    return x;
+  }
+  template <typename V>
+  static CONVPOOL_INLINE V combine(V a, V b) {
+    return a + b;
+  }
+  static T finish(T y) { return y; }
+  template <typename V, typename Mask>
+  static CONVPOOL_INLINE V gradient(V, V, V dy, Mask, Mask*) {
+    return dy;
+  }
+};
+
+// (sum of x^p)^(1/p) without absolute values, as MXNet's operator has it; p = 1 is the sum.
+template <typename T, int P>
+struct LpRule {
+  static constexpr bool kByTap = true;
+  static constexpr bool kFirstOnly = false;
+  static T identity() { return 0; }
+  template <typename V>
+  static CONVPOOL_INLINE V prepare(V x) {
+    return P == 2 ? x * x : x * x * x;
+  }
+  template <typename V>
+  static CONVPOOL_INLINE V combine(V a, V b) {
+    return a + b;
+  }
+  static T finish(T y) {
+    return static_cast<T>(P == 2 ? sqrt(static_cast<double>(y)) : cbrt(static_cast<double>(y)));
+  }
+  // dy * (x / y)^(p - 1), and 0 where y is: the ratio first, because powers of y may underflow.
+  template <typename V, typename Mask>
+  static CONVPOOL_INLINE V gradient(V x, V y, V dy, Mask, Mask*) {
+    const V ratio = x / y;
+    const V value = P == 2 ? dy * ratio : dy * ratio * ratio;
+    return y == V{} ? V{} : value;
+  }
+};
+
+}  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,63 @@
+// One vector type, as wide as the instruction set that this translation unit is compiled for.
+//
+// Everything that depends on an instruction set lives in `namespace convpool::CONVPOOL_ISA`, so
+// that the builds of one source can stand in one library. Such code calls no inline function of the
+// standard library: the linker would keep a single copy of it, possibly one with instructions that
+// this processor lacks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifndef CONVPOOL_ISA
+#define CONVPOOL_ISA baseline
+#endif
+
+// The width can be forced, so that the tables of a wide instruction set can be tested on a narrower
+// processor: the compiler splits the vectors.
+#ifndef CONVPOOL_VECTOR_BYTES
+#if defined(__AVX512F__)
+#define CONVPOOL_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define CONVPOOL_VECTOR_BYTES 32
+#else
+#define CONVPOOL_VECTOR_BYTES 16
+#endif
+#endif
+
+#define CONVPOOL_INLINE inline __attribute__((always_inline))
+
+namespace convpool::CONVPOOL_ISA {
+
+inline constexpr int kVectorBytes = CONVPOOL_VECTOR_BYTES;
+
+template <typename T>
+struct Simd {
+  static constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+  typedef T Vec __attribute__((vector_size(kVectorBytes)));
+  typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+
+template <typename T>
+using Vec = typename Simd<T>::Vec;
+
+template <typename T>
+CONVPOOL_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+}
+
+template <typename T>
+CONVPOOL_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+
+template <typename T>
+CONVPOOL_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+CONVPOOL_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+CONVPOOL_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+CONVPOOL_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,10 @@
+// How many threads to use.
+#pragma once
+
+namespace convpool {
+
+// Never below 1; 1 in a forked child.
+int num_threads();
+void set_num_threads(int n);
+
+}  // namespace convpool

@@ -1,0 +1,11 @@
+"""``mxnet.gluon.nn`` with our convolution and pooling layers in the place of MXNet's."""
+
+from __future__ import annotations
+
+from mxnet.gluon.nn import *  # noqa: F401,F403
+
+from .conv import Conv2D
+from .pool import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D, Pool2D
+
+OURS = (Conv2D, MaxPool2D, AvgPool2D, GlobalMaxPool2D, GlobalAvgPool2D, Pool2D)
+"""The layers of this package; everything else here is MXNet's."""

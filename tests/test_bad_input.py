@@ -1,0 +1,469 @@
+"""Each mistake is met at the call that makes it, by a sentence that a person can act on.
+
+The sentence names the argument, the value it got and what is allowed. Nothing is computed: outputs,
+parameters and gradients are as before. In a hybridized network, where shapes come late, MXNet's
+error carries the same sentence.
+"""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from cases import draw
+from mxnet import autograd, gluon
+from parity import array_kind, array_semantics
+
+from gluon_convpool import Conv2D, Pool2D, functional, nn, set_num_threads, use_backend
+
+MISTAKE = (ValueError, TypeError)
+
+
+def complains(call, *words):
+    """Call, and expect a sentence that holds all the words; returns it."""
+    with pytest.raises(MISTAKE) as caught:
+        call()
+    sentence = str(caught.value)
+    for word in words:
+        assert word in sentence, sentence
+    assert '\n' not in sentence and 'Traceback' not in sentence
+    return sentence
+
+
+def ones(*shape, dtype='float32', **arguments):
+    return array_kind().ones(shape, dtype=dtype, **arguments)
+
+
+# -------------------------------------------------------------------------------- constructors
+
+CONV_MISTAKES = [
+    ({'groups': 3, 'in_channels': 8, 'channels': 6}, ['groups=3', 'in_channels=8', 'divisible']),
+    ({'groups': 3, 'in_channels': 6}, ['groups=3', 'channels=4', 'divisible']),
+    ({'groups': 3}, ['groups=3', 'channels=4', 'divisible']),
+    ({'groups': 0}, ['groups=0', 'at least 1']),
+    ({'groups': -1}, ['groups=-1', 'at least 1']),
+    ({'groups': 'two'}, ["groups='two'", 'integer']),
+    ({'channels': 0}, ['channels=0', 'at least 1']),
+    ({'channels': 2.5}, ['channels=2.5', 'integer']),
+    ({'in_channels': -3}, ['in_channels=-3', 'at least 0']),
+    ({'kernel_size': 0}, ['kernel_size=0', 'at least 1']),
+    ({'kernel_size': (3, 0)}, ['kernel_size=(3, 0)', 'at least 1']),
+    ({'kernel_size': -2}, ['kernel_size=-2', 'at least 1']),
+    ({'kernel_size': (3,)}, ['kernel_size=(3,)', '2']),
+    ({'kernel_size': (3, 3, 3)}, ['kernel_size=(3, 3, 3)', '2']),
+    ({'kernel_size': ()}, ['kernel_size=()', '2']),
+    ({'kernel_size': '3'}, ["kernel_size='3'", 'integer']),
+    ({'kernel_size': 2.5}, ['kernel_size=2.5', 'integer']),
+    ({'kernel_size': (3, 1.5)}, ['kernel_size=(3, 1.5)', 'integer']),
+    ({'kernel_size': None}, ['kernel_size=None', 'integer']),
+    ({'kernel_size': (3, None)}, ['kernel_size=(3, None)', 'integer']),
+    ({'kernel_size': True}, ['kernel_size=True', 'integer']),
+    ({'strides': 0}, ['strides=0', 'at least 1']),
+    ({'strides': (1, 0)}, ['strides=(1, 0)', 'at least 1']),
+    ({'strides': -1}, ['strides=-1', 'at least 1']),
+    ({'strides': (1, 2, 3)}, ['strides=(1, 2, 3)', '2']),
+    ({'strides': 'fast'}, ["strides='fast'", 'integer']),
+    ({'strides': None}, ['strides=None', 'integer']),
+    ({'padding': -1}, ['padding=-1', 'at least 0']),
+    ({'padding': (0, -2)}, ['padding=(0, -2)', 'at least 0']),
+    ({'padding': (1,)}, ['padding=(1,)', '2']),
+    ({'padding': 0.5}, ['padding=0.5', 'integer']),
+    ({'padding': ['a', 'b']}, ["padding=['a', 'b']", 'integer']),
+    ({'dilation': 0}, ['dilation=0', 'at least 1']),
+    ({'dilation': (0, 1)}, ['dilation=(0, 1)', 'at least 1']),
+    ({'dilation': (1, 1, 1, 1)}, ['dilation=(1, 1, 1, 1)', '2']),
+    ({'layout': 'NWHC'}, ["layout='NWHC'", "'NCHW'", "'NHWC'"]),
+    ({'layout': 'NCW'}, ["layout='NCW'", "'NCHW'"]),
+    ({'layout': None}, ['layout=None', "'NCHW'"]),
+    ({'activation': 'reluu'}, ["activation='reluu'", "'relu'", "'sigmoid'", "'tanh'"]),
+    ({'activation': 3}, ['activation=3', "'relu'"]),
+]
+POOL_MISTAKES = [
+    ({'pool_size': 0}, ['pool_size=0', 'at least 1']),
+    ({'pool_size': (2, -1)}, ['pool_size=(2, -1)', 'at least 1']),
+    ({'pool_size': (2, 2, 2)}, ['pool_size=(2, 2, 2)', '2']),
+    ({'pool_size': (2,)}, ['pool_size=(2,)', '2']),
+    ({'pool_size': '2'}, ["pool_size='2'", 'integer']),
+    ({'pool_size': None}, ['pool_size=None', 'integer']),
+    ({'pool_size': 1.5}, ['pool_size=1.5', 'integer']),
+    ({'strides': 0}, ['strides=0', 'at least 1']),
+    ({'strides': (2, 0)}, ['strides=(2, 0)', 'at least 1']),
+    ({'strides': (1, 2, 3)}, ['strides=(1, 2, 3)', '2']),
+    ({'strides': 'x'}, ["strides='x'", 'integer']),
+    ({'padding': -1}, ['padding=-1', 'at least 0']),
+    ({'padding': (1, 1, 1)}, ['padding=(1, 1, 1)', '2']),
+    ({'padding': 2}, ['padding', '(2, 2)', 'pool_size']),
+    ({'padding': (0, 5)}, ['padding', '(0, 5)', 'pool_size', '(2, 2)']),
+    ({'pool_size': (5, 1), 'padding': 1}, ['padding', '(1, 1)', 'pool_size', '(5, 1)']),
+    ({'layout': 'NHCW'}, ["layout='NHCW'", "'NCHW'", "'NHWC'"]),
+    ({'ceil_mode': 'yes'}, ["ceil_mode='yes'", 'True']),
+]
+OWN_POOL_MISTAKES = [
+    ({'mode': 'median'}, ["mode='median'", "'max'", "'avg'", "'sum'", "'lp'"]),
+    ({'mode': None}, ['mode=None', "'max'"]),
+    ({'mode': 'MAX'}, ["mode='MAX'", "'max'"]),
+    ({'mode': 'lp', 'p': 4}, ['p=4', '1, 2, 3']),
+    ({'mode': 'lp', 'p': 0}, ['p=0', '1, 2, 3']),
+    ({'mode': 'lp', 'p': 1.5}, ['p=1.5', '1, 2, 3']),
+    ({'count_include_pad': 'no'}, ["count_include_pad='no'", 'True']),
+]
+
+
+def _id(value):
+    return ','.join('%s=%r' % item for item in value.items()) if isinstance(value, dict) else ''
+
+
+@pytest.mark.parametrize('mistake, words', CONV_MISTAKES, ids=_id)
+@pytest.mark.parametrize('layer', [nn.Conv2D, Conv2D], ids=['nn.Conv2D', 'Conv2D'])
+def test_convolution_layer(layer, mistake, words):
+    complains(lambda: layer(**{'channels': 4, 'kernel_size': 3, **mistake}), 'Conv2D', *words)
+
+
+@pytest.mark.parametrize('mistake, words', POOL_MISTAKES, ids=_id)
+@pytest.mark.parametrize('layer', [nn.MaxPool2D, nn.AvgPool2D, Pool2D], ids=lambda c: c.__name__)
+def test_pooling_layer(layer, mistake, words):
+    complains(lambda: layer(**mistake), layer.__name__, *words)
+
+
+@pytest.mark.parametrize('mistake, words', OWN_POOL_MISTAKES, ids=_id)
+def test_pooling_block(mistake, words):
+    complains(lambda: Pool2D(**mistake), 'Pool2D', *words)
+
+
+@pytest.mark.parametrize('layer', [nn.GlobalMaxPool2D, nn.GlobalAvgPool2D])
+def test_global_pooling_layer(layer):
+    complains(lambda: layer(layout='NCW'), layer.__name__, "layout='NCW'", "'NCHW'")
+
+
+@pytest.mark.parametrize(
+    'mistake, words',
+    [
+        pair
+        for pair in CONV_MISTAKES
+        if set(pair[0]) <= {'strides', 'padding', 'dilation', 'groups'}
+    ],
+    ids=_id,
+)
+def test_convolution_function(mistake, words, backend, arrays):
+    x, weight = ones(2, 6, 9, 9), ones(4, 6, 3, 3)
+    complains(lambda: functional.convolution(x, weight, **mistake), 'convolution', words[-1])
+
+
+@pytest.mark.parametrize('mistake, words', POOL_MISTAKES + OWN_POOL_MISTAKES, ids=_id)
+def test_pooling_function(mistake, words, backend, arrays):
+    complains(lambda: functional.pooling(ones(2, 3, 9, 9), **mistake), 'pooling', *words)
+
+
+# ------------------------------------------------------------------------- arrays that don't fit
+
+
+def shape_mistakes():
+    """(id, layer, good input, bad input, words of the sentence)"""
+    conv, pool = nn.Conv2D, nn.MaxPool2D
+    good = (2, 3, 9, 9)
+    return [
+        ('channels', conv(4, 3), good, (2, 5, 9, 9), ['5 channels', '(4, 3, 3, 3)']),
+        (
+            'one channel',
+            conv(4, 3, in_channels=3),
+            good,
+            (2, 1, 9, 9),
+            ['1 channels', '(4, 3, 3, 3)'],
+        ),
+        (
+            'grouped channels',
+            conv(6, 3, groups=3),
+            good,
+            (2, 6, 9, 9),
+            ['6 channels', '(6, 1, 3, 3)', 'groups=3'],
+        ),
+        ('three axes', conv(4, 3), good, (3, 9, 9), ['(3, 9, 9)', 'NCHW', '4']),
+        ('five axes', conv(4, 3), good, (2, 3, 9, 9, 9), ['(2, 3, 9, 9, 9)', 'NCHW', '4']),
+        ('one axis', conv(4, 3), good, (7,), ['(7,)', 'NCHW', '4']),
+        ('small', conv(4, 3), good, (2, 3, 2, 9), ['(3, 3)', '(2, 9)']),
+        (
+            'small padded',
+            conv(4, 7, padding=1),
+            good,
+            (2, 3, 9, 4),
+            ['(7, 7)', '(1, 1)', '(11, 6)'],
+        ),
+        ('small dilated', conv(4, 3, dilation=(1, 4)), good, (2, 3, 9, 8), ['(1, 4)', '(3, 9)']),
+        ('pool three axes', pool(2), good, (3, 9, 9), ['(3, 9, 9)', 'NCHW', '4']),
+        ('pool two axes', pool(2), good, (9, 9), ['(9, 9)', 'NCHW', '4']),
+        ('pool small', pool(4), good, (2, 3, 9, 3), ['(4, 4)', '(9, 3)']),
+        ('pool small padded', pool(5, 1, 1), good, (2, 3, 2, 9), ['(5, 5)', '(1, 1)', '(4, 11)']),
+        ('pool small ceil', pool(4, ceil_mode=True), good, (2, 3, 3, 9), ['(4, 4)', '(3, 9)']),
+        ('avg small', nn.AvgPool2D(4), good, (2, 3, 3, 9), ['(4, 4)', '(3, 9)']),
+        ('global three axes', nn.GlobalAvgPool2D(), good, (3, 9, 9), ['(3, 9, 9)', 'NCHW', '4']),
+        ('global nothing', nn.GlobalMaxPool2D(), good, (2, 3, 0, 9), ['(0, 9)']),
+        ('nothing', conv(4, 3), good, (2, 3, 0, 9), ['(3, 3)', '(0, 9)']),
+    ]
+
+
+SHAPE_MISTAKES = [mistake[0] for mistake in shape_mistakes()]
+
+
+def _shape_mistake(name):
+    _, layer, good, bad, words = next(m for m in shape_mistakes() if m[0] == name)
+    layer.initialize()
+    return layer, good, bad, words
+
+
+@pytest.mark.parametrize('name', SHAPE_MISTAKES)
+def test_array_of_a_wrong_shape(name, backend, arrays):
+    layer, good, bad, words = _shape_mistake(name)
+    if arrays == 'nd' and 0 in bad:
+        pytest.skip('legacy arrays have no axis of size 0')
+    layer(ones(*good))
+    before = {p.name: p.data().asnumpy() for p in layer.collect_params().values()}
+    for parameter in layer.collect_params().values():
+        parameter.grad()[:] = 7
+    x = ones(*bad)
+    x.attach_grad()
+    complains(lambda: layer(x), *words)
+    with autograd.record():
+        complains(lambda: layer(x), *words)
+    for parameter in layer.collect_params().values():
+        np.testing.assert_array_equal(parameter.data().asnumpy(), before[parameter.name])
+        assert (parameter.grad().asnumpy() == 7).all()
+    assert (x.grad.asnumpy() == 0).all()
+    assert layer(ones(*good)).shape
+
+
+@pytest.mark.parametrize('name', SHAPE_MISTAKES)
+def test_array_of_a_wrong_shape_before_the_first_good_one(name, backend, arrays):
+    """A layer that still waits for its first input is left waiting."""
+    layer, good, bad, words = _shape_mistake(name)
+    if arrays == 'nd' and 0 in bad:
+        pytest.skip('legacy arrays have no axis of size 0')
+    if name in ('channels', 'grouped channels'):
+        pytest.skip('before the first good input these channels are good')
+    complains(lambda: layer(ones(*bad)), *[word for word in words if 'channels' not in word][-1:])
+    assert layer(ones(*good)).shape
+    if 'weight' in layer._reg_params:
+        assert layer.weight.shape[1] * layer._kwargs['num_group'] == good[1]
+
+
+def test_first_input_not_divisible_by_groups(backend, arrays):
+    layer = nn.Conv2D(6, 3, groups=3)
+    layer.initialize()
+    complains(lambda: layer(ones(2, 8, 9, 9)), 'groups=3', '8', 'divisible')
+    assert layer(ones(2, 9, 9, 9)).shape == (2, 6, 7, 7)
+
+
+@pytest.mark.parametrize('mode', ['hybridized', 'static'])
+@pytest.mark.parametrize('started', [True, False], ids=['started', 'deferred'])
+@pytest.mark.parametrize('name', SHAPE_MISTAKES)
+def test_a_hybridized_network_says_the_same_sentence(name, started, mode, native, arrays):
+    layer, good, bad, _ = _shape_mistake(name)
+    if arrays == 'nd' and 0 in bad:
+        pytest.skip('legacy arrays have no axis of size 0')
+    if not started and name in ('channels', 'grouped channels'):
+        pytest.skip('before the first good input these channels are good')
+    if started:
+        layer(ones(*good))
+    sentence = complains(lambda: layer(ones(*bad)))
+    net = gluon.nn.HybridSequential()
+    net.add(layer)
+    static = mode == 'static'
+    net.hybridize(static_alloc=static, static_shape=static)
+    if started:
+        net(ones(*good))
+    with pytest.raises((mx.base.MXNetError, ValueError)) as caught:
+        net(ones(*bad)).asnumpy()
+    assert sentence in str(caught.value)
+    assert net(ones(*good)).asnumpy().size
+
+
+def test_later_messages_of_a_hybridized_network_still_name_their_own_mistake(native, arrays):
+    """MXNet repeats old messages of an extension operator in new ones; ours must be in it."""
+    net = gluon.nn.HybridSequential()
+    net.add(nn.Conv2D(4, 3, in_channels=3))
+    net.initialize()
+    net.hybridize()
+    for bad, word in (((2, 5, 9, 9), '5 channels'), ((2, 6, 9, 9), '6 channels')):
+        with pytest.raises((mx.base.MXNetError, ValueError), match=word):
+            net(ones(*bad)).asnumpy()
+
+
+@pytest.mark.parametrize(
+    'weight, bias, words',
+    [
+        ((4, 3, 3), None, ['weight', '(4, 3, 3)']),
+        ((4, 3, 3, 3, 3), None, ['weight', '(4, 3, 3, 3, 3)']),
+        ((4, 2, 3, 3), None, ['3 channels', '(4, 2, 3, 3)']),
+        ((4, 3, 3, 3), (5,), ['bias', '(5,)', '(4,)']),
+        ((4, 3, 3, 3), (4, 1), ['bias', '(4, 1)', '(4,)']),
+        ((4, 3, 10, 3), None, ['(10, 3)', '(9, 9)']),
+    ],
+)
+def test_weight_and_bias_of_a_wrong_shape(weight, bias, words, backend, arrays):
+    bias = None if bias is None else ones(*bias)
+    complains(lambda: functional.convolution(ones(2, 3, 9, 9), ones(*weight), bias), *words)
+
+
+# --------------------------------------------------------------------------------------- dtypes
+
+
+@pytest.mark.parametrize('dtype', ['int32', 'int8', 'uint8', 'int64', 'float16'])
+def test_unsupported_dtype(dtype, backend, arrays):
+    words = [dtype, 'float32']
+    x, weight = ones(2, 3, 9, 9, dtype=dtype), ones(4, 3, 3, 3, dtype=dtype)
+    complains(lambda: functional.convolution(x, weight), 'convolution', *words)
+    complains(lambda: functional.pooling(x), 'pooling', *words)
+    for layer in (nn.MaxPool2D(), nn.GlobalAvgPool2D(), Pool2D(mode='lp')):
+        complains(lambda layer=layer: layer(x), *words)
+
+
+@pytest.mark.parametrize('dtype', ['int32', 'float64', 'float16'])
+def test_layer_met_with_another_dtype_than_its_parameters(dtype, backend, arrays):
+    layer = nn.Conv2D(4, 3, in_channels=3)
+    layer.initialize()
+    complains(lambda: layer(ones(2, 3, 9, 9, dtype=dtype)), dtype, 'float32')
+    deferred = nn.Conv2D(4, 3)
+    deferred.initialize()
+    complains(lambda: deferred(ones(2, 3, 9, 9, dtype=dtype)), dtype, 'float32')
+    assert deferred(ones(2, 3, 9, 9)).shape == (2, 4, 7, 7)
+
+
+@pytest.mark.parametrize('which', range(3))
+def test_mixed_dtypes(which, backend, arrays):
+    shapes = ((2, 3, 9, 9), (4, 3, 3, 3), (4,))
+    inputs = [
+        ones(*shape, dtype='float64' if i == which else 'float32') for i, shape in enumerate(shapes)
+    ]
+    complains(lambda: functional.convolution(*inputs), 'float32', 'float64', 'dtype')
+
+
+@pytest.mark.parametrize('dtype', ['int32', 'float64'])
+def test_mixed_dtypes_in_a_hybridized_network(dtype, native, arrays):
+    net = gluon.nn.HybridSequential()
+    net.add(nn.Conv2D(4, 3, in_channels=3))
+    net.initialize()
+    net.hybridize()
+    net(ones(2, 3, 9, 9))
+    with pytest.raises((mx.base.MXNetError, ValueError, TypeError)) as caught:
+        net(ones(2, 3, 9, 9, dtype=dtype)).asnumpy()
+    assert dtype in str(caught.value) and 'float32' in str(caught.value)
+
+
+# ------------------------------------------------------------------- devices, kinds, other things
+
+
+@pytest.mark.parametrize('which', range(3))
+def test_arrays_on_different_devices(which, backend, arrays):
+    shapes = ((2, 3, 9, 9), (4, 3, 3, 3), (4,))
+    inputs = [
+        ones(*shape, ctx=mx.cpu(1) if i == which else mx.cpu(0)) for i, shape in enumerate(shapes)
+    ]
+    complains(lambda: functional.convolution(*inputs), 'device', 'cpu(0)', 'cpu(1)')
+
+
+def test_layer_met_with_an_array_on_another_device(backend, arrays):
+    layer = nn.Conv2D(4, 3, in_channels=3)
+    layer.initialize(ctx=mx.cpu(0))
+    complains(lambda: layer(ones(2, 3, 9, 9, ctx=mx.cpu(1))), 'device', 'cpu(0)', 'cpu(1)')
+
+
+def test_layer_on_two_devices_runs_on_each(backend, arrays):
+    (x,) = draw('devices', (2, 3, 9, 9))
+    layer = nn.Conv2D(4, 3, in_channels=3)
+    layer.initialize(mx.init.Normal(1), ctx=[mx.cpu(0), mx.cpu(1)])
+    y = [layer(array_kind().array(x, ctx=mx.cpu(i))) for i in range(2)]
+    assert [one.ctx for one in y] == [mx.cpu(0), mx.cpu(1)]
+    np.testing.assert_array_equal(y[0].asnumpy(), y[1].asnumpy())
+
+
+def _variable(name):
+    variable = mx.sym.var(name)
+    return variable.as_np_ndarray() if mx.util.is_np_array() else variable
+
+
+def test_symbol_mixed_with_an_array(backend, arrays):
+    x, weight = ones(2, 3, 9, 9), ones(4, 3, 3, 3)
+    extra = {'kernel_size': 3, 'channels': 4}
+    for inputs in ((_variable('x'), weight), (x, _variable('w')), (x, weight, _variable('b'))):
+        complains(lambda inputs=inputs: functional.convolution(*inputs, **extra), 'ymbol', 'array')
+
+
+def test_np_array_mixed_with_nd_array(backend):
+    with array_semantics('np'):
+        x, weight = ones(2, 3, 9, 9), ones(4, 3, 3, 3)
+        complains(lambda: functional.convolution(x, weight.as_nd_ndarray()), 'mx.np', 'mx.nd')
+        complains(lambda: functional.convolution(x.as_nd_ndarray(), weight), 'mx.np', 'mx.nd')
+
+
+@pytest.mark.parametrize('thing', [np.ones((2, 3, 9, 9), 'float32'), [[1.0]], None, 3.0, 'x'])
+def test_things_that_are_no_arrays(thing, backend, arrays):
+    kind = type(thing).__name__
+    complains(lambda: functional.pooling(thing), 'pooling', kind if thing is not None else '')
+    complains(lambda: functional.convolution(thing, ones(4, 3, 3, 3)), 'convolution')
+
+
+def test_symbols_need_the_sizes_that_only_arrays_know(backend, arrays):
+    x, weight = _variable('x'), _variable('w')
+    complains(lambda: functional.convolution(x, weight, channels=4), 'kernel_size')
+    complains(lambda: functional.convolution(x, weight, kernel_size=3), 'channels')
+
+
+def test_unknown_backend():
+    sentence = complains(lambda: use_backend('cuda'), "'cuda'", "'native'", "'portable'", "'auto'")
+    assert 'use_backend' in sentence
+    complains(lambda: use_backend(None), 'None', "'native'")
+
+
+@pytest.mark.parametrize('threads', [0, -1, 1.5, 'two', None, True])
+def test_number_of_threads(threads):
+    complains(lambda: set_num_threads(threads), repr(threads))
+
+
+# --------------------------------------------------------------------------- empty and too large
+
+
+def test_output_of_more_elements_than_an_array_holds(backend, np_arrays):
+    """Refused before any memory is asked for; the input itself is small."""
+    x = ones(1, 1, 1, 1)
+    wide = nn.Conv2D(1, 1, padding=40000, in_channels=1)
+    wide.initialize()
+    complains(lambda: wide(x), '(1, 1, 80001, 80001)')
+    complains(
+        lambda: functional.pooling(x, 50001, strides=1, padding=50000), '(1, 1, 50001, 50001)'
+    )
+
+
+def test_output_of_too_many_elements_in_a_hybridized_network(native, np_arrays):
+    net = gluon.nn.HybridSequential()
+    net.add(nn.Conv2D(1, 1, padding=40000, in_channels=1))
+    net.initialize()
+    net.hybridize()
+    with pytest.raises((mx.base.MXNetError, ValueError)) as caught:
+        net(ones(1, 1, 1, 1)).asnumpy()
+    assert '(1, 1, 80001, 80001)' in str(caught.value)
+
+
+def test_arguments_beyond_32_bits(backend, np_arrays):
+    x = ones(1, 1, 4, 4)
+    for padding in (2**31 - 1, 2**31, 2**62):
+        complains(lambda padding=padding: functional.convolution(x, x, padding=padding))
+    complains(lambda: functional.convolution(x, x, dilation=2**31), '(2147483648, 2147483648)')
+    assert functional.convolution(x, x, strides=2**31 - 1).shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize('mode', ['imperative', 'hybridized', 'static'])
+def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(mode, backend, np_arrays):
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(4, 3, in_channels=3), nn.MaxPool2D(), nn.AvgPool2D(), nn.GlobalAvgPool2D())
+    net.initialize()
+    if mode != 'imperative':
+        net.hybridize(static_alloc=mode == 'static', static_shape=mode == 'static')
+    x = ones(0, 3, 12, 12)
+    x.attach_grad()
+    for parameter in net.collect_params().values():
+        parameter.grad()[:] = 7
+    with autograd.record():
+        y = net(x)
+    y.backward()
+    assert y.shape == (0, 4, 1, 1) and x.grad.shape == (0, 3, 12, 12)
+    for parameter in net.collect_params().values():
+        assert (parameter.grad().asnumpy() == 0).all(), parameter.name

@@ -1,0 +1,317 @@
+"""The kernels alone, through their C interface: against float64 loops, on shapes that hit every tail.
+
+Output arrays stand between guard values, so that a write outside them is seen. The kernels of each
+instruction set that this CPU has are tested, and those of the widest one on any CPU, with its block
+sizes and vectors that the compiler splits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import pathlib
+import shutil
+import subprocess
+
+import gluon_convpool
+import numpy as np
+import pytest
+import reference
+from conftest import require_native
+
+NATIVE = pathlib.Path(gluon_convpool.__file__).parent / 'native'
+TOLERANCE = 1e-5
+GUARD, GUARD_VALUE = 64, 777.0
+
+
+class Window(ctypes.Structure):
+    _fields_ = [('ndim', ctypes.c_int32)] + [
+        (name, ctypes.c_int64 * 3)
+        for name in ('kernel', 'stride', 'dilation', 'pad', 'in_size', 'out_size')
+    ]
+
+
+class Convolution(ctypes.Structure):
+    _fields_ = (
+        [(name, ctypes.c_int) for name in ('dtype', 'layout', 'algorithm')]
+        + [(n, ctypes.c_int64) for n in ('batch', 'in_channels', 'out_channels', 'groups')]
+        + [('window', Window)]
+    )
+
+
+class Pooling(ctypes.Structure):
+    _fields_ = (
+        [(name, ctypes.c_int) for name in ('dtype', 'layout', 'mode')]
+        + [(name, ctypes.c_int32) for name in ('p', 'count_include_pad')]
+        + [(name, ctypes.c_int64) for name in ('batch', 'channels')]
+        + [('window', Window)]
+    )
+
+
+MODES = ('max', 'avg', 'sum', 'lp')
+
+
+def window(ndim=2, **values):
+    result = Window(ndim=ndim)
+    for name, pair in values.items():
+        getattr(result, name)[: len(pair)] = pair
+    return result
+
+
+def pointer(array):
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+class Guarded:
+    """A float32 array to write to, with guard values around it."""
+
+    def __init__(self, shape):
+        size = int(np.prod(shape))
+        self.memory = np.full(size + 2 * GUARD, GUARD_VALUE, 'float32')
+        self.array = self.memory[GUARD : GUARD + size].reshape(shape)
+
+    def written(self):
+        assert (self.memory[:GUARD] == GUARD_VALUE).all(), 'written before the array'
+        assert (self.memory[-GUARD:] == GUARD_VALUE).all(), 'written behind the array'
+        return self.array
+
+
+def assert_close(name, actual, expected):
+    largest = np.abs(expected).max() if expected.size else 0
+    assert np.abs(actual - expected).max(initial=0) <= TOLERANCE * largest, name
+
+
+def convolution_results(library, case, seed=0):
+    """Output and gradients by the kernels, and what they must be by the float64 loops."""
+    batch, in_channels, out_channels, groups, size, kernel, stride, dilation, pad = case
+    generator = np.random.RandomState(seed)
+    out = tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, d, p in zip(size, kernel, stride, dilation, pad)
+    )
+    shapes = [
+        (batch, in_channels) + size,
+        (out_channels, in_channels // groups) + kernel,
+        (out_channels,),
+        (batch, out_channels) + out,
+    ]
+    x, weight, bias, head = (generator.normal(size=s).astype('float32') for s in shapes)
+    problem = Convolution(
+        batch=batch,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        groups=groups,
+        window=window(
+            kernel=kernel, stride=stride, dilation=dilation, pad=pad, in_size=size, out_size=out
+        ),
+    )
+    y, dx, dweight, dbias = Guarded(head.shape), Guarded(x.shape), Guarded(weight.shape), Guarded(
+        bias.shape
+    )
+    for function, arguments in (
+        ('forward', (x, weight, bias, y.array)),
+        ('backward_data', (head, weight, dx.array)),
+        ('backward_weight', (x, head, dweight.array)),
+        ('backward_bias', (head, dbias.array)),
+    ):
+        call = getattr(library, 'convpool_convolution_' + function)
+        assert call(ctypes.byref(problem), *map(pointer, arguments)) == 0
+    actual = [one.written() for one in (y, dx, dweight, dbias)]
+    expected = [reference.convolution(x, weight, bias, stride, pad, dilation, groups)]
+    expected += reference.convolution_gradients(head, x, weight, stride, pad, dilation, groups)
+    return actual, expected
+
+
+def pooling_results(library, case, values='normal'):
+    """Output and gradient by the kernels, and what they must be by the float64 loops."""
+    size, kernel, stride, pad, mode, ceil_mode, count_include_pad, p = case
+    generator = np.random.RandomState(0)
+    out = tuple(
+        (n + 2 * q - k + (s - 1 if ceil_mode else 0)) // s + 1
+        for n, k, s, q in zip(size, kernel, stride, pad)
+    )
+    x = generator.normal(size=(2, 3) + size).astype('float32')
+    if values == 'special':
+        chosen = generator.choice(5, size=x.shape, p=[0.1, 0.4, 0.1, 0.2, 0.2])
+        x = np.choose(chosen, [np.nan, -np.inf, np.inf, 0, 1]).astype('float32')
+    elif p == 3:
+        x = np.abs(x)  # the cube root of a sum that cancels magnifies its rounding
+    head = generator.normal(size=(2, 3) + out).astype('float32')
+    problem = Pooling(
+        mode=MODES.index(mode),
+        p=p,
+        count_include_pad=count_include_pad,
+        batch=2,
+        channels=3,
+        window=window(
+            kernel=kernel, stride=stride, dilation=(1, 1), pad=pad, in_size=size, out_size=out
+        ),
+    )
+    y, dx = Guarded(head.shape), Guarded(x.shape)
+    assert library.convpool_pooling_forward(ctypes.byref(problem), pointer(x), pointer(y.array)) == 0
+    assert (
+        library.convpool_pooling_backward(
+            ctypes.byref(problem), pointer(x), pointer(y.array), pointer(head), pointer(dx.array)
+        )
+        == 0
+    )
+    arguments = (kernel, stride, pad, mode, ceil_mode, bool(count_include_pad), p)
+    return (y.written(), dx.written()), (
+        reference.pooling(x, *arguments),
+        reference.pooling_gradient(head, x, *arguments),
+    )
+
+
+@pytest.fixture(scope='session')
+def wide_library(tmp_path_factory):
+    """The kernels with the widest instruction set's vectors and block sizes, for any CPU."""
+    require_native()
+    compiler = shutil.which('g++')
+    if compiler is None:
+        pytest.skip('there is no g++ to build the kernels with')
+    target = tmp_path_factory.mktemp('wide') / 'wide.so'
+    sources = [NATIVE / (name + '.cc') for name in ('kernels', 'dispatch', 'threads', 'workspace')]
+    flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-fopenmp', '-Wno-psabi']
+    subprocess.run(
+        [compiler, *flags, '-DCONVPOOL_VECTOR_BYTES=64', *map(str, sources), '-o', str(target)],
+        check=True,
+    )
+    return ctypes.CDLL(str(target))
+
+
+@pytest.fixture(params=['this CPU', 'wide vectors'])
+def kernels(request):
+    """The library's kernels as chosen for this CPU, and the widest ones."""
+    if request.param == 'wide vectors':
+        return request.getfixturevalue('wide_library')
+    return request.getfixturevalue('library')
+
+
+# Rows of a micro-tile are 4, 6, 8 or 14; its columns 4 to 32; a pass over the reduction takes whole
+# channels up to 192, 256 or 320 values: each boundary from below, at and above.
+CHANNELS = [(1, 1), (2, 5), (3, 6), (5, 7), (7, 13), (8, 14), (28, 15), (29, 29), (36, 4), (64, 16)]
+WIDTHS = [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 300]
+ONE = (1, 1)
+GEOMETRIES = [  # kernel, stride, dilation, pad
+    (ONE, ONE, ONE, (0, 0)),
+    ((3, 3), ONE, ONE, ONE),
+    ((5, 2), (2, 1), ONE, (4, 0)),
+    ((2, 3), (3, 2), (1, 3), (0, 6)),
+    ((1, 7), (1, 3), ONE, (2, 3)),
+    (ONE, (2, 3), ONE, (0, 0)),
+    ((3, 1), (1, 2), (2, 1), (5, 1)),
+]
+CONVOLUTIONS = (
+    [(2, c, m, 1, (5, 9), (3, 3), ONE, ONE, ONE) for c, m in CHANNELS]
+    + [(1, 3, 5, 1, (3, w), (3, 3), ONE, ONE, ONE) for w in WIDTHS]
+    + [(2, 6, 4, g, (8, 19)) + geometry for geometry in GEOMETRIES for g in (1, 2)]
+    + [(3, 5, 5, 5, (7, 7)) + GEOMETRIES[1], (1, 8, 24, 8, (6, 33)) + GEOMETRIES[3]]
+    + [(1, 2, 3, 1, (40, 40), (33, 31), ONE, ONE, (3, 2)), (8, 96, 40, 1, (1, 1)) + GEOMETRIES[0]]
+)
+
+
+def _text(case):
+    return str(case).replace(' ', '')
+
+
+@pytest.mark.parametrize('case', CONVOLUTIONS, ids=_text)
+def test_convolution_agrees_with_the_loops(kernels, case):
+    for name, actual, expected in zip(
+        ('output', 'dx', 'dweight', 'dbias'), *convolution_results(kernels, case)
+    ):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', CONVOLUTIONS[::5], ids=_text)
+def test_each_instruction_set_agrees_with_the_loops(library, instruction_set, case):
+    for name, actual, expected in zip(
+        ('output', 'dx', 'dweight', 'dbias'), *convolution_results(library, case)
+    ):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', CONVOLUTIONS[::3], ids=_text)
+def test_the_number_of_threads_does_not_change_a_bit(library, thread_count, case):
+    results = []
+    for threads in (1, 2, 3, 8):
+        thread_count(threads)
+        results.append(convolution_results(library, case)[0])
+    for other in results[1:]:
+        for first, second in zip(results[0], other):
+            np.testing.assert_array_equal(first, second)
+
+
+POOLINGS = [  # size, kernel, stride, pad
+    ((8, 8), (2, 2), (2, 2), (0, 0)),
+    ((7, 33), (3, 3), (2, 2), (1, 1)),
+    ((5, 17), (3, 2), (1, 1), (2, 1)),
+    ((9, 16), (2, 5), (3, 4), (1, 3)),
+    ((4, 4), (4, 4), (1, 1), (0, 0)),
+    ((1, 1), (1, 1), (1, 1), (0, 0)),
+    ((6, 31), (1, 3), (5, 3), (0, 0)),
+    ((3, 70), (2, 1), (1, 2), (1, 0)),
+]
+ARITHMETIC = [('max', 1, 2), ('avg', 1, 2), ('avg', 0, 2), ('sum', 1, 2), ('lp', 1, 2), ('lp', 1, 3)]
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
+@pytest.mark.parametrize('shape', POOLINGS, ids=_text)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_agrees_with_the_loops(kernels, mode, shape, ceil_mode):
+    name, count_include_pad, p = mode
+    case = shape + (name, ceil_mode, count_include_pad, p)
+    (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case)
+    outside = ~np.isfinite(expected_y)
+    np.testing.assert_array_equal(y[outside], expected_y[outside])
+    assert_close('output', y[~outside], expected_y[~outside])
+    assert_close('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('shape', POOLINGS, ids=_text)
+def test_max_pooling_keeps_nan_and_infinities(kernels, shape):
+    case = shape + ('max', False, 1, 2)
+    (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case, values='special')
+    np.testing.assert_array_equal(y, expected_y)
+    assert_close('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('change', [{'dtype': 1}, {'layout': 1}, {'algorithm': 99}], ids=str)
+def test_what_has_no_kernel_is_refused(library, change):
+    sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), (1, 1))
+    problem = Convolution(
+        batch=1, in_channels=1, out_channels=1, groups=1, window=window(**sizes, pad=(0, 0)),
+        **change,
+    )
+    y = Guarded((1, 1, 1, 1))
+    one = np.ones(1, 'float32')
+    status = library.convpool_convolution_forward(
+        ctypes.byref(problem), pointer(one), pointer(one), None, pointer(y.array)
+    )
+    assert status == 1
+    assert y.written() == GUARD_VALUE
+
+
+def test_other_numbers_of_axes_are_refused(library):
+    for ndim in (1, 3):
+        problem = Pooling(batch=1, channels=1, window=window(ndim=ndim))
+        assert library.convpool_pooling_forward(ctypes.byref(problem), None, None) == 1
+
+
+def test_sizes_of_zero_touch_nothing(library):
+    for batch, out in itertools.product((0, 1), (0, 1)):
+        if batch and out:
+            continue
+        sizes = dict(kernel=(1, 1), stride=(1, 1), dilation=(1, 1), in_size=(out, out))
+        problem = Convolution(
+            batch=batch, in_channels=1, out_channels=1, groups=1,
+            window=window(**sizes, out_size=(out, out), pad=(0, 0)),
+        )
+        assert library.convpool_convolution_forward(ctypes.byref(problem), *[None] * 4) == 0
+        dweight = Guarded((1,))
+        assert (
+            library.convpool_convolution_backward_weight(
+                ctypes.byref(problem), None, None, pointer(dweight.array)
+            )
+            == 0
+        )
+        assert dweight.written() == 0

@@ -1,0 +1,154 @@
+"""Threads and forked processes: each test runs alone, so that a hang or a crash is a failure."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import require_native
+from isolated import run
+
+BACKENDS = ('native', 'portable')
+
+NETWORKS = """
+    import gluon_convpool
+    from gluon_convpool import nn
+    import mxnet as mx
+    import numpy as np
+    from parity import measure, assert_same
+
+    def network(width, kernel):
+        net = nn.HybridSequential()
+        net.add(
+            nn.Conv2D(width, kernel, padding=1, activation="relu", in_channels=3),
+            nn.MaxPool2D(3, 2),
+            nn.Conv2D(width, 1, in_channels=width, groups=2),
+            nn.AvgPool2D(2, padding=1),
+        )
+        net.initialize(mx.init.Normal(0.3))
+        return net
+
+    def problem(seed, size, width, kernel):
+        draw = np.random.RandomState(seed)
+        net = network(width, kernel)
+        x = draw.normal(size=size).astype("float32")
+        head = draw.normal(size=net(mx.nd.array(x)).shape).astype("float32")
+        return net, x, head, measure(net, x, head)
+"""
+
+
+@pytest.fixture(params=BACKENDS)
+def backend_name(request):
+    if request.param == 'native':
+        require_native()
+    return request.param
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_python_threads_running_different_networks(threads, backend_name):
+    run(
+        NETWORKS
+        + f"""
+    import threading
+    gluon_convpool.set_num_threads({threads})
+    problems = [problem(0, (4, 3, 15, 17), 8, 3), problem(1, (2, 3, 23, 9), 14, 2)]
+    failures, rounds = [], []
+
+    def work(net, x, head, expected, mode):
+        try:
+            for _ in range(40):
+                assert_same(measure(net, x, head, mode), expected)
+                rounds.append(mode)
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [
+        threading.Thread(target=work, args=problem + (mode,))
+        for problem, mode in zip(problems, ("imperative", "imperative"))
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failures, failures
+    assert len(rounds) == 80
+    """,
+        GLUON_CONVPOOL_BACKEND=backend_name,
+    )
+
+
+@pytest.mark.parametrize('thread_pool', [False, True], ids=['forked', 'threads'])
+def test_data_loader_whose_workers_run_a_layer_after_the_parent_did(thread_pool, backend_name):
+    run(
+        NETWORKS
+        + f"""
+    from mxnet import gluon
+    gluon_convpool.set_num_threads(2)
+    net, x, head, expected = problem(0, (12, 3, 15, 17), 8, 3)
+
+    def transform(image):
+        return net(image.expand_dims(0))[0]
+
+    dataset = gluon.data.SimpleDataset([mx.nd.array(image) for image in x]).transform(transform)
+    for _ in range(2):
+        loader = gluon.data.DataLoader(
+            dataset, 4, num_workers=2, thread_pool={thread_pool}, timeout=60
+        )
+        batches = [batch.asnumpy() for batch in loader]
+        np.testing.assert_allclose(np.concatenate(batches), expected["output"], atol=1e-4)
+        assert_same(measure(net, x, head), expected)
+    """,
+        timeout=150,
+        GLUON_CONVPOOL_BACKEND=backend_name,
+    )
+
+
+def test_forked_child_computes_while_the_parent_goes_on(backend_name):
+    run(
+        NETWORKS
+        + """
+    import os
+    gluon_convpool.set_num_threads(2)
+    net, x, head, expected = problem(0, (8, 3, 15, 17), 8, 3)
+    for _ in range(3):
+        mx.nd.waitall()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                assert_same(measure(net, x, head), expected)
+                code = 0
+            finally:
+                os._exit(code)
+        assert_same(measure(net, x, head), expected)
+        assert os.waitpid(child, 0)[1] == 0
+    """,
+        GLUON_CONVPOOL_BACKEND=backend_name,
+    )
+
+
+def test_spawned_child_imports_the_package_anew(backend_name):
+    run(
+        NETWORKS
+        + """
+    import subprocess, sys
+    net, x, head, expected = problem(0, (8, 3, 15, 17), 8, 3)
+    code = (
+        "import gluon_convpool, mxnet as mx;"
+        "print(gluon_convpool.functional.pooling(mx.nd.ones((1, 1, 2, 2)), mode='sum').asscalar())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], timeout=60).strip() == b"4.0"
+    """,
+        GLUON_CONVPOOL_BACKEND=backend_name,
+    )
+
+
+def test_interpreter_ends_cleanly_with_work_in_flight(backend_name):
+    run(
+        NETWORKS
+        + """
+    net = network(8, 3)
+    x = mx.nd.ones((16, 3, 64, 64))
+    for _ in range(20):
+        y = net(x)
+    """,
+        GLUON_CONVPOOL_BACKEND=backend_name,
+    )
