@@ -1,6 +1,6 @@
 // Convolution as a matrix product whose right side is never built: C[outputs x positions] =
 // A[outputs x reduction] * B[reduction x positions], where B's micro-panels are cut from a strip of
-// the padded image just before the micro-kernel reads them, while they are in L1.
+// the padded image, a few at a time, just before the micro-kernel reads them.
 //
 // One task is a range of output positions of one image and group, and a range of its outputs.
 // A value of C is summed by one task, in the same order whatever the tasks are.
@@ -38,15 +38,17 @@ class ImplicitGemm {
     // because tasks that differ only in outputs cut the same panels.
     const int64_t images = conv.batch * conv.groups;
     const int64_t wanted = max_of(1, ceil_div(4 * num_threads(), images));
-    position_tasks_ = max_of(ceil_div(panels_, Block::kPanels),
-                             min_of(wanted, ceil_div(panels_, Block::kPanels / 3)));
+    const int64_t task_panels =
+        max_of(1, min_of(Block::kPanels, Block::kPanels * Block::kKc / taps));
+    position_tasks_ = max_of(ceil_div(panels_, task_panels),
+                             min_of(wanted, ceil_div(panels_, max_of(1, task_panels / 3))));
     output_tasks_ = position_tasks_ * images >= num_threads()
                         ? 1
                         : min_of(output_panels_, ceil_div(num_threads(), position_tasks_ * images));
 
     // Chunks decide the order of a sum, so they must not depend on the number of threads: what
     // counts is the largest task that there could be.
-    const int64_t rows = min_of(Block::kPanels * kNr / conv.w.out_size + 2, conv.h.out_size);
+    const int64_t rows = min_of(task_panels * kNr / conv.w.out_size + 2, conv.h.out_size);
     const int64_t strip_row = conv.w.out_size * conv.w.stride + conv.w.extent();
     const int64_t strip_channel =
         (rows * conv.h.stride + conv.h.extent()) * strip_row * static_cast<int64_t>(sizeof(T));
@@ -172,6 +174,13 @@ class ImplicitGemm {
     return kTable[vectors - 1];
   }
 
+  struct PanelOfB {
+    int64_t position, count;  // of the image's flattened outputs
+    int64_t vectors, segment_count;
+    T* data;
+    Segment segments[kNr];
+  };
+
   bool compute(int64_t image, int64_t group, int64_t position_task, int64_t output_task,
                const T* packed) const {
     const int64_t positions = conv_.positions(), taps = conv_.taps();
@@ -187,13 +196,16 @@ class ImplicitGemm {
                            one_row ? p1 - row0 * conv_.w.out_size : conv_.w.out_size);
     const int64_t chunk_channels = ceil_div(conv_.channels, chunks_);
     const int64_t longest = chunk_channels * taps;
+    const int64_t panel_count = ceil_div(p1 - p0, kNr);
 
     Arena arena(Scratch::kTask);
     const size_t strip_at = arena.template reserve<T>(chunk_channels * strip.channel_pitch + kNr);
-    const size_t panel_at = arena.template reserve<T>(longest * kNr + kLanes);
+    const size_t panel_at = arena.template reserve<T>(panel_count * longest * kNr + kLanes);
+    const size_t panels_at = arena.template reserve<PanelOfB>(panel_count);
     const size_t shift_at = arena.template reserve<int64_t>(taps);
     if (!arena.allocate()) return false;
     T *strip_data = arena.template at<T>(strip_at), *panel_data = arena.template at<T>(panel_at);
+    PanelOfB* panels = arena.template at<PanelOfB>(panels_at);
     int64_t* tap_shift = arena.template at<int64_t>(shift_at);
     for (int64_t i = 0; i < conv_.h.taps; ++i)
       for (int64_t j = 0; j < conv_.w.taps; ++j)
@@ -207,39 +219,49 @@ class ImplicitGemm {
 
     for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
       const int64_t c0 = chunk_begin(chunk), channels = chunk_begin(chunk + 1) - c0;
-      const int64_t k_length = channels * taps;
       fill_strip(conv_, strip, in + c0 * conv_.in_channel_stride, channels, strip_data);
       for (int64_t p = p0; p < p1; p += kNr) {
-        const int64_t count = min_of(kNr, p1 - p), vectors = ceil_div(count, kLanes);
-        Segment segments[kNr];
-        const int64_t segment_count = find_segments(p, count, strip, segments);
-        cut_panel_function(vectors)(strip_data, channels, strip.channel_pitch, tap_shift, taps,
-                                    segments, segment_count, panel_data);
-        const bool whole = conv_.dense_output() && count == vectors * kLanes;
-        for (int64_t panel = panel0; panel < panel1; ++panel) {
-          const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
-          T* c = out + m0 * conv_.out_channel_stride;
-          const T* row_bias = bias ? bias + m0 : nullptr;
-          alignas(64) T spill[Block::kMr * kNr];
-          const TileOfC<T> tile =
-              whole ? TileOfC<T>{c + p, conv_.out_channel_stride, row_bias, chunk > 0}
-                    : TileOfC<T>{spill, kNr, nullptr, false};
-          if (pack_) {
-            const T* a = packed + group * conv_.outputs * conv_.reduction() +
-                         (conv_.outputs * c0 + m0 * channels) * taps;
-            MicroKernels<T>::packed(rows, vectors)(k_length, a, panel_data, tile);
-          } else {
-            int64_t row_offset[Block::kMr];
-            for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
-            const T* a = conv_.weight + group * conv_.weight_group_stride +
-                         m0 * conv_.weight_output_stride + c0 * conv_.weight_channel_stride;
-            MicroKernels<T>::rows(rows, vectors)({a, row_offset, 1, k_length, 0}, panel_data, tile);
-          }
-          if (!whole) scatter(spill, rows, segments, segment_count, c, row_bias, chunk > 0);
-        }
+        PanelOfB& b = panels[(p - p0) / kNr];
+        b.position = p;
+        b.count = min_of(kNr, p1 - p);
+        b.vectors = ceil_div(b.count, kLanes);
+        b.segment_count = find_segments(p, b.count, strip, b.segments);
+        b.data = panel_data + (p - p0) * longest;
+        cut_panel_function(b.vectors)(strip_data, channels, strip.channel_pitch, tap_shift, taps,
+                                      b.segments, b.segment_count, b.data);
       }
+      // A panel of A stays in L1 while the panels of B, which fit L2, pass by it.
+      for (int64_t panel = panel0; panel < panel1; ++panel)
+        for (int64_t p = 0; p < panel_count; ++p)
+          multiply(group, c0, channels, panel, panels[p], packed, out, bias);
     }
     return true;
+  }
+
+  // One panel of A times one panel of B, for the reduction over channels [c0, c0 + channels).
+  void multiply(int64_t group, int64_t c0, int64_t channels, int64_t panel, const PanelOfB& b,
+                const T* packed, T* out, const T* bias) const {
+    const int64_t taps = conv_.taps();
+    const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
+    T* c = out + m0 * conv_.out_channel_stride;
+    const T* row_bias = bias ? bias + m0 : nullptr;
+    const bool whole = conv_.dense_output() && b.count == b.vectors * kLanes;
+    alignas(64) T spill[Block::kMr * kNr];
+    const TileOfC<T> tile =
+        whole ? TileOfC<T>{c + b.position, conv_.out_channel_stride, row_bias, c0 > 0}
+              : TileOfC<T>{spill, kNr, nullptr, false};
+    if (pack_) {
+      const T* a = packed + group * conv_.outputs * conv_.reduction() +
+                   (conv_.outputs * c0 + m0 * channels) * taps;
+      MicroKernels<T>::packed(rows, b.vectors)(channels * taps, a, b.data, tile);
+    } else {
+      int64_t row_offset[Block::kMr];
+      for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
+      const T* a = conv_.weight + group * conv_.weight_group_stride +
+                   m0 * conv_.weight_output_stride + c0 * conv_.weight_channel_stride;
+      MicroKernels<T>::rows(rows, b.vectors)({a, row_offset, 1, channels * taps, 0}, b.data, tile);
+    }
+    if (!whole) scatter(spill, rows, b.segments, b.segment_count, c, row_bias, c0 > 0);
   }
 
   // Adds a tile that stands apart to where it belongs.

@@ -14,19 +14,21 @@ struct BlockSizes {
 
 // The mr * nv accumulators, nv vectors of B and one broadcast must fit the register file, and there
 // must be more accumulators than (fused) multiply-add latency times its throughput.
-// One micro-panel of B is kc * NR values and is read mr rows at a time: it has to stay in L1 beside
-// the panel of A that passes by.
+// A panel of A (kc * mr values) stays in L1 while a task's panels of B (panels * kc * NR values)
+// pass by it from L2.
 #if CONVPOOL_VECTOR_BYTES == 64
-// 32 registers, two FMA per cycle, latency 4: 28 accumulators. 192 * 32 floats are 24 KiB of L1.
+// 32 registers, two FMA per cycle, latency 4: 28 accumulators.
+// Panels of B: 24 * 10 KiB. Panels of B: 8 * 24 KiB.
 inline constexpr BlockSizes kBlockSizes{14, 2, 192, 8};
 #elif CONVPOOL_VECTOR_BYTES == 32
-// 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. 256 * 16 floats are 16 KiB.
+// 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. Panels of B: 12 * 16 KiB.
 inline constexpr BlockSizes kBlockSizes{6, 2, 256, 12};
 #elif defined(__aarch64__)
-// 32 registers of four lanes: 24 accumulators. 320 * 12 floats are 15 KiB.
+// 32 registers of four lanes: 24 accumulators. Panels of B: 16 * 15 KiB.
 inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16};
 #else
 // 16 registers and no FMA, so a product needs a register of its own: 8 accumulators.
+// Panels of B: 24 * 10 KiB.
 inline constexpr BlockSizes kBlockSizes{4, 2, 320, 24};
 #endif
 
