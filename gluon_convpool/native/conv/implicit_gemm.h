@@ -34,17 +34,9 @@ class ImplicitGemm {
     panels_ = ceil_div(conv.positions(), kNr);
     output_panels_ = ceil_div(conv.outputs, Block::kMr);
 
-    // Enough tasks that the last ones to finish are short; positions are split before outputs,
-    // because tasks that differ only in outputs cut the same panels.
-    const int64_t images = conv.batch * conv.groups;
-    const int64_t wanted = max_of(1, ceil_div(4 * num_threads(), images));
     const int64_t task_panels =
         max_of(1, min_of(Block::kPanels, Block::kPanels * Block::kKc / taps));
-    position_tasks_ = max_of(ceil_div(panels_, task_panels),
-                             min_of(wanted, ceil_div(panels_, max_of(1, task_panels / 3))));
-    output_tasks_ = position_tasks_ * images >= num_threads()
-                        ? 1
-                        : min_of(output_panels_, ceil_div(num_threads(), position_tasks_ * images));
+    plan_tasks(task_panels);
 
     // Chunks decide the order of a sum, so they must not depend on the number of threads: what
     // counts is the largest task that there could be.
@@ -59,6 +51,30 @@ class ImplicitGemm {
     // In place, weights are read with one stream a row; packed, with one stream in all, which is a
     // little faster and pays once they are read often.
     pack_ = !conv.weight_in_order() || conv.batch * panels_ > 40;
+  }
+
+  // Splits the positions of an image and the outputs of a group into tasks so that the threads end
+  // early together. Tasks that share positions cut the same panels of B, tasks that share outputs
+  // read the same panels of A. Costs are in products of two panels, which a cut takes the time of,
+  // and reading a panel of A from beyond L2 half of.
+  void plan_tasks(int64_t most_panels) {
+    const int64_t images = conv_.batch * conv_.groups, threads = num_threads();
+    const int64_t fewest = ceil_div(panels_, most_panels);
+    const int64_t most = min_of(panels_, max_of(fewest, ceil_div(2 * threads, images)) + threads);
+    double best = 0;
+    position_tasks_ = 0;
+    for (int64_t positions = fewest; positions <= most; ++positions)
+      for (int64_t outputs = 1; outputs <= min_of(threads, output_panels_); ++outputs) {
+        const double panels = static_cast<double>(ceil_div(panels_, positions));
+        const double output_panels = static_cast<double>(ceil_div(output_panels_, outputs));
+        const double task = panels * (output_panels + 1) + 0.5 * output_panels;
+        const double cost =
+            static_cast<double>(ceil_div(images * positions * outputs, threads)) * task;
+        if (position_tasks_ != 0 && cost >= best) continue;
+        best = cost;
+        position_tasks_ = positions;
+        output_tasks_ = outputs;
+      }
   }
 
   bool run() const {

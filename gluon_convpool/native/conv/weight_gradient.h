@@ -20,7 +20,7 @@ class WeightGradient {
   static constexpr int kLanes = Simd<T>::kLanes;
   static constexpr int kNr = Block::kNr;
   static constexpr int64_t kStripBytes = 192 << 10;
-  static constexpr int64_t kGradientBytes = 256 << 10;
+  static constexpr int64_t kGradientBytes = 512 << 10;
 
  public:
   // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
@@ -36,7 +36,8 @@ class WeightGradient {
     output_pitch_ = ceil_div(conv.outputs, kLanes) * kLanes;
     const int64_t row_bytes = output_pitch_ * static_cast<int64_t>(sizeof(T));
     const int64_t fitting = max_of(1, kGradientBytes / (row_bytes * Block::kMr));
-    const int64_t wanted = ceil_div(2 * num_threads(), conv.groups);
+    // Every task rearranges dY for itself, so there are no more of them than needed.
+    const int64_t wanted = ceil_div(num_threads(), conv.groups);
     tasks_ = min_of(k_panels, max_of(ceil_div(k_panels, fitting), wanted));
     k_panels_ = k_panels;
 
@@ -78,7 +79,6 @@ class WeightGradient {
     T* strip_data = arena.template at<T>(strip_at);
     T* panel_data = arena.template at<T>(panel_at);
     int64_t* row_offset = arena.template at<int64_t>(offset_at);
-    for (int64_t i = 0; i < (k1 - k0) * output_pitch_; ++i) gradient[i] = T(0);
 
     for (int64_t image = 0; image < conv_.batch; ++image) {
       const T* in = conv_.in + image * conv_.in_image_stride +
@@ -96,7 +96,7 @@ class WeightGradient {
                 (k / taps - c0) * strip.channel_pitch +
                 strip.tap_shift(conv_.h, conv_.w, k % taps / conv_.w.taps, k % conv_.w.taps);
           add(dy, strip, row, end_row, column, end_column, strip_data, row_offset, k1 - k0,
-              panel_data, gradient);
+              panel_data, gradient, /*accumulate=*/image + row + column > 0);
         }
       }
     }
@@ -111,7 +111,7 @@ class WeightGradient {
   // Adds the positions [row, end_row) x [column, end_column) of one image.
   void add(const T* dy, const StripShape& strip, int64_t row, int64_t end_row, int64_t column,
            int64_t end_column, const T* strip_data, const int64_t* row_offset, int64_t k_count,
-           T* panel_data, T* gradient) const {
+           T* panel_data, T* gradient, bool accumulate) const {
     int64_t runs = end_row - row, run_length = end_column - column;
     if (strip.row_step == run_length) {
       run_length *= runs;
@@ -125,7 +125,7 @@ class WeightGradient {
         const int64_t rows = min_of(Block::kMr, k_count - k);
         MicroKernels<T>::rows(rows, vectors)(
             {strip_data, row_offset + k, runs, run_length, strip.row_step}, panel_data,
-            {gradient + k * output_pitch_ + m, output_pitch_, nullptr, true});
+            {gradient + k * output_pitch_ + m, output_pitch_, nullptr, accumulate});
       }
     }
   }
