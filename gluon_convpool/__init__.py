@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import warnings as _warnings
 
-from . import _mxnet
+from . import _mxnet, functional, nn, scratch
 from . import backends as _backends
-from . import functional, nn, scratch
 from .backends import Info, get_num_threads, info, set_num_threads, use_backend
 from .functional import corr2d, pool2d
 from .nn import Conv2D, Pool2D

@@ -78,7 +78,13 @@ def add_numpy_names() -> List[str]:
     return added
 
 
+# In a graph with static memory, MXNet turns a sum of more gradients than this into in-place
+# additions, which an extension operator cannot do: it is never told to add. 8 is MXNet's default.
+GRADIENT_SUM_CAP = 32
+
+
 def _import_mxnet() -> Any:
+    os.environ.setdefault('MXNET_EXEC_INPLACE_GRAD_SUM_CAP', str(GRADIENT_SUM_CAP))
     # A failed import takes `mxnet` out of sys.modules again but leaves submodules behind, and a
     # second attempt on top of them fails in confusing places.
     half_imported = 'mxnet' not in sys.modules and any(

@@ -268,7 +268,7 @@ def draw(ours: Side, builtin: Side, digits: Digits, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 9), constrained_layout=True)
+    figure: Any = Figure(figsize=(15, 9), constrained_layout=True)
     FigureCanvasAgg(figure)
     figure.suptitle('LeNet on handwritten digits, with gluon_convpool', fontsize=16)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.1, 1))
@@ -462,7 +462,7 @@ def _run(epochs: int, seed: int, path: Path, threads: int) -> Result:
     accuracy = ours.accuracies[-1], builtin.accuracies[-1]
     print(f"\nAccuracy on held-out digits: {accuracy[0]:.2%}, MXNet's layers {accuracy[1]:.2%}")
     print(
-        f"Time of an epoch, median of {epochs}, {threads} threads: {seconds[0]:.3f} s, MXNet's"
+        f"Time of an epoch (median of {epochs}, threads: {threads}): {seconds[0]:.3f} s, MXNet's"
         f' layers {seconds[1]:.3f} s: ours take {seconds[0] / seconds[1]:.2f} of the time'
     )
     print(f'Picture: {path}')

@@ -6,7 +6,7 @@ same kind. Everything is checked before anything is computed.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional, Tuple
+from typing import Any, Dict, Iterable, Optional, Tuple
 
 from . import backends, geometry
 from ._mxnet import Kind, kind_of
@@ -18,8 +18,12 @@ DTYPES = ('float32', 'float64')
 
 
 def _kind(op: str, **inputs: Any) -> Kind:
-    """The one kind of all inputs that are not None."""
-    kinds = {name: kind_of(value) for name, value in inputs.items() if value is not None}
+    """The one kind of all inputs; only a bias may be None."""
+    kinds = {
+        name: kind_of(value)
+        for name, value in inputs.items()
+        if value is not None or name != 'bias'
+    }
     for name, kind in kinds.items():
         if kind is None:
             raise TypeError(
@@ -35,9 +39,15 @@ def _kind(op: str, **inputs: Any) -> Kind:
     return kind
 
 
+_DTYPE_NAMES: Dict[Any, str] = {}
+
+
 def dtype_name(dtype: Any) -> str:
     """'float32' for `numpy.float32`, ``numpy.dtype('float32')`` and 'float32' alike."""
-    return getattr(dtype, '__name__', None) or str(dtype)
+    name = _DTYPE_NAMES.get(dtype)
+    if name is None:
+        name = _DTYPE_NAMES[dtype] = getattr(dtype, '__name__', None) or str(dtype)
+    return name
 
 
 def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
@@ -56,9 +66,7 @@ def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
         geometry.refuse('mixed_dtypes', op=op, dtypes=', '.join(dtypes))
     if dtypes[0] not in DTYPES:
         raise TypeError(
-            geometry.message(
-                'unsupported_dtype', op=op, dtype=dtypes[0], allowed=', '.join(DTYPES)
-            )
+            geometry.message('unsupported_dtype', op=op, dtype=dtypes[0], allowed=', '.join(DTYPES))
         )
     device = arrays[0].ctx
     if any(array.ctx != device for array in arrays[1:]):
@@ -79,10 +87,15 @@ def call_convolution(
     dtype: Optional[str],
     device: Optional[str],
     name: Optional[str] = None,
+    adds: Tuple[Optional[bool], ...] = (None, None, None),
 ) -> Any:
-    """Hand a checked convolution to a backend; `dtype`, `device` None where unknown."""
-    backend = backends.choose('convolution', kind, arguments, dtype, device)
-    return backend.convolution(x, weight, bias, arguments, kind, name)
+    """Hand a checked convolution to a backend.
+
+    `dtype` and `device` are None where unknown, and so is each of `adds`: whether the gradient of
+    that input may have to be added to what is already there.
+    """
+    backend = backends.choose('convolution', arguments, dtype, device)
+    return backend.convolution(x, weight, bias, arguments, kind, name, adds)
 
 
 def call_pooling(
@@ -92,10 +105,11 @@ def call_pooling(
     dtype: Optional[str],
     device: Optional[str],
     name: Optional[str] = None,
+    adds: Tuple[Optional[bool], ...] = (None,),
 ) -> Any:
-    """Hand a checked pooling to a backend; `dtype`, `device` None where unknown."""
-    backend = backends.choose('pooling', kind, arguments, dtype, device)
-    return backend.pooling(x, arguments, kind, name)
+    """Hand a checked pooling to a backend; `dtype`, `device` and `adds` as above."""
+    backend = backends.choose('pooling', arguments, dtype, device)
+    return backend.pooling(x, arguments, kind, name, adds)
 
 
 def convolution(
@@ -287,8 +301,7 @@ def corr2d(X: Any, K: Any, strides: Any = 1, padding: Any = 0) -> Any:
     if not max(2, min(3, len(k_shape))) <= len(x_shape) <= 4:
         least = min(3, len(k_shape))
         raise ValueError(
-            f'{op}: X has shape {x_shape}; with K of shape {k_shape} it must have'
-            f' {least} to 4 axes'
+            f'{op}: X has shape {x_shape}; with K of shape {k_shape} it must have {least} to 4 axes'
         )
     size = x_shape[-2:]
     if len(k_shape) == 2:

@@ -254,9 +254,7 @@ def pooling_arguments(
     count_include_pad = flag(op, 'count_include_pad', count_include_pad)
     if mode == 'lp':
         p = choice(op, 'p', p, LP_POWERS)
-    return Pooling(
-        kernel, stride, pad, mode, ceil_mode, count_include_pad, p, global_pool, layout
-    )
+    return Pooling(kernel, stride, pad, mode, ceil_mode, count_include_pad, p, global_pool, layout)
 
 
 # --------------------------------------------------------------------------- shapes
@@ -354,9 +352,12 @@ def convolution_shape(
         if len(weight) != len(known) or any(
             a != b for i, (a, b) in enumerate(zip(weight, known)) if i != inner_axis
         ):
-            expected = '({})'.format(', '.join(
-                'in_channels / groups' if i == inner_axis else str(n) for i, n in enumerate(known)
-            ))
+            expected = '({})'.format(
+                ', '.join(
+                    'in_channels / groups' if i == inner_axis else str(n)
+                    for i, n in enumerate(known)
+                )
+            )
             refuse('weight_shape', op=op, weight_shape=weight, expected=expected)
         inner = weight[inner_axis]
         if inner > 0 and inner * arguments.groups != channels:

@@ -12,6 +12,7 @@ import os
 import pathlib
 
 import hypothesis
+import mxnet as mx
 import pytest
 from mxnet import npx
 from parity import array_semantics
@@ -20,9 +21,9 @@ PACKAGE = pathlib.Path(gluon_convpool.__file__).parent
 BACKENDS = ('native', 'portable')
 
 hypothesis.settings.register_profile(
-    'suite', deadline=None, derandomize=True, print_blob=True, database=None
+    'suite', max_examples=50, deadline=None, derandomize=True, print_blob=True, database=None
 )
-hypothesis.settings.register_profile('search', deadline=None, max_examples=2000)
+hypothesis.settings.register_profile('search', max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'suite'))
 
 
@@ -40,10 +41,15 @@ def default_backend():
 
 @pytest.fixture(autouse=True)
 def _switches():
-    """Each test starts with MXNet's defaults and the default backend, and leaves them so."""
+    """Each test starts with MXNet's defaults and the default backend, and leaves them so.
+
+    It also waits for all that it asked for: an error that nobody waited for would be raised in some
+    later test.
+    """
     npx.reset_np()
     gluon_convpool.use_backend(default_backend())
     yield
+    mx.nd.waitall()
     npx.reset_np()
     gluon_convpool.use_backend(default_backend())
 

@@ -126,7 +126,7 @@ class _Windows:
 
 
 def _flat(window):
-    return window.reshape(window.shape[:2] + (-1,))
+    return window.reshape(window.shape[:2] + (window.shape[2] * window.shape[3],))
 
 
 def _first_maximum(flat):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cases import draw
 from mxnet import autograd, gluon
-from parity import array_kind, array_semantics
+from parity import array_kind, array_semantics, empty_arrays
 
 from gluon_convpool import Conv2D, Pool2D, functional, nn, set_num_threads, use_backend
 
@@ -447,23 +447,30 @@ def test_arguments_beyond_32_bits(backend, np_arrays):
     for padding in (2**31 - 1, 2**31, 2**62):
         complains(lambda padding=padding: functional.convolution(x, x, padding=padding))
     complains(lambda: functional.convolution(x, x, dilation=2**31), '(2147483648, 2147483648)')
-    assert functional.convolution(x, x, strides=2**31 - 1).shape == (1, 1, 1, 1)
+    assert functional.convolution(x, x, strides=2**31 - 1).asnumpy().tolist() == [[[[16]]]]
+
+
+def legacy_graph_of_mxnets_operators(mode, backend, arrays):
+    return mode != 'imperative' and backend == 'portable' and arrays == 'nd'
 
 
 @pytest.mark.parametrize('mode', ['imperative', 'hybridized', 'static'])
-def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(mode, backend, np_arrays):
+def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(mode, backend, arrays):
+    if legacy_graph_of_mxnets_operators(mode, backend, arrays):
+        pytest.skip("MXNet's legacy operators, which make up this graph, refuse empty arrays")
     net = nn.HybridSequential()
     net.add(nn.Conv2D(4, 3, in_channels=3), nn.MaxPool2D(), nn.AvgPool2D(), nn.GlobalAvgPool2D())
     net.initialize()
     if mode != 'imperative':
         net.hybridize(static_alloc=mode == 'static', static_shape=mode == 'static')
-    x = ones(0, 3, 12, 12)
-    x.attach_grad()
-    for parameter in net.collect_params().values():
-        parameter.grad()[:] = 7
-    with autograd.record():
-        y = net(x)
-    y.backward()
-    assert y.shape == (0, 4, 1, 1) and x.grad.shape == (0, 3, 12, 12)
-    for parameter in net.collect_params().values():
-        assert (parameter.grad().asnumpy() == 0).all(), parameter.name
+    with empty_arrays():
+        x = ones(0, 3, 12, 12)
+        x.attach_grad()
+        for parameter in net.collect_params().values():
+            parameter.grad()[:] = 7
+        with autograd.record():
+            y = net(x)
+        y.backward()
+        assert y.shape == (0, 4, 1, 1) and x.grad.shape == (0, 3, 12, 12)
+        for parameter in net.collect_params().values():
+            assert (parameter.grad().asnumpy() == 0).all(), parameter.name

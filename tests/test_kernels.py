@@ -1,4 +1,4 @@
-"""The kernels alone, through their C interface: against float64 loops, on shapes that hit every tail.
+"""The kernels alone, through their C interface: against float64 loops, on shapes that hit tails.
 
 Output arrays stand between guard values, so that a write outside them is seen. The kernels of each
 instruction set that this CPU has are tested, and those of the widest one on any CPU, with its block
@@ -13,11 +13,12 @@ import pathlib
 import shutil
 import subprocess
 
-import gluon_convpool
 import numpy as np
 import pytest
 import reference
 from conftest import require_native
+
+import gluon_convpool
 
 NATIVE = pathlib.Path(gluon_convpool.__file__).parent / 'native'
 TOLERANCE = 1e-5
@@ -105,8 +106,11 @@ def convolution_results(library, case, seed=0):
             kernel=kernel, stride=stride, dilation=dilation, pad=pad, in_size=size, out_size=out
         ),
     )
-    y, dx, dweight, dbias = Guarded(head.shape), Guarded(x.shape), Guarded(weight.shape), Guarded(
-        bias.shape
+    y, dx, dweight, dbias = (
+        Guarded(head.shape),
+        Guarded(x.shape),
+        Guarded(weight.shape),
+        Guarded(bias.shape),
     )
     for function, arguments in (
         ('forward', (x, weight, bias, y.array)),
@@ -148,7 +152,9 @@ def pooling_results(library, case, values='normal'):
         ),
     )
     y, dx = Guarded(head.shape), Guarded(x.shape)
-    assert library.convpool_pooling_forward(ctypes.byref(problem), pointer(x), pointer(y.array)) == 0
+    assert (
+        library.convpool_pooling_forward(ctypes.byref(problem), pointer(x), pointer(y.array)) == 0
+    )
     assert (
         library.convpool_pooling_backward(
             ctypes.byref(problem), pointer(x), pointer(y.array), pointer(head), pointer(dx.array)
@@ -251,7 +257,14 @@ POOLINGS = [  # size, kernel, stride, pad
     ((6, 31), (1, 3), (5, 3), (0, 0)),
     ((3, 70), (2, 1), (1, 2), (1, 0)),
 ]
-ARITHMETIC = [('max', 1, 2), ('avg', 1, 2), ('avg', 0, 2), ('sum', 1, 2), ('lp', 1, 2), ('lp', 1, 3)]
+ARITHMETIC = [
+    ('max', 1, 2),
+    ('avg', 1, 2),
+    ('avg', 0, 2),
+    ('sum', 1, 2),
+    ('lp', 1, 2),
+    ('lp', 1, 3),
+]
 
 
 @pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
@@ -279,7 +292,11 @@ def test_max_pooling_keeps_nan_and_infinities(kernels, shape):
 def test_what_has_no_kernel_is_refused(library, change):
     sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), (1, 1))
     problem = Convolution(
-        batch=1, in_channels=1, out_channels=1, groups=1, window=window(**sizes, pad=(0, 0)),
+        batch=1,
+        in_channels=1,
+        out_channels=1,
+        groups=1,
+        window=window(**sizes, pad=(0, 0)),
         **change,
     )
     y = Guarded((1, 1, 1, 1))
@@ -301,9 +318,12 @@ def test_sizes_of_zero_touch_nothing(library):
     for batch, out in itertools.product((0, 1), (0, 1)):
         if batch and out:
             continue
-        sizes = dict(kernel=(1, 1), stride=(1, 1), dilation=(1, 1), in_size=(out, out))
+        sizes = {'kernel': (1, 1), 'stride': (1, 1), 'dilation': (1, 1), 'in_size': (out, out)}
         problem = Convolution(
-            batch=batch, in_channels=1, out_channels=1, groups=1,
+            batch=batch,
+            in_channels=1,
+            out_channels=1,
+            groups=1,
             window=window(**sizes, out_size=(out, out), pad=(0, 0)),
         )
         assert library.convpool_convolution_forward(ctypes.byref(problem), *[None] * 4) == 0

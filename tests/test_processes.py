@@ -54,7 +54,7 @@ def test_python_threads_running_different_networks(threads, backend_name):
 
     def work(net, x, head, expected, mode):
         try:
-            for _ in range(40):
+            for _ in range(20):
                 assert_same(measure(net, x, head, mode), expected)
                 rounds.append(mode)
         except BaseException as error:
@@ -69,7 +69,7 @@ def test_python_threads_running_different_networks(threads, backend_name):
     for worker in workers:
         worker.join()
     assert not failures, failures
-    assert len(rounds) == 80
+    assert len(rounds) == 40
     """,
         GLUON_CONVPOOL_BACKEND=backend_name,
     )
@@ -133,7 +133,8 @@ def test_spawned_child_imports_the_package_anew(backend_name):
     net, x, head, expected = problem(0, (8, 3, 15, 17), 8, 3)
     code = (
         "import gluon_convpool, mxnet as mx;"
-        "print(gluon_convpool.functional.pooling(mx.nd.ones((1, 1, 2, 2)), mode='sum').asscalar())"
+        "y = gluon_convpool.functional.pooling(mx.nd.ones((1, 1, 2, 2)), mode='sum');"
+        "print(y.asnumpy().sum())"
     )
     assert subprocess.check_output([sys.executable, "-c", code], timeout=60).strip() == b"4.0"
     """,

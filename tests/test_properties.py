@@ -6,20 +6,28 @@ an error and never bad luck.
 
 from __future__ import annotations
 
+import mxnet as mx
 import numpy as np
 import pytest
 import reference
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from parity import MODES, TOLERANCE, array_kind, assert_same, measure
+from parity import MODES, TOLERANCE, array_kind, assert_same, empty_arrays, measure
 
+import gluon_convpool
 from gluon_convpool import Pool2D, nn
 
 pytestmark = pytest.mark.usefixtures('arrays', 'backend')
-relaxed = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 40))
 batches = st.integers(0, 3)
+
+
+def can_run(batch, mode):
+    """MXNet's legacy operators, which make up portable legacy graphs, refuse empty arrays."""
+    legacy_graph = mode != 'imperative' and array_kind() is mx.nd
+    return batch or not legacy_graph or gluon_convpool.info().backend == 'native'
 
 
 def pairs(low, high):
@@ -60,6 +68,7 @@ def test_convolution(
             for n, p, d, k in zip(size, _pair(padding), _pair(dilation), _pair(kernel))
         )
     )
+    assume(can_run(batch, mode))
     inputs, outputs = (groups * channels for channels in per_group)
     x, weight, bias = quarters(
         seed,
@@ -79,7 +88,8 @@ def test_convolution(
     if use_bias:
         layer.bias.set_data(array_kind().array(bias))
         expected['bias'] = dbias
-    assert_same(measure(layer, x, head, mode), expected)
+    with empty_arrays(batch == 0):
+        assert_same(measure(layer, x, head, mode), expected)
 
 
 @relaxed
@@ -111,6 +121,7 @@ def test_pooling(
 ):
     for n, p, k in zip(size, _pair(padding), _pair(pool_size)):
         assume(p < k <= n + 2 * p)
+    assume(can_run(batch, mode))
     (x,) = quarters(seed, (batch, channels) + size, low=1 if kind.startswith('lp') else -8)
     window = {
         'pool_size': pool_size,
@@ -125,5 +136,7 @@ def test_pooling(
     (head,) = quarters(seed + 1 & 0xFFFFFFFF, y.shape)
     expected = {'output': y, 'x': reference.pooling_gradient(head, x, **window)}
     exact = kind in ('max', 'sum', 'lp1')
-    outcome = measure(Pool2D(**window), x, head, mode)
+    layer = Pool2D(**window)
+    with empty_arrays(batch == 0):
+        outcome = measure(layer, x, head, mode)
     assert_same(outcome, expected, tolerance=0 if exact else TOLERANCE)

@@ -79,7 +79,6 @@ def current() -> str:
 
 def choose(
     op: str,
-    kind: _mxnet.Kind,
     arguments: Arguments,
     dtype: Optional[str] = None,
     device: Optional[str] = None,
@@ -161,12 +160,14 @@ class Info(NamedTuple):
             native = f'{self.library} ({self.instruction_set})'
         else:
             native = f'not available: {self.reason}'
-        return '\n'.join((
-            f'gluon_convpool  {self.version} (MXNet {self.mxnet}, NumPy {self.numpy})',
-            f'backend         {self.backend}',
-            f'native library  {native}',
-            f'threads         {self.threads}',
-        ))
+        return '\n'.join(
+            (
+                f'gluon_convpool  {self.version} (MXNet {self.mxnet}, NumPy {self.numpy})',
+                f'backend         {self.backend}',
+                f'native library  {native}',
+                f'threads         {self.threads}',
+            )
+        )
 
 
 def info() -> Info:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+import functools
+import itertools
+from typing import Any, Dict, Optional, Tuple, Union
 
 from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
@@ -30,26 +32,91 @@ def obstacle(
     return ''
 
 
-def _detour(x: Any, kind: Kind) -> Any:
-    """`x`, seen so that its gradient honours ``grad_req='add'``.
+# Which inputs' gradients may be added to what is already there: True, False, or None for unknown.
+Adds = Tuple[Optional[bool], ...]
 
-    MXNet does not tell an extension operator to add to a gradient, so the operator overwrites what
-    is there. Behind a reshape to the same shape, it writes into a fresh array, and the backward
-    pass of the reshape, which does know, adds that to the gradient.
+_counter = itertools.count()
+
+
+def _detour(x: Any, kind: Kind, adds: Optional[bool]) -> Any:
+    """`x`, seen so that its gradient may be added to what is there.
+
+    MXNet does not tell an extension operator when to add to a gradient (``grad_req='add'``, or a
+    graph in which one array has more users than MXNET_EXEC_INPLACE_GRAD_SUM_CAP): the operator
+    overwrites. Behind an operator that returns its input, it writes into a fresh array, which the
+    backward pass of that operator, which is told, then adds.
+
+    That costs a copy of arrays that come from outside a graph, and nothing inside of one.
     """
-    if kind.symbol:
-        if kind.numpy:
-            return _keep_shape_np_symbol(x)
-        return mx.sym.identity(x)
-    if not mx.autograd.is_recording() or x.grad is None:
+    if adds is False:
         return x
-    if kind.numpy:
-        return mx.npx.reshape(x, (-4,))
-    return mx.nd.reshape(x, shape=(-2,))
+    if kind.symbol:
+        # MXNet merges equal nodes; the attribute keeps one detour for each user
+        attribute = {'__convpool_detour__': str(next(_counter))}
+        out = mx.sym.identity(_mxnet.to_world(x, False), attr=attribute)
+        return _mxnet.to_world(out, True) if kind.numpy else out
+    if not mx.autograd.is_recording() or (adds is None and x.grad is None):
+        return x
+    if 0 in x.shape:
+        return x  # there is nothing to add, and the legacy reshape refuses empty arrays
+    return mx.npx.reshape(x, (-4,)) if kind.numpy else mx.nd.reshape(x, shape=(-2,))
 
 
-def _keep_shape_np_symbol(x: Any) -> Any:
-    return mx.sym.identity(x.as_nd_ndarray()).as_np_ndarray()
+def _without_defaults(attributes: Dict[str, Any], defaults: Dict[str, Any]) -> Dict[str, Any]:
+    # MXNet writes each attribute as a string and the operator reads it back, in every call.
+    return {k: v for k, v in attributes.items() if k not in defaults or v != defaults[k]}
+
+
+@functools.lru_cache(maxsize=1024)
+def _convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict[str, Any]:
+    ones = (1,) * arguments.ndim
+    return _without_defaults(
+        {
+            'kernel': arguments.kernel,
+            'stride': arguments.stride,
+            'dilate': arguments.dilate,
+            'pad': arguments.pad,
+            'num_filter': arguments.channels,
+            'num_group': arguments.groups,
+            'no_bias': not bias,
+            'layout': arguments.layout,
+        },
+        {
+            'stride': ones,
+            'dilate': ones,
+            'pad': (0,) * arguments.ndim,
+            'num_group': 1,
+            'no_bias': False,
+            'layout': 'NCHW',
+        },
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _pooling_attributes(arguments: geometry.Pooling) -> Dict[str, Any]:
+    attributes = {
+        'pool_type': arguments.mode,
+        'global_pool': arguments.global_pool,
+        'pooling_convention': 'full' if arguments.ceil_mode else 'valid',
+        'count_include_pad': arguments.count_include_pad,
+        'p_value': arguments.p,
+        'layout': arguments.layout,
+    }
+    if not arguments.global_pool:
+        attributes.update(kernel=arguments.kernel, stride=arguments.stride, pad=arguments.pad)
+    return _without_defaults(
+        attributes,
+        {
+            'stride': (1,) * arguments.ndim,
+            'pad': (0,) * arguments.ndim,
+            'pool_type': 'max',
+            'global_pool': False,
+            'pooling_convention': 'valid',
+            'count_include_pad': True,
+            'p_value': 2,
+            'layout': 'NCHW',
+        },
+    )
 
 
 def convolution(
@@ -59,39 +126,24 @@ def convolution(
     arguments: geometry.Convolution,
     kind: Kind,
     name: Optional[str] = None,
+    adds: Adds = (None, None, None),
 ) -> Any:
     """One convolution on inputs of one `kind`, arguments already checked."""
-    inputs = [_detour(x, kind), _detour(weight, kind)]
+    inputs = [_detour(x, kind, adds[0]), _detour(weight, kind, adds[1])]
     if bias is not None:
-        inputs.append(_detour(bias, kind))
-    return _mxnet.native_operator('convolution', kind)(
-        *inputs,
-        kernel=arguments.kernel,
-        stride=arguments.stride,
-        dilate=arguments.dilate,
-        pad=arguments.pad,
-        num_filter=arguments.channels,
-        num_group=arguments.groups,
-        no_bias=bias is None,
-        layout=arguments.layout,
-        name=name,
-    )
+        inputs.append(_detour(bias, kind, adds[2]))
+    attributes = _convolution_attributes(arguments, bias is not None)
+    return _mxnet.native_operator('convolution', kind)(*inputs, name=name, **attributes)
 
 
 def pooling(
-    x: Any, arguments: geometry.Pooling, kind: Kind, name: Optional[str] = None
+    x: Any,
+    arguments: geometry.Pooling,
+    kind: Kind,
+    name: Optional[str] = None,
+    adds: Adds = (None,),
 ) -> Any:
     """One pooling on an input of `kind`, arguments already checked."""
     return _mxnet.native_operator('pooling', kind)(
-        _detour(x, kind),
-        kernel=arguments.kernel,
-        stride=arguments.stride,
-        pad=arguments.pad,
-        pool_type=arguments.mode,
-        global_pool=arguments.global_pool,
-        pooling_convention='full' if arguments.ceil_mode else 'valid',
-        count_include_pad=arguments.count_include_pad,
-        p_value=arguments.p,
-        layout=arguments.layout,
-        name=name,
+        _detour(x, kind, adds[0]), name=name, **_pooling_attributes(arguments)
     )

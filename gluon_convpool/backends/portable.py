@@ -45,13 +45,18 @@ class _Operators:
         return mx.npx.reshape(x, numpy).as_nd_ndarray()
 
     def sum(self, x: Any, axes: Ints) -> Any:
-        """Sum over `axes`, kept with size 1."""
+        """Sum over the last axes, `axes`, which are kept with size 1."""
         if not self.kind.numpy:
             return self.F.sum(x, axis=axes, keepdims=True)
-        # the legacy operator refuses empty arrays
-        x = x.as_np_ndarray()
-        numpy = mx.symbol.numpy if self.kind.symbol else mx.np
-        return numpy.sum(x, axis=axes, keepdims=True).as_nd_ndarray()
+        # a product with ones, since reductions refuse empty arrays
+        columns = x
+        for _ in axes[1:]:
+            columns = self.reshape(columns, (0, 0, -3, -2), (-2, -2, -5, -4))
+        ones = self.F.ones_like(self.F.contrib.arange_like(columns, axis=2))
+        total = self.F.dot(columns, self.F.BlockGrad(ones))
+        for axis in axes:
+            total = self.F.expand_dims(total, axis=axis)
+        return total
 
     def pad(self, x: Any, before: Ints, after: Ints, value: float = 0.0) -> Any:
         """Pad the axes from the third one on with `value`."""
@@ -78,6 +83,10 @@ class _Operators:
             step=(1, 1) + steps,
         )
 
+    def add(self, a: Any, b: Any) -> Any:
+        # not `a + b`: for symbols that is another operator, which refuses empty arrays
+        return self.F.broadcast_add(a, b)
+
     def move_axes(self, x: Any, axes: Ints, name: Optional[str] = None) -> Any:
         if axes == tuple(range(len(axes))):
             return x
@@ -88,6 +97,11 @@ _OPERATORS: Dict[Kind, _Operators] = {
     kind: _Operators(kind)
     for kind in (_mxnet.NP_ARRAY, _mxnet.ND_ARRAY, _mxnet.NP_SYMBOL, _mxnet.ND_SYMBOL)
 }
+
+
+def _legacy_and_empty(x: Any, kind: Kind) -> bool:
+    # Legacy arrays can be empty under np_shape, but few legacy operators take them.
+    return kind == _mxnet.ND_ARRAY and 0 in x.shape
 
 
 def _inverse(axes: Ints) -> Ints:
@@ -104,6 +118,7 @@ def convolution(
     arguments: geometry.Convolution,
     kind: Kind,
     name: Optional[str] = None,
+    adds: Any = None,
 ) -> Any:
     """One convolution on inputs of one `kind`, arguments already checked.
 
@@ -114,6 +129,11 @@ def convolution(
     the image is thinned out first. Never is there a matrix as large as kernel times image, except
     in the second case while recording, where it is smaller by the product of the strides.
     """
+    if _legacy_and_empty(x, kind):
+        x, weight = _mxnet.to_world(x, True), _mxnet.to_world(weight, True)
+        bias = None if bias is None else _mxnet.to_world(bias, True)
+        out = convolution(x, weight, bias, arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
     ndim = arguments.ndim
     layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
@@ -122,25 +142,25 @@ def convolution(
     if kind.symbol:
         weight = _with_inferred_shape(ops, weight, x, arguments)
     # the weight's axes are those of the layout with O for N and I for C; taps come first here
-    weight = ops.move_axes(
-        weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC')
-    )
+    weight = ops.move_axes(weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC'))
     x = ops.pad(x, arguments.pad, arguments.pad)
 
     reaches = tuple(geometry.extent(k, d) - 1 for k, d in zip(arguments.kernel, arguments.dilate))
     shift_last = all(step == 1 for step in arguments.stride)
-    image = _Positions(ops, x, arguments.groups, ndim) if shift_last else None
+    if shift_last:
+        image = _Positions(ops, x, arguments.groups, ndim)
     total = None
     for tap in itertools.product(*map(range, arguments.kernel)):
         starts = tuple(i * d for i, d in zip(tap, arguments.dilate))
         tails = tuple(reach - start for reach, start in zip(reaches, starts))
         matrix = _tap_matrix(ops, weight, tap, arguments)
-        if image is not None:
+        if shift_last:
             product = ops.take_every(image.times(matrix), starts, tails, (1,) * ndim)
         else:
             thinned = ops.take_every(x, starts, tails, arguments.stride)
-            product = _Positions(ops, thinned, arguments.groups, ndim).times(matrix)
-        total = product if total is None else total + product
+            image = _Positions(ops, thinned, arguments.groups, ndim)
+            product = image.times(matrix)
+        total = product if total is None else ops.add(total, product)
 
     if bias is not None:
         bias = ops.enter(bias)
@@ -148,8 +168,10 @@ def convolution(
             flat = ops.F.reshape(weight, shape=(-1,))
             like = ops.F.slice_axis(flat, axis=0, begin=0, end=arguments.channels)
             bias = ops.F._internal._identity_with_attr_like_rhs(bias, like)
-        bias = ops.F.reshape(bias, shape=(-1,) + (1,) * (ndim + 1))
-        total = ops.F.broadcast_add(total, bias)
+        # added by a product with ones: the sum in a broadcast's gradient refuses empty arrays
+        first = ops.F.BlockGrad(ops.F.slice_axis(total, axis=0, begin=0, end=1))
+        column = ops.F.reshape(bias, shape=(arguments.channels, 1))
+        total = ops.add(total, ops.F.dot(column, ops.F.ones_like(first)))
     back = _inverse(tuple(layout.index(axis) for axis in plain))
     return ops.leave(ops.move_axes(total, back, name=name))
 
@@ -223,19 +245,30 @@ def _is_known(symbol: Any) -> bool:
 
 
 def pooling(
-    x: Any, arguments: geometry.Pooling, kind: Kind, name: Optional[str] = None
+    x: Any,
+    arguments: geometry.Pooling,
+    kind: Kind,
+    name: Optional[str] = None,
+    adds: Any = None,
 ) -> Any:
     """One pooling on an input of `kind`, arguments already checked.
 
     Windows are boxes, so each mode is folded axis by axis: a window of h x w costs h + w steps.
     """
+    if _legacy_and_empty(x, kind):
+        out = pooling(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
     layout = arguments.layout
     plain = 'NC' + layout.strip('NC')
     axes = tuple(layout.index(axis) for axis in plain)
     x = ops.move_axes(ops.enter(x), axes)
     fold = _MODES[arguments.mode]
-    return ops.leave(ops.move_axes(fold(ops, x, arguments), _inverse(axes), name=name))
+    out = fold(ops, x, arguments)
+    if kind.symbol and layout == plain:
+        # whichever operator came last, the graph's node gets the name that was asked for
+        out = ops.F.identity(out, name=name)
+    return ops.leave(ops.move_axes(out, _inverse(axes), name=name))
 
 
 def _spatial(arguments: geometry.Pooling) -> Ints:
@@ -287,7 +320,7 @@ def _largest_along(ops: _Operators, x: Any, axis: int) -> Any:
     # a NaN compares as unordered: where there is one, look among the marks instead
     marks = ops.F.where(is_nan, ops.F.zeros_like(x), x)
     first_max = ops.F.argmax(marks, axis=axis, keepdims=True)
-    any_nan = ops.F.max(is_nan, axis=axis, keepdims=True)
+    any_nan = ops.F.pick(is_nan, first_nan, axis=axis, keepdims=True)
     first = ops.F.where(any_nan, first_nan, first_max)
     return ops.F.pick(x, first, axis=axis, keepdims=True)
 
@@ -298,7 +331,7 @@ def _box_sum(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
         taps = _taps(ops, x, axis, arguments)
         x = taps[0]
         for tap in taps[1:]:
-            x = x + tap
+            x = ops.add(x, tap)
     return x
 
 
@@ -337,14 +370,16 @@ def _one_plane(ops: _Operators, x: Any, ndim: int) -> Any:
         line = ops.F.contrib.arange_like(x, axis=axis)
         line = ops.F.reshape(line, shape=tuple(-1 if i == axis else 1 for i in range(ndim + 2)))
         plane = line if plane is None else ops.F.broadcast_add(plane, line)
-    return plane
+    return ops.F.BlockGrad(plane)
 
 
 def _lp(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
     if arguments.p == 1:
         return _sum(ops, x, arguments)
     root = {2: ops.F.sqrt, 3: ops.F.cbrt}[arguments.p]
-    power = x * x if arguments.p == 2 else x * x * x
+    power = ops.F.square(x)
+    if arguments.p == 3:
+        power = ops.F.broadcast_mul(power, x)
     total = _sum(ops, power, arguments)
     # a root has no derivative at 0: there, 1 takes its place, and the result and its gradient are 0
     zeros = ops.F.zeros_like(total)

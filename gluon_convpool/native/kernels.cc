@@ -8,13 +8,16 @@
 namespace convpool::CONVPOOL_ISA {
 namespace {
 
-// Calls body(T{}) with the array type that serves these values.
+// Calls body(problem, T{}) with the array type that serves these values.
 template <typename Problem, typename Body>
-convpool_status with_type(const Problem& problem, const Body& body) {
+convpool_status with_type(Problem problem, const Body& body) {
   if (problem.window.ndim != 2 || problem.layout != CONVPOOL_CHANNEL_FIRST)
     return CONVPOOL_UNSUPPORTED;
   if (problem.dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
-  return body(float{});
+  // A window that stays where it is takes no step, however long: work and memory grow with strides.
+  for (int d = 0; d < problem.window.ndim; ++d)
+    if (problem.window.out_size[d] == 1) problem.window.stride[d] = 1;
+  return body(problem, float{});
 }
 
 convpool_status status_of(bool done) { return done ? CONVPOOL_OK : CONVPOOL_OUT_OF_MEMORY; }
@@ -35,74 +38,74 @@ void clear_weight(const convpool_convolution& conv, T* dweight) {
                      conv.window.kernel[1]);
 }
 
-convpool_status convolution_forward(const convpool_convolution* conv, const void* x,
+convpool_status convolution_forward(const convpool_convolution* problem, const void* x,
                                     const void* weight, const void* bias, void* y) {
-  return with_type(*conv, [&](auto type) {
+  return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
-    const auto* algorithm = choose_algorithm<T>(*conv);
+    const auto* algorithm = choose_algorithm<T>(conv);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
-    if (empty(*conv)) return CONVPOOL_OK;
+    if (empty(conv)) return CONVPOOL_OK;
     const bool done =
-        algorithm->forward(*conv, static_cast<const T*>(x), static_cast<const T*>(weight),
+        algorithm->forward(conv, static_cast<const T*>(x), static_cast<const T*>(weight),
                            static_cast<const T*>(bias), static_cast<T*>(y));
     release_scratch(Scratch::kShared);
     return status_of(done);
   });
 }
 
-convpool_status convolution_backward_data(const convpool_convolution* conv, const void* dy,
+convpool_status convolution_backward_data(const convpool_convolution* problem, const void* dy,
                                           const void* weight, void* dx) {
-  return with_type(*conv, [&](auto type) {
+  return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
-    const auto* algorithm = choose_algorithm<T>(*conv);
+    const auto* algorithm = choose_algorithm<T>(conv);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
-    if (empty(*conv)) {
-      clear_data(*conv, static_cast<T*>(dx));
+    if (empty(conv)) {
+      clear_data(conv, static_cast<T*>(dx));
       return CONVPOOL_OK;
     }
-    const bool done = algorithm->backward_data(*conv, static_cast<const T*>(dy),
+    const bool done = algorithm->backward_data(conv, static_cast<const T*>(dy),
                                                static_cast<const T*>(weight), static_cast<T*>(dx));
     release_scratch(Scratch::kShared);
     return status_of(done);
   });
 }
 
-convpool_status convolution_backward_weight(const convpool_convolution* conv, const void* x,
+convpool_status convolution_backward_weight(const convpool_convolution* problem, const void* x,
                                             const void* dy, void* dweight) {
-  return with_type(*conv, [&](auto type) {
+  return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
-    const auto* algorithm = choose_algorithm<T>(*conv);
+    const auto* algorithm = choose_algorithm<T>(conv);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
-    if (empty(*conv)) {
-      clear_weight(*conv, static_cast<T*>(dweight));
+    if (empty(conv)) {
+      clear_weight(conv, static_cast<T*>(dweight));
       return CONVPOOL_OK;
     }
     return status_of(algorithm->backward_weight(
-        *conv, static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dweight)));
+        conv, static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dweight)));
   });
 }
 
-convpool_status convolution_backward_bias(const convpool_convolution* conv, const void* dy,
+convpool_status convolution_backward_bias(const convpool_convolution* problem, const void* dy,
                                           void* dbias) {
-  return with_type(*conv, [&](auto type) {
+  return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
-    bias_gradient<T>(*conv, static_cast<const T*>(dy), static_cast<T*>(dbias));
+    bias_gradient<T>(conv, static_cast<const T*>(dy), static_cast<T*>(dbias));
     return CONVPOOL_OK;
   });
 }
 
-convpool_status pooling_forward(const convpool_pooling* pool, const void* x, void* y) {
-  return with_type(*pool, [&](auto type) {
+convpool_status pooling_forward(const convpool_pooling* problem, const void* x, void* y) {
+  return with_type(*problem, [&](const auto& pool, auto type) {
     using T = decltype(type);
-    return status_of(Pooling<T>::forward(*pool, static_cast<const T*>(x), static_cast<T*>(y)));
+    return status_of(Pooling<T>::forward(pool, static_cast<const T*>(x), static_cast<T*>(y)));
   });
 }
 
-convpool_status pooling_backward(const convpool_pooling* pool, const void* x, const void* y,
+convpool_status pooling_backward(const convpool_pooling* problem, const void* x, const void* y,
                                  const void* dy, void* dx) {
-  return with_type(*pool, [&](auto type) {
+  return with_type(*problem, [&](const auto& pool, auto type) {
     using T = decltype(type);
-    return status_of(Pooling<T>::backward(*pool, static_cast<const T*>(x), static_cast<const T*>(y),
+    return status_of(Pooling<T>::backward(pool, static_cast<const T*>(x), static_cast<const T*>(y),
                                           static_cast<const T*>(dy), static_cast<T*>(dx)));
   });
 }

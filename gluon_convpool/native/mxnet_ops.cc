@@ -149,7 +149,17 @@ struct WindowAttributes {
     check_least(op, "padding", pad, 0);
   }
 
+  // The smallest window, which anything but an empty array holds.
+  static WindowAttributes single(size_t ndim) {
+    WindowAttributes window;
+    window.kernel = window.stride = window.dilation = Dims(ndim, 1);
+    window.pad = Dims(ndim, 0);
+    return window;
+  }
+
  private:
+  WindowAttributes() = default;
+
   Dims filled(const char* op, const Attributes& attributes, const char* name,
               int64_t otherwise) const {
     const Dims values = attributes.tuple(name);
@@ -393,6 +403,7 @@ void infer_pooling(const StringMap& map, std::vector<Shape>* in, std::vector<Sha
   check_axes(kPooling, pool.layout, data);
   Shape y{data[0], data[1]};
   if (pool.global) {
+    output_size(kPooling, WindowAttributes::single(data.size() - 2), data, false, numpy);
     y.resize(data.size(), 1);
   } else {
     for (const unsigned int size : output_size(kPooling, pool.window, data, pool.full, numpy))
@@ -402,20 +413,30 @@ void infer_pooling(const StringMap& map, std::vector<Shape>* in, std::vector<Sha
   out->at(0) = y;
 }
 
+// MXNet's type codes, as Python names them.
+std::string dtype_name(int type) {
+  constexpr const char* kNames[] = {"float32", "float64", "float16", "uint8",
+                                    "int32",   "int8",    "int64"};
+  const bool known = type >= 0 && type < static_cast<int>(sizeof(kNames) / sizeof(*kNames));
+  return known ? kNames[type] : "type code " + text(type);
+}
+
 // All arrays of an operator have one type, which the kernels must have.
 void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
   int type = -1;
+  bool mixed = false;
+  std::string names;
   for (const int t : *in) {
     if (t == -1) continue;
-    if (type != -1 && t != type)
-      fail(sentence(messages::mixed_dtypes,
-                    {{"op", op}, {"dtypes", "type codes " + tuple_text(*in)}}));
+    names += (names.empty() ? "" : ", ") + dtype_name(t);
+    mixed = mixed || (type != -1 && t != type);
     type = t;
   }
+  if (mixed) fail(sentence(messages::mixed_dtypes, {{"op", op}, {"dtypes", names}}));
   if (type == -1) type = out->at(0);
   if (type != -1 && type != mxnet::ext::kFloat32)
     fail(sentence(messages::unsupported_dtype,
-                  {{"op", op}, {"dtype", "type code " + text(type)}, {"allowed", "float32"}}));
+                  {{"op", op}, {"dtype", dtype_name(type)}, {"allowed", "float32"}}));
   for (int& t : *in) t = type;
   for (int& t : *out) t = type;
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mxnet.gluon.nn import *  # noqa: F401,F403
+from mxnet.gluon.nn import *  # noqa: F403
 
 from .conv import Conv2D
 from .pool import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D, Pool2D

@@ -2,8 +2,102 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
-from typing import Any
+import weakref
+from typing import Any, Optional
+
+from .._mxnet import Kind, kind_of, mx, to_world
+
+
+def array_kind(block: Any, x: Any) -> Kind:
+    """The kind of `x`, the data of `block`."""
+    kind = kind_of(x)
+    if kind is None:
+        raise TypeError(
+            f'{type(block).__name__}: the data must be an array or a symbol of MXNet, not'
+            f' {type(x).__name__}'
+        )
+    return kind
+
+
+class DataGradient:
+    """Mixin for a block of one input: whether its graph must add to the input's gradient.
+
+    The detour that makes an extension operator add (see ``backends.native``) copies what comes
+    from outside a graph. A block that is hybridized alone sees whether its data owns a gradient,
+    and traces its graph without the detour until one does.
+    """
+
+    _active: bool
+    _adds_to_data = False
+    _traced_alone = False
+
+    def _forward_alone(self, x: Any) -> Any:
+        if not self._adds_to_data and mx.autograd.is_recording() and x.grad is not None:
+            self._adds_to_data = True
+            self._clear_cached_op()  # type: ignore[attr-defined]
+        self._traced_alone = True
+        try:
+            return super().forward(x)  # type: ignore[misc]
+        finally:
+            self._traced_alone = False
+
+    def _data_adds(self) -> Optional[bool]:
+        return False if self._traced_alone and not self._adds_to_data else None
+
+
+# Parameters in graphs that were traced, outside of autograd.record(), without the detour.
+_without_detour: weakref.WeakSet = weakref.WeakSet()
+
+
+class WatchedParameter(mx.gluon.Parameter):
+    """A parameter that has graphs traced anew when its gradient is to be added up.
+
+    Copying a weight in each call costs up to half of a small inference, so that graphs traced
+    outside of training do without; this is what makes that safe.
+    """
+
+    @property
+    def grad_req(self) -> str:
+        return mx.gluon.Parameter.grad_req.fget(self)
+
+    @grad_req.setter
+    def grad_req(self, request: str) -> None:
+        mx.gluon.Parameter.grad_req.fset(self, request)
+        if request == 'add' and self in _without_detour:
+            _clear_graphs_without_detour()
+
+
+def _clear_graphs_without_detour() -> None:
+    for block in gc.get_objects():
+        # not isinstance(), which asks proxy objects of other libraries for their class
+        if (
+            issubclass(type(block), mx.gluon.HybridBlock)
+            and not issubclass(type(block), mx.gluon.SymbolBlock)
+            and getattr(block, '_cached_graph', None)
+            and any(p in _without_detour for p in block.collect_params().values())
+        ):
+            block._clear_cached_op()
+    _without_detour.clear()
+
+
+def watch(parameter: Any) -> None:
+    """Make `parameter` a `WatchedParameter`; it stays the same object."""
+    if type(parameter) is mx.gluon.Parameter:
+        parameter.__class__ = WatchedParameter
+
+
+def parameter_adds(parameter: Any, symbol: bool) -> Optional[bool]:
+    """Whether an operator may have to add to the gradient of `parameter`; None for unknown."""
+    if parameter.grad_req == 'add':
+        return True
+    if not symbol:
+        return False
+    if mx.autograd.is_recording() or not isinstance(parameter, WatchedParameter):
+        return None
+    _without_detour.add(parameter)
+    return False
 
 
 def fill_in_signature(cls: Any, doc: str, **values: Any) -> None:
@@ -18,3 +112,20 @@ def fill_in_signature(cls: Any, doc: str, **values: Any) -> None:
         cls.__signature__ = cls._builtin_signature
     if not vars(cls).get('__doc__'):
         cls.__doc__ = doc.format(name=cls.__name__, **values)
+
+
+class Activation(mx.gluon.nn.Activation):
+    """MXNet's activation, also where its data is empty.
+
+    MXNet's one operator for all activations refuses empty arrays; the single operators don't.
+    """
+
+    _SINGLE_OPERATORS = ('relu', 'sigmoid', 'softsign', 'tanh')
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        if self._act_type not in self._SINGLE_OPERATORS:
+            return super().hybrid_forward(F, x)
+        kind = kind_of(x)
+        assert kind is not None
+        operator = getattr(mx.sym if kind.symbol else mx.nd, self._act_type)
+        return to_world(operator(to_world(x, False), name='fwd'), kind.numpy)

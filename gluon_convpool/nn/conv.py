@@ -5,11 +5,18 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar, Dict, Optional
 
-from .. import functional, geometry
-from .._mxnet import kind_of, mx, to_world
-from ._common import fill_in_signature
+from mxnet.gluon.nn import conv_layers as builtin
 
-builtin = mx.gluon.nn.conv_layers
+from .. import functional, geometry
+from .._mxnet import kind_of, to_world
+from ._common import (
+    Activation,
+    DataGradient,
+    array_kind,
+    fill_in_signature,
+    parameter_adds,
+    watch,
+)
 
 _DOC = """{ndim}-D convolution, a drop-in for ``mxnet.gluon.nn.{name}``.
 
@@ -62,7 +69,7 @@ Examples
 """
 
 
-class _Convolution(builtin._Conv):
+class _Convolution(DataGradient, builtin._Conv):
     """Convolution over any number of spatial axes; subclasses fix the number and the built-in.
 
     A subclass names a built-in layer as its second base: its constructor makes the parameters,
@@ -70,6 +77,7 @@ class _Convolution(builtin._Conv):
     """
 
     ndim: ClassVar[int]
+    act: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -115,8 +123,17 @@ class _Convolution(builtin._Conv):
             in_channels=int(given['in_channels']),
         )
         super().__init__(*bound.args, **bound.kwargs)
+        if self.act is not None:
+            with self.name_scope():
+                self.act = Activation(
+                    given['activation'], prefix=self.act.prefix[len(self.prefix) :]
+                )
+        for parameter in self._reg_params.values():
+            watch(parameter)
         self._seen_kwargs: Dict[str, Any] = {}
         self._normalised: Optional[geometry.Convolution] = None
+        self._fits: Any = None
+        self._fitting_weight: Any = None
 
     _builtin_signature: ClassVar[inspect.Signature]
 
@@ -142,16 +159,22 @@ class _Convolution(builtin._Conv):
     def _check(self, x: Any) -> None:
         """Refuse an array that does not fit, before parameters are initialised or a graph runs."""
         op = 'convolution'
-        weight = self.weight
-        functional.check_arrays(op, (x,))
-        dtype = functional.dtype_name(x.dtype)
+        arguments, weight = self._arguments, self.weight
+        # Most calls are like the one before; `_data` is another list once the weight was cast,
+        # initialised or moved.
+        seen = (arguments, x.shape, x.dtype, x.ctx)
+        if weight._data is not None and weight._data is self._fitting_weight and seen == self._fits:
+            return
+        dtype, _ = functional.check_arrays(op, (x,))
         weight_dtype = functional.dtype_name(weight.dtype)
         if dtype != weight_dtype:
-            geometry.refuse('mixed_dtypes', op=op, dtypes=f'{dtype} (data), {weight_dtype} (weight)')
-        geometry.convolution_shape(self._arguments, x.shape, weight.shape)
+            dtypes = f'{dtype} (data), {weight_dtype} (weight)'
+            geometry.refuse('mixed_dtypes', op=op, dtypes=dtypes)
+        geometry.convolution_shape(arguments, x.shape, weight.shape)
         if weight._data is not None and x.ctx not in weight.list_ctx():
             devices = ', '.join(map(str, weight.list_ctx()))
             geometry.refuse('mixed_devices', op=op, devices=f'{x.ctx} (data), {devices} (weight)')
+        self._fits, self._fitting_weight = seen, weight._data
 
     def infer_shape(self, x: Any) -> None:
         """Complete the shapes of the parameters from the data's."""
@@ -160,15 +183,10 @@ class _Convolution(builtin._Conv):
         self.weight.shape = geometry.weight_shape(arguments, channels)
 
     def forward(self, x: Any) -> Any:
-        kind = kind_of(x)
-        if kind is None:
-            raise TypeError(
-                f'{type(self).__name__}: the data must be an array or a symbol of MXNet, not'
-                f' {type(x).__name__}'
-            )
-        if not kind.symbol:
-            self._check(x)
-        return super().forward(x)
+        if array_kind(self, x).symbol:
+            return super().forward(x)
+        self._check(x)
+        return self._forward_alone(x) if self._active else super().forward(x)
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Optional[Any] = None) -> Any:
         kind = kind_of(x)
@@ -180,13 +198,15 @@ class _Convolution(builtin._Conv):
             bias = to_world(bias, kind.numpy)
         dtype = functional.dtype_name(self.weight.dtype)
         device = None if kind.symbol else x.ctx.device_type
-        out = functional.call_convolution(
-            x, weight, bias, self._arguments, kind, dtype, device, name='fwd'
+        adds = (
+            self._data_adds(),
+            parameter_adds(self.weight, kind.symbol),
+            None if bias is None else parameter_adds(self.bias, kind.symbol),
         )
-        if self.act is not None:
-            # MXNet's activation looks at the mode, not at what it is given
-            out = to_world(self.act(to_world(out, mx.util.is_np_array())), kind.numpy)
-        return out
+        out = functional.call_convolution(
+            x, weight, bias, self._arguments, kind, dtype, device, name='fwd', adds=adds
+        )
+        return out if self.act is None else self.act(out)
 
 
 class Conv2D(_Convolution, builtin.Conv2D):

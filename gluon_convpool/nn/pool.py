@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar, Dict, Optional
 
-from .. import functional, geometry
-from .._mxnet import kind_of, mx
-from ._common import fill_in_signature
+from mxnet.gluon.nn import conv_layers as builtin
 
-builtin = mx.gluon.nn.conv_layers
+from .. import functional, geometry
+from .._mxnet import kind_of
+from ._common import DataGradient, array_kind, fill_in_signature
 
 _INTRODUCTION = """{ndim}-D {what} pooling, a drop-in for ``mxnet.gluon.nn.{name}``.
 
@@ -61,11 +61,11 @@ Examples
 """
 
 
-class _Pooling(builtin._Pooling):
-    """Pooling over any number of spatial axes; subclasses fix the number, the mode and the built-in.
+class _Pooling(DataGradient, builtin._Pooling):
+    """Pooling over any number of spatial axes; subclasses fix that, the mode and the built-in.
 
-    A subclass names a built-in layer as its second base: its constructor runs after the arguments
-    were checked here.
+    A subclass names a built-in layer as its second base, whose constructor runs after the
+    arguments were checked here.
     """
 
     ndim: ClassVar[int]
@@ -147,20 +147,15 @@ class _Pooling(builtin._Pooling):
         self._dtype = functional.dtype_name(dtype)
 
     def forward(self, x: Any) -> Any:
-        kind = kind_of(x)
-        if kind is None:
-            raise TypeError(
-                f'{type(self).__name__}: the data must be an array or a symbol of MXNet, not'
-                f' {type(x).__name__}'
-            )
-        if not kind.symbol:
-            dtype, _ = functional.check_arrays('pooling', (x,))
-            geometry.pooling_shape(self._arguments, x.shape)
-            if dtype != self._dtype:
-                # a graph traced for another dtype may have chosen a backend that lacks this one
-                self._dtype = dtype
-                self._clear_cached_op()
-        return super().forward(x)
+        if array_kind(self, x).symbol:
+            return super().forward(x)
+        dtype, _ = functional.check_arrays('pooling', (x,))
+        geometry.pooling_shape(self._arguments, x.shape)
+        if dtype != self._dtype:
+            # a graph traced for another dtype may have chosen a backend that lacks this one
+            self._dtype = dtype
+            self._clear_cached_op()
+        return self._forward_alone(x) if self._active else super().forward(x)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         kind = kind_of(x)
@@ -169,7 +164,9 @@ class _Pooling(builtin._Pooling):
             dtype, device = self._dtype, None
         else:
             dtype, device = functional.dtype_name(x.dtype), x.ctx.device_type
-        return functional.call_pooling(x, self._arguments, kind, dtype, device, name='fwd')
+        return functional.call_pooling(
+            x, self._arguments, kind, dtype, device, name='fwd', adds=(self._data_adds(),)
+        )
 
 
 class MaxPool2D(_Pooling, builtin.MaxPool2D):
