@@ -1,6 +1,7 @@
 // Convolution as a matrix product whose right side is never built: C[outputs x positions] =
-// A[outputs x reduction] * B[reduction x positions], where B's micro-panels are cut from a strip of
-// the padded image, a few at a time, just before the micro-kernel reads them.
+// A[outputs x reduction] * B[reduction x positions]. The micro-kernel reads B's micro-panels in a
+// strip of the padded image, where a tap's values for neighbouring positions of a row are
+// neighbours; panels that reach over the end of a row are cut out of the strip first.
 //
 // One task is a range of output positions of one image and group, and a range of its outputs.
 // A value of C is summed by one task, in the same order whatever the tasks are.
@@ -157,9 +158,9 @@ class ImplicitGemm {
     return n;
   }
 
-  // Cuts one micro-panel of `vectors` vectors a row from the strip. Each segment is copied in whole
-  // vectors; what runs over is overwritten by the next segment or row, and the panel has room for
-  // one vector behind its last row.
+  // Cuts one micro-panel from the strip, for positions that are not neighbours there. Each segment
+  // is copied in whole vectors; what runs over is overwritten by the next segment or row, and the
+  // panel has room for one vector behind its last row.
   template <int Vectors>
   static void cut_panel(const T* strip, int64_t channels, int64_t channel_pitch,
                         const int64_t* tap_shift, int64_t taps, const Segment* segments,
@@ -167,12 +168,6 @@ class ImplicitGemm {
     for (int64_t c = 0; c < channels; ++c, strip += channel_pitch)
       for (int64_t t = 0; t < taps; ++t, to += Vectors * kLanes) {
         const T* tap = strip + tap_shift[t];
-        if (segment_count == 1) {
-          const T* from = tap + segments[0].from;
-#pragma GCC unroll 4
-          for (int v = 0; v < Vectors; ++v) store<T>(to + v * kLanes, load<T>(from + v * kLanes));
-          continue;
-        }
         for (int64_t s = 0; s < segment_count; ++s) {
           const T* from = tap + segments[s].from;
           T* place = to + segments[s].at;
@@ -193,7 +188,7 @@ class ImplicitGemm {
   struct PanelOfB {
     int64_t position, count;  // of the image's flattened outputs
     int64_t vectors, segment_count;
-    T* data;
+    SideB<T> side;
     Segment segments[kNr];
   };
 
@@ -210,15 +205,20 @@ class ImplicitGemm {
     const bool one_row = row1 - row0 == 1;
     const StripShape strip(conv_.h, conv_.w, row0, row1, one_row ? p0 - row0 * conv_.w.out_size : 0,
                            one_row ? p1 - row0 * conv_.w.out_size : conv_.w.out_size);
+    // The image itself can be read in place of a strip where each output reads what stands at its
+    // own position, unless the last vector would reach behind the image.
+    const bool image_in_place = conv_.is_pointwise() && (p1 - p0) % kLanes == 0;
     const int64_t chunk_channels = ceil_div(conv_.channels, chunks_);
     const int64_t longest = chunk_channels * taps;
     const int64_t panel_count = ceil_div(p1 - p0, kNr);
 
     Arena arena(Scratch::kTask);
-    const size_t strip_at = arena.template reserve<T>(chunk_channels * strip.channel_pitch + kNr);
+    const size_t strip_at =
+        arena.template reserve<T>(image_in_place ? 0 : chunk_channels * strip.channel_pitch + kNr);
     const size_t panel_at = arena.template reserve<T>(panel_count * longest * kNr + kLanes);
     const size_t panels_at = arena.template reserve<PanelOfB>(panel_count);
     const size_t shift_at = arena.template reserve<int64_t>(taps);
+    const size_t offset_at = arena.template reserve<int64_t>(longest);
     if (!arena.allocate()) return false;
     T *strip_data = arena.template at<T>(strip_at), *panel_data = arena.template at<T>(panel_at);
     PanelOfB* panels = arena.template at<PanelOfB>(panels_at);
@@ -226,6 +226,11 @@ class ImplicitGemm {
     for (int64_t i = 0; i < conv_.h.taps; ++i)
       for (int64_t j = 0; j < conv_.w.taps; ++j)
         tap_shift[i * conv_.w.taps + j] = strip.tap_shift(conv_.h, conv_.w, i, j);
+    const int64_t channel_pitch = image_in_place ? conv_.in_channel_stride : strip.channel_pitch;
+    int64_t* k_offset = arena.template at<int64_t>(offset_at);
+    for (int64_t k = 0; k < longest; ++k)
+      k_offset[k] = k / taps * channel_pitch + tap_shift[k % taps];
+    const bool rows_follow = strip.row_step == conv_.w.out_size;
 
     const T* in =
         conv_.in + image * conv_.in_image_stride + group * conv_.channels * conv_.in_channel_stride;
@@ -235,21 +240,38 @@ class ImplicitGemm {
 
     for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
       const int64_t c0 = chunk_begin(chunk), channels = chunk_begin(chunk + 1) - c0;
-      fill_strip(conv_, strip, in + c0 * conv_.in_channel_stride, channels, strip_data);
+      const T* image = in + c0 * conv_.in_channel_stride;
+      const T* source = strip_data;
+      if (image_in_place)
+        source = image + row0 * conv_.w.in_size + strip.column0;
+      else
+        fill_strip(conv_, strip, image, channels, strip_data);
       for (int64_t p = p0; p < p1; p += kNr) {
         PanelOfB& b = panels[(p - p0) / kNr];
         b.position = p;
         b.count = min_of(kNr, p1 - p);
         b.vectors = ceil_div(b.count, kLanes);
         b.segment_count = find_segments(p, b.count, strip, b.segments);
-        b.data = panel_data + (p - p0) * longest;
-        cut_panel_function(b.vectors)(strip_data, channels, strip.channel_pitch, tap_shift, taps,
-                                      b.segments, b.segment_count, b.data);
+        if (b.segment_count == 1 || rows_follow) {
+          b.side = {source + b.segments[0].from, k_offset};
+        } else {
+          T* to = panel_data + (p - p0) * longest;
+          cut_panel_function(b.vectors)(source, channels, channel_pitch, tap_shift, taps,
+                                        b.segments, b.segment_count, to);
+          b.side = {to, nullptr};
+        }
       }
-      // A panel of A stays in L1 while the panels of B, which fit L2, pass by it.
-      for (int64_t panel = panel0; panel < panel1; ++panel)
+      // Packed, A streams by a panel of B that stays in L1. In place, A has as many streams as rows
+      // and is better read only once, while B, which fits L2, passes by.
+      if (pack_) {
         for (int64_t p = 0; p < panel_count; ++p)
-          multiply(group, c0, channels, panel, panels[p], packed, out, bias);
+          for (int64_t panel = panel0; panel < panel1; ++panel)
+            multiply(group, c0, channels, panel, panels[p], packed, out, bias);
+      } else {
+        for (int64_t panel = panel0; panel < panel1; ++panel)
+          for (int64_t p = 0; p < panel_count; ++p)
+            multiply(group, c0, channels, panel, panels[p], packed, out, bias);
+      }
     }
     return true;
   }
@@ -266,17 +288,17 @@ class ImplicitGemm {
     const TileOfC<T> tile =
         whole ? TileOfC<T>{c + b.position, conv_.out_channel_stride, row_bias, c0 > 0}
               : TileOfC<T>{spill, kNr, nullptr, false};
-    if (pack_) {
-      const T* a = packed + group * conv_.outputs * conv_.reduction() +
-                   (conv_.outputs * c0 + m0 * channels) * taps;
-      MicroKernels<T>::packed(rows, b.vectors)(channels * taps, a, b.data, tile);
-    } else {
-      int64_t row_offset[Block::kMr];
+    int64_t row_offset[Block::kMr];
+    SideA<T> a{packed + group * conv_.outputs * conv_.reduction() +
+                   (conv_.outputs * c0 + m0 * channels) * taps,
+               nullptr};
+    if (!pack_) {
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
-      const T* a = conv_.weight + group * conv_.weight_group_stride +
-                   m0 * conv_.weight_output_stride + c0 * conv_.weight_channel_stride;
-      MicroKernels<T>::rows(rows, b.vectors)({a, row_offset, 1, channels * taps, 0}, b.data, tile);
+      a = {conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride +
+               c0 * conv_.weight_channel_stride,
+           row_offset};
     }
+    MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
     if (!whole) scatter(spill, rows, b.segments, b.segment_count, c, row_bias, c0 > 0);
   }
 

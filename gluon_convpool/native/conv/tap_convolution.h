@@ -23,6 +23,9 @@ struct TapAxis {
   int64_t* offset;  // of the input index, relative to output index * stride
   int64_t* index;   // of the tap in the kernel's axis
 
+  bool is_identity() const {
+    return taps == 1 && stride == 1 && offset[0] == 0 && in_size == out_size;
+  }
   int64_t first() const { return offset[0]; }
   int64_t extent() const { return offset[taps - 1] - offset[0]; }
   // Where output `o` reads at tap `t`, counted from the first value that any tap of output 0 reads.
@@ -60,6 +63,8 @@ struct TapConvolution {
            static_cast<double>(positions());
   }
   bool dense_output() const { return out_column_stride == 1 && out_row_stride == w.out_size; }
+  // Does each output read the one value of each channel that stands at its own position?
+  bool is_pointwise() const { return h.is_identity() && w.is_identity(); }
   // Are the weights of one output already in the order of the reduction?
   bool weight_in_order() const {
     return weight_channel_stride == taps() && weight_row_stride == w.taps && w.index[0] == 0 &&

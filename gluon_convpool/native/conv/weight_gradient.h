@@ -123,8 +123,9 @@ class WeightGradient {
                 end_column, panel_data);
       for (int64_t k = 0; k < k_count; k += Block::kMr) {
         const int64_t rows = min_of(Block::kMr, k_count - k);
-        MicroKernels<T>::rows(rows, vectors)(
-            {strip_data, row_offset + k, runs, run_length, strip.row_step}, panel_data,
+        MicroKernels<T>::run(
+            rows, vectors, {strip_data, row_offset + k}, {panel_data, nullptr},
+            {runs, run_length, strip.row_step},
             {gradient + k * output_pitch_ + m, output_pitch_, nullptr, accumulate});
       }
     }

@@ -72,11 +72,11 @@ double measure_micro_kernel(double seconds) {
   for (int64_t i = 0; i < kPanelsOfA * (a_size + c_size) + b_size; ++i) a[i] = T(0);
   const int64_t repeats = 20;
   const double operations = 2.0 * static_cast<double>(repeats * kPanelsOfA * c_size) * Block::kKc;
-  const auto kernel = MicroKernels<T>::packed(Block::kMr, Block::kNv);
   const double rate = best_rate(seconds, operations, [&] {
     for (int64_t r = 0; r < repeats; ++r)
       for (int64_t panel = 0; panel < kPanelsOfA; ++panel)
-        kernel(Block::kKc, a + panel * a_size, b, {c + panel * c_size, Block::kNr, nullptr, true});
+        MicroKernels<T>::run(Block::kMr, Block::kNv, {a + panel * a_size, nullptr}, {b, nullptr},
+                             {1, Block::kKc, 0}, {c + panel * c_size, Block::kNr, nullptr, true});
   });
   free(memory);
   return rate;

@@ -1,10 +1,11 @@
 // The micro-kernel: C[MR x NR] (+)= A[MR x K] * B[K x NR], C in registers.
 //
-// B is one packed micro-panel: K rows of nv vectors, contiguous. A comes in one of two shapes:
-// * packed: K columns of mr values, contiguous;
-// * rows in place: row m starts at a + row_offset[m] and the reduction walks `runs` pieces of
-//   `run_length` consecutive values, `run_stride` apart. Weights in OIHW order are one such run; an
-//   image read along its rows is one run per row.
+// Each side comes packed or in place.
+// * A packed: for each k, mr consecutive values. A in place: row m starts at a + row_offset[m], and
+//   the reduction walks `runs` pieces of `run_length` consecutive values, `run_stride` apart.
+//   Weights in OIHW order are one such run; an image read along its rows is one run per row.
+// * B packed: for each k, nv consecutive vectors. B in place: row k starts at b + k_offset[k], such
+//   as the same columns of an image seen by one tap after the other.
 // A, B and C do not overlap. Nothing needs alignment beyond that of T. No memory is owned here.
 #pragma once
 
@@ -16,10 +17,19 @@
 namespace convpool::CONVPOOL_ISA {
 
 template <typename T>
-struct RowsOfA {
+struct SideA {
   const T* a;
-  const int64_t* row_offset;  // mr entries, in values
-  int64_t runs, run_length, run_stride;
+  const int64_t* row_offset;  // mr entries; null: packed
+};
+
+template <typename T>
+struct SideB {
+  const T* b;
+  const int64_t* k_offset;  // an entry for each k; null: packed
+};
+
+struct Reduction {
+  int64_t runs, run_length, run_stride;  // runs and their stride only where A is in place
 };
 
 // Where a tile of C goes: row m starts at c + m * row_stride, its columns are contiguous.
@@ -32,10 +42,42 @@ struct TileOfC {
 };
 
 template <typename T, int MR, int NV>
-struct MicroKernel {
+class MicroKernel {
   static constexpr int kLanes = Simd<T>::kLanes;
   using V = Vec<T>;
 
+ public:
+  template <bool PackedA, bool PackedB>
+  static void run(const SideA<T>& side_a, const SideB<T>& side_b, const Reduction& reduction,
+                  const TileOfC<T>& tile) {
+    V acc[MR][NV] = {};
+    const T* a = side_a.a;
+    const T* b = side_b.b;
+    const int64_t* k_offset = side_b.k_offset;
+    const T* row[MR];
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m) row[m] = PackedA ? nullptr : a + side_a.row_offset[m];
+    for (int64_t run = 0; run < reduction.runs; ++run) {
+      const int64_t begin = run * reduction.run_stride, end = begin + reduction.run_length;
+      for (int64_t k = begin; k < end; ++k) {
+        const T* b_row = PackedB ? b : b + *k_offset++;
+        V bv[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) bv[v] = load<T>(b_row + v * kLanes);
+#pragma GCC unroll 16
+        for (int m = 0; m < MR; ++m) {
+          const V am = broadcast<T>(PackedA ? a[m] : row[m][k]);
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; ++v) acc[m][v] += am * bv[v];
+        }
+        if (PackedA) a += MR;
+        if (PackedB) b += NV * kLanes;
+      }
+    }
+    finish(acc, tile);
+  }
+
+ private:
   // C is touched after the loop, so that the loop starts without waiting for it.
   static CONVPOOL_INLINE void finish(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
     T* c = tile.c;
@@ -55,79 +97,35 @@ struct MicroKernel {
       for (int v = 0; v < NV; ++v) store<T>(c + v * kLanes, acc[m][v] + first);
     }
   }
-
-  static void packed(int64_t k_length, const T* a, const T* b, const TileOfC<T>& tile) {
-    V acc[MR][NV] = {};
-    for (int64_t k = 0; k < k_length; ++k) {
-      V bv[NV];
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) bv[v] = load<T>(b + v * kLanes);
-#pragma GCC unroll 16
-      for (int m = 0; m < MR; ++m) {
-        const V am = broadcast<T>(a[m]);
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) acc[m][v] += am * bv[v];
-      }
-      a += MR;
-      b += NV * kLanes;
-    }
-    finish(acc, tile);
-  }
-
-  static void rows(const RowsOfA<T>& rows, const T* b, const TileOfC<T>& tile) {
-    V acc[MR][NV] = {};
-    const T* row[MR];
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m) row[m] = rows.a + rows.row_offset[m];
-    for (int64_t run = 0; run < rows.runs; ++run) {
-      const int64_t shift = run * rows.run_stride;
-      for (int64_t k = shift; k < shift + rows.run_length; ++k) {
-        V bv[NV];
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) bv[v] = load<T>(b + v * kLanes);
-#pragma GCC unroll 16
-        for (int m = 0; m < MR; ++m) {
-          const V am = broadcast<T>(row[m][k]);
-#pragma GCC unroll 4
-          for (int v = 0; v < NV; ++v) acc[m][v] += am * bv[v];
-        }
-        b += NV * kLanes;
-      }
-    }
-    finish(acc, tile);
-  }
 };
 
-// Every micro-kernel up to MR x NV, for the tails; rows and vectors count from one.
+// Runs the micro-kernel of that many rows and vectors, up to MR x NV; both count from one.
 template <typename T>
-struct MicroKernels {
-  using Packed = void (*)(int64_t, const T*, const T*, const TileOfC<T>&);
-  using Rows = void (*)(const RowsOfA<T>&, const T*, const TileOfC<T>&);
-
-  static Packed packed(int64_t rows, int64_t vectors) {
-    return table<Packed, PackedEntry>(Indices{})[(rows - 1) * kNv + vectors - 1];
-  }
-  static Rows rows(int64_t rows, int64_t vectors) {
-    return table<Rows, RowsEntry>(Indices{})[(rows - 1) * kNv + vectors - 1];
-  }
-
- private:
+class MicroKernels {
   static constexpr int kMr = Blocks<T>::kMr, kNv = Blocks<T>::kNv;
-  using Indices = std::make_integer_sequence<int, kMr * kNv>;
+  using Function = void (*)(const SideA<T>&, const SideB<T>&, const Reduction&, const TileOfC<T>&);
 
-  template <int MR, int NV>
-  struct PackedEntry {
-    static constexpr Packed kFunction = MicroKernel<T, MR, NV>::packed;
-  };
-  template <int MR, int NV>
-  struct RowsEntry {
-    static constexpr Rows kFunction = MicroKernel<T, MR, NV>::rows;
-  };
+  template <bool PackedA, bool PackedB, int... I>
+  static CONVPOOL_INLINE Function choose(int64_t index, std::integer_sequence<int, I...>) {
+    static constexpr Function kTable[] = {
+        MicroKernel<T, I / kNv + 1, I % kNv + 1>::template run<PackedA, PackedB>...};
+    return kTable[index];
+  }
 
-  template <typename Function, template <int, int> class Entry, int... I>
-  static CONVPOOL_INLINE const Function* table(std::integer_sequence<int, I...>) {
-    static constexpr Function kTable[] = {Entry<I / kNv + 1, I % kNv + 1>::kFunction...};
-    return kTable;
+ public:
+  static CONVPOOL_INLINE void run(int64_t rows, int64_t vectors, const SideA<T>& a,
+                                  const SideB<T>& b, const Reduction& reduction,
+                                  const TileOfC<T>& tile) {
+    constexpr std::make_integer_sequence<int, kMr * kNv> kSizes{};
+    const int64_t index = (rows - 1) * kNv + vectors - 1;
+    Function function;
+    if (a.row_offset)
+      function =
+          b.k_offset ? choose<false, false>(index, kSizes) : choose<false, true>(index, kSizes);
+    else
+      function =
+          b.k_offset ? choose<true, false>(index, kSizes) : choose<true, true>(index, kSizes);
+    function(a, b, reduction, tile);
   }
 };
 
