@@ -13,22 +13,21 @@ struct BlockSizes {
 };
 
 // The mr * nv accumulators, nv vectors of B and one broadcast must fit the register file, and there
-// must be more accumulators than (fused) multiply-add latency times its throughput.
-// A panel of A (kc * mr values) stays in L1 while a task's panels of B (panels * kc * NR values)
-// pass by it from L2.
+// must be more accumulators than (fused) multiply-add latency times its throughput. A panel of B
+// (kc * NR values) stays in L1 while panels of A (kc * mr values) stream by it, and a task's panels
+// of B together fit L2.
 #if CONVPOOL_VECTOR_BYTES == 64
-// 32 registers, two FMA per cycle, latency 4: 28 accumulators.
-// Panels of B: 24 * 10 KiB. Panels of B: 8 * 24 KiB.
+// 32 registers, two FMA per cycle, latency 4: 28 accumulators. A panel of B is 24 KiB.
 inline constexpr BlockSizes kBlockSizes{14, 2, 192, 8};
 #elif CONVPOOL_VECTOR_BYTES == 32
-// 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. Panels of B: 12 * 16 KiB.
+// 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. A panel of B is 16 KiB.
 inline constexpr BlockSizes kBlockSizes{6, 2, 256, 12};
 #elif defined(__aarch64__)
-// 32 registers of four lanes: 24 accumulators. Panels of B: 16 * 15 KiB.
+// 32 registers of four lanes: 24 accumulators. A panel of B is 15 KiB.
 inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16};
 #else
-// 16 registers and no FMA, so a product needs a register of its own: 8 accumulators.
-// Panels of B: 24 * 10 KiB.
+// 16 registers and no FMA, so a product needs a register of its own: 8 accumulators. A panel of B
+// is 10 KiB.
 inline constexpr BlockSizes kBlockSizes{4, 2, 320, 24};
 #endif
 
