@@ -12,6 +12,7 @@ All windows obey one rule per axis, with ``n`` elements, padding ``p`` on either
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from typing import Any, Dict, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
@@ -75,10 +76,15 @@ def refuse(key: str, **values: Any) -> NoReturn:
 
 
 def choice(op: str, name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """`value`, if it is one of `allowed`."""
-    for one in allowed:
-        if type(one) is type(value) and one == value:
-            return one
+    """`value`, if it is one of `allowed`; NumPy's strings and integers are fine, True is not 1."""
+    plain: Any = None
+    if isinstance(value, str):
+        plain = str(value)
+    elif not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            plain = operator.index(value)
+    if plain is not None and plain in allowed:
+        return plain
     refuse(
         'unknown_choice',
         op=op,

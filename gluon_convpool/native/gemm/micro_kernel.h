@@ -50,6 +50,13 @@ class MicroKernel {
   template <bool PackedA, bool PackedB>
   static void run(const SideA<T>& side_a, const SideB<T>& side_b, const Reduction& reduction,
                   const TileOfC<T>& tile) {
+    // Rows of C lie pages apart, where the processor does not fetch ahead by itself. A tile that
+    // starts inside of a cache line ends in one more.
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m) {
+      __builtin_prefetch(tile.c + m * tile.row_stride, 1);
+      __builtin_prefetch(tile.c + m * tile.row_stride + NV * kLanes - 1, 1);
+    }
     V acc[MR][NV] = {};
     const T* a = side_a.a;
     const T* b = side_b.b;
@@ -59,6 +66,8 @@ class MicroKernel {
     for (int m = 0; m < MR; ++m) row[m] = PackedA ? nullptr : a + side_a.row_offset[m];
     for (int64_t run = 0; run < reduction.runs; ++run) {
       const int64_t begin = run * reduction.run_stride, end = begin + reduction.run_length;
+      // Where two threads share a core, what counts is the number of instructions.
+#pragma GCC unroll 4
       for (int64_t k = begin; k < end; ++k) {
         const T* b_row = PackedB ? b : b + *k_offset++;
         V bv[NV];
