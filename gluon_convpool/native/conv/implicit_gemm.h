@@ -21,6 +21,9 @@ class ImplicitGemm {
   static constexpr int kNr = Block::kNr;
   // A strip larger than this would push the weights out of L2.
   static constexpr int64_t kStripBytes = 192 << 10;
+  // As much of A as may stay in L2.
+  static constexpr int64_t kBlockBytes = 192 << 10;
+  static constexpr int64_t bytes = sizeof(T);
 
  public:
   // Runs `conv`. Returns false where memory is out.
@@ -35,17 +38,21 @@ class ImplicitGemm {
     panels_ = ceil_div(conv.positions(), kNr);
     output_panels_ = ceil_div(conv.outputs, Block::kMr);
 
+    // A task's panels of B have kPanels * kKc rows in all: few panels are long, short ones are
+    // many.
+    const int64_t rows_of_b = Block::kPanels * Block::kKc;
+    const int64_t longest =
+        min_of(conv.reduction(), max_of(Block::kKc, min_of(4 * Block::kKc, rows_of_b / panels_)));
     const int64_t task_panels =
-        max_of(1, min_of(Block::kPanels, Block::kPanels * Block::kKc / taps));
+        max_of(1, min_of(rows_of_b / max_of(longest, taps), 2 * Block::kPanels));
     plan_tasks(task_panels);
 
     // Chunks decide the order of a sum, so they must not depend on the number of threads: what
     // counts is the largest task that there could be.
     const int64_t rows = min_of(task_panels * kNr / conv.w.out_size + 2, conv.h.out_size);
     const int64_t strip_row = conv.w.out_size * conv.w.stride + conv.w.extent();
-    const int64_t strip_channel =
-        (rows * conv.h.stride + conv.h.extent()) * strip_row * static_cast<int64_t>(sizeof(T));
-    int64_t per_chunk = max_of(1, Block::kKc / taps);
+    const int64_t strip_channel = (rows * conv.h.stride + conv.h.extent()) * strip_row * bytes;
+    int64_t per_chunk = max_of(1, longest / taps);
     per_chunk = max_of(1, min_of(per_chunk, kStripBytes / strip_channel));
     chunks_ = ceil_div(conv.channels, per_chunk);
 
@@ -261,17 +268,13 @@ class ImplicitGemm {
           b.side = {to, nullptr};
         }
       }
-      // Packed, A streams by a panel of B that stays in L1. In place, A has as many streams as rows
-      // and is better read only once, while B, which fits L2, passes by.
-      if (pack_) {
+      // Packed, as much of A as fits L2 streams by each panel of B, which stays in L1. In place, A
+      // has as many streams as rows and is better read only once, while B passes by from L2.
+      const int64_t block = pack_ ? max_of(1, kBlockBytes / (Block::kMr * longest * bytes)) : 1;
+      for (int64_t first = panel0; first < panel1; first += block)
         for (int64_t p = 0; p < panel_count; ++p)
-          for (int64_t panel = panel0; panel < panel1; ++panel)
+          for (int64_t panel = first; panel < min_of(first + block, panel1); ++panel)
             multiply(group, c0, channels, panel, panels[p], packed, out, bias);
-      } else {
-        for (int64_t panel = panel0; panel < panel1; ++panel)
-          for (int64_t p = 0; p < panel_count; ++p)
-            multiply(group, c0, channels, panel, panels[p], packed, out, bias);
-      }
     }
     return true;
   }
