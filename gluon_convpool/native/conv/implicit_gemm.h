@@ -23,7 +23,7 @@ class ImplicitGemm {
   static constexpr int64_t kStripBytes = 192 << 10;
   // As much of A as may stay in L2.
   static constexpr int64_t kBlockBytes = 192 << 10;
-  static constexpr int64_t bytes = sizeof(T);
+  static constexpr int64_t kBytes = sizeof(T);
 
  public:
   // Runs `conv`. Returns false where memory is out.
@@ -51,7 +51,7 @@ class ImplicitGemm {
     // counts is the largest task that there could be.
     const int64_t rows = min_of(task_panels * kNr / conv.w.out_size + 2, conv.h.out_size);
     const int64_t strip_row = conv.w.out_size * conv.w.stride + conv.w.extent();
-    const int64_t strip_channel = (rows * conv.h.stride + conv.h.extent()) * strip_row * bytes;
+    const int64_t strip_channel = (rows * conv.h.stride + conv.h.extent()) * strip_row * kBytes;
     int64_t per_chunk = max_of(1, longest / taps);
     per_chunk = max_of(1, min_of(per_chunk, kStripBytes / strip_channel));
     chunks_ = ceil_div(conv.channels, per_chunk);
@@ -270,7 +270,7 @@ class ImplicitGemm {
       }
       // Packed, as much of A as fits L2 streams by each panel of B, which stays in L1. In place, A
       // has as many streams as rows and is better read only once, while B passes by from L2.
-      const int64_t block = pack_ ? max_of(1, kBlockBytes / (Block::kMr * longest * bytes)) : 1;
+      const int64_t block = pack_ ? max_of(1, kBlockBytes / (Block::kMr * longest * kBytes)) : 1;
       for (int64_t first = panel0; first < panel1; first += block)
         for (int64_t p = 0; p < panel_count; ++p)
           for (int64_t panel = first; panel < min_of(first + block, panel1); ++panel)
@@ -292,14 +292,15 @@ class ImplicitGemm {
         whole ? TileOfC<T>{c + b.position, conv_.out_channel_stride, row_bias, c0 > 0}
               : TileOfC<T>{spill, kNr, nullptr, false};
     int64_t row_offset[Block::kMr];
-    SideA<T> a{packed + group * conv_.outputs * conv_.reduction() +
-                   (conv_.outputs * c0 + m0 * channels) * taps,
-               nullptr};
-    if (!pack_) {
+    SideA<T> a{};
+    if (pack_) {
+      a.a = packed + group * conv_.outputs * conv_.reduction() +
+            (conv_.outputs * c0 + m0 * channels) * taps;
+    } else {
+      a.a = conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride +
+            c0 * conv_.weight_channel_stride;
+      a.row_offset = row_offset;
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
-      a = {conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride +
-               c0 * conv_.weight_channel_stride,
-           row_offset};
     }
     MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
     if (!whole) scatter(spill, rows, b.segments, b.segment_count, c, row_bias, c0 > 0);
