@@ -88,10 +88,12 @@ def main() -> None:
     # MXNet reads it once, when it is imported.
     os.environ['OMP_NUM_THREADS'] = str(options.threads)
 
+    # Before mxnet, which it makes importable.
+    import gluon_convpool
+
+    # isort: split
     from mxnet import np, npx
     from mxnet.gluon import nn as builtin
-
-    import gluon_convpool
 
     npx.set_np()
     gluon_convpool.use_backend('native')
