@@ -251,7 +251,7 @@ def test_training_follows_the_builtin_layer_step_by_step(backend, arrays):
                 loss = loss_of(net(array_kind().array(x)), array_kind().array(target))
             loss.backward()
             trainer.step(8)
-            losses.append(float(loss.mean().asnumpy()))
+            losses.append(loss.mean().asnumpy().item())
         return losses
 
     ours, theirs = train(nn), train(builtin)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import reference
 from cases import POOLINGS, Pooling, draw
-from parity import MODES, array_kind, assert_close, assert_same, empty_arrays, measure
+from parity import (
+    MODES,
+    array_kind,
+    assert_close,
+    assert_same,
+    empty_arrays,
+    measure,
+    takes_empty,
+)
 
 from gluon_convpool import Pool2D, functional, nn
 
@@ -25,6 +33,8 @@ class OURS:
 def test_matches_the_builtin_layer(case, backend, arrays):
     head, expected = case.expected()
     for mode in MODES:
+        if case.batch == 0 and not takes_empty(mode, backend):
+            continue
         layer = case.build(OURS)
         with empty_arrays(case.batch == 0):
             assert_same(measure(layer, case.arrays()['x'], head, mode), expected)

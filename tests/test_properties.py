@@ -6,13 +6,20 @@ an error and never bad luck.
 
 from __future__ import annotations
 
-import mxnet as mx
 import numpy as np
 import pytest
 import reference
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from parity import MODES, TOLERANCE, array_kind, assert_same, empty_arrays, measure
+from parity import (
+    MODES,
+    TOLERANCE,
+    array_kind,
+    assert_same,
+    empty_arrays,
+    measure,
+    takes_empty,
+)
 
 import gluon_convpool
 from gluon_convpool import Pool2D, nn
@@ -22,12 +29,6 @@ relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 40))
 batches = st.integers(0, 3)
-
-
-def can_run(batch, mode):
-    """MXNet's legacy operators, which make up portable legacy graphs, refuse empty arrays."""
-    legacy_graph = mode != 'imperative' and array_kind() is mx.nd
-    return batch or not legacy_graph or gluon_convpool.info().backend == 'native'
 
 
 def pairs(low, high):
@@ -68,7 +69,7 @@ def test_convolution(
             for n, p, d, k in zip(size, _pair(padding), _pair(dilation), _pair(kernel))
         )
     )
-    assume(can_run(batch, mode))
+    assume(batch or takes_empty(mode, gluon_convpool.info().backend))
     inputs, outputs = (groups * channels for channels in per_group)
     x, weight, bias = quarters(
         seed,
@@ -121,7 +122,7 @@ def test_pooling(
 ):
     for n, p, k in zip(size, _pair(padding), _pair(pool_size)):
         assume(p < k <= n + 2 * p)
-    assume(can_run(batch, mode))
+    assume(batch or takes_empty(mode, gluon_convpool.info().backend))
     (x,) = quarters(seed, (batch, channels) + size, low=1 if kind.startswith('lp') else -8)
     window = {
         'pool_size': pool_size,
