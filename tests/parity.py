@@ -54,7 +54,7 @@ def parameters(block):
 
 
 def takes_empty(mode, backend):
-    """Whether layers run on empty arrays: not where MXNet's legacy operators make up their graph."""
+    """Whether layers run on empty arrays: MXNet's legacy operators in a graph refuse them."""
     legacy_graph = mode != 'imperative' and not mx.util.is_np_array()
     return backend == 'native' or not legacy_graph
 
