@@ -33,8 +33,21 @@ typedef enum {
   CONVPOOL_LP = 3
 } convpool_pool_mode;
 
-/* Which arithmetic computes a convolution. */
-typedef enum { CONVPOOL_AUTO = 0, CONVPOOL_IMPLICIT_GEMM = 1 } convpool_algorithm;
+/* Which arithmetic computes a convolution. A forced algorithm that cannot do this convolution's
+ * forward pass gives CONVPOOL_UNSUPPORTED; one that can, but has no kernel for a gradient, leaves
+ * that gradient to the choice of CONVPOOL_AUTO. */
+typedef enum {
+  CONVPOOL_AUTO = 0,
+  CONVPOOL_IMPLICIT_GEMM = 1,
+  CONVPOOL_WINOGRAD = 2,
+  CONVPOOL_DEPTHWISE = 3
+} convpool_algorithm;
+
+typedef enum {
+  CONVPOOL_FORWARD = 0,
+  CONVPOOL_BACKWARD_DATA = 1,
+  CONVPOOL_BACKWARD_WEIGHT = 2
+} convpool_pass;
 
 /* A window that slides over `ndim` axes, outermost first: (W), (H, W) or (D, H, W). Only the first
  * ndim entries of each array are read. */
@@ -70,6 +83,10 @@ typedef struct {
   int64_t batch, channels;
   convpool_window window;
 } convpool_pooling;
+
+/* The algorithm that serves a pass of this convolution, or CONVPOOL_AUTO where none does. */
+CONVPOOL_API convpool_algorithm convpool_convolution_algorithm(const convpool_convolution* conv,
+                                                               convpool_pass pass);
 
 /* y = x * weight + bias; bias may be null. */
 CONVPOOL_API convpool_status convpool_convolution_forward(const convpool_convolution* conv,

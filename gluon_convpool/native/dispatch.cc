@@ -43,6 +43,11 @@ const Kernels& kernels() {
 
 using convpool::kernels;
 
+convpool_algorithm convpool_convolution_algorithm(const convpool_convolution* conv,
+                                                  convpool_pass pass) {
+  return kernels().convolution_algorithm(conv, pass);
+}
+
 convpool_status convpool_convolution_forward(const convpool_convolution* conv, const void* x,
                                              const void* weight, const void* bias, void* y) {
   return kernels().convolution_forward(conv, x, weight, bias, y);

@@ -38,11 +38,21 @@ void clear_weight(const convpool_convolution& conv, T* dweight) {
                      conv.window.kernel[1]);
 }
 
+convpool_algorithm convolution_algorithm(const convpool_convolution* problem, convpool_pass pass) {
+  convpool_algorithm id = CONVPOOL_AUTO;
+  with_type(*problem, [&](const auto& conv, auto type) {
+    const auto* algorithm = choose_algorithm<decltype(type)>(conv, pass);
+    if (algorithm) id = algorithm->id;
+    return CONVPOOL_OK;
+  });
+  return id;
+}
+
 convpool_status convolution_forward(const convpool_convolution* problem, const void* x,
                                     const void* weight, const void* bias, void* y) {
   return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
-    const auto* algorithm = choose_algorithm<T>(conv);
+    const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_FORWARD);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
     if (empty(conv)) return CONVPOOL_OK;
     const bool done =
@@ -57,7 +67,7 @@ convpool_status convolution_backward_data(const convpool_convolution* problem, c
                                           const void* weight, void* dx) {
   return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
-    const auto* algorithm = choose_algorithm<T>(conv);
+    const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_BACKWARD_DATA);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
     if (empty(conv)) {
       clear_data(conv, static_cast<T*>(dx));
@@ -74,7 +84,7 @@ convpool_status convolution_backward_weight(const convpool_convolution* problem,
                                             const void* dy, void* dweight) {
   return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
-    const auto* algorithm = choose_algorithm<T>(conv);
+    const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_BACKWARD_WEIGHT);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
     if (empty(conv)) {
       clear_weight(conv, static_cast<T*>(dweight));
@@ -118,6 +128,7 @@ convpool_status pooling_backward(const convpool_pooling* problem, const void* x,
 extern const Kernels kKernels;
 const Kernels kKernels = {
     CONVPOOL_STRING(CONVPOOL_ISA),
+    convolution_algorithm,
     convolution_forward,
     convolution_backward_data,
     convolution_backward_weight,

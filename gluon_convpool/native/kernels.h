@@ -7,6 +7,7 @@ namespace convpool {
 
 struct Kernels {
   const char* name;
+  convpool_algorithm (*convolution_algorithm)(const convpool_convolution*, convpool_pass);
   convpool_status (*convolution_forward)(const convpool_convolution*, const void*, const void*,
                                          const void*, void*);
   convpool_status (*convolution_backward_data)(const convpool_convolution*, const void*,

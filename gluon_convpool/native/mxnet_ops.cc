@@ -193,12 +193,37 @@ std::string checked_layout(const char* op, const Attributes& attributes) {
 constexpr const char* kConvolution = "convolution";
 constexpr const char* kPooling = "pooling";
 
+struct AlgorithmName {
+  const char* name;
+  convpool_algorithm id;
+};
+
+constexpr AlgorithmName kAlgorithmNames[] = {
+    {"auto", CONVPOOL_AUTO},
+    {"implicit_gemm", CONVPOOL_IMPLICIT_GEMM},
+    {"winograd", CONVPOOL_WINOGRAD},
+    {"depthwise", CONVPOOL_DEPTHWISE},
+};
+
+convpool_algorithm algorithm_named(const std::string& wanted) {
+  std::string allowed;
+  for (const AlgorithmName& algorithm : kAlgorithmNames) {
+    if (wanted == algorithm.name) return algorithm.id;
+    allowed += (allowed.empty() ? "'" : ", '") + std::string(algorithm.name) + "'";
+  }
+  fail(sentence(messages::unknown_choice, {{"op", kConvolution},
+                                           {"name", "algorithm"},
+                                           {"value", "'" + wanted + "'"},
+                                           {"allowed", allowed}}));
+}
+
 struct ConvolutionAttributes {
   const Attributes attributes;
   const std::string layout;
   const WindowAttributes window;
   const int64_t channels, groups;
   const bool bias;
+  const convpool_algorithm algorithm;
 
   explicit ConvolutionAttributes(const StringMap& map)
       : attributes(kConvolution, map,
@@ -208,7 +233,8 @@ struct ConvolutionAttributes {
         window(kConvolution, attributes),
         channels(attributes.integer("num_filter", 0)),
         groups(attributes.integer("num_group", 1)),
-        bias(!attributes.boolean("no_bias", false)) {
+        bias(!attributes.boolean("no_bias", false)),
+        algorithm(algorithm_named(attributes.string("algorithm", "auto"))) {
     if (window.kernel.size() + 2 != layout.size())
       fail(sentence(messages::tuple_length,
                     {{"op", kConvolution},
@@ -218,12 +244,6 @@ struct ConvolutionAttributes {
     check_positive("channels", channels);
     check_positive("groups", groups);
     if (channels % groups != 0) fail(not_divisible("channels", channels));
-    const std::string algorithm = attributes.string("algorithm", "auto");
-    if (algorithm != "auto" && algorithm != "implicit_gemm")
-      fail(sentence(messages::unknown_choice, {{"op", kConvolution},
-                                               {"name", "algorithm"},
-                                               {"value", "'" + algorithm + "'"},
-                                               {"allowed", "'auto', 'implicit_gemm'"}}));
   }
 
   std::string not_divisible(const char* name, int64_t value) const {
@@ -466,7 +486,7 @@ convpool_convolution convolution_problem(const ConvolutionAttributes& attributes
   convpool_convolution conv{};
   conv.dtype = CONVPOOL_FLOAT32;
   conv.layout = CONVPOOL_CHANNEL_FIRST;
-  conv.algorithm = CONVPOOL_AUTO;
+  conv.algorithm = attributes.algorithm;
   conv.batch = x[0];
   conv.in_channels = x[1];
   conv.out_channels = y[1];

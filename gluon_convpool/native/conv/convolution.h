@@ -8,13 +8,13 @@
 
 namespace convpool::CONVPOOL_ISA {
 
-// Every algorithm has these three entries; each returns false where memory is out.
+// The passes return false where memory is out.
 template <typename T>
 struct ConvolutionAlgorithm {
   convpool_algorithm id;
-  bool (*supports)(const convpool_convolution& conv);
-  // Relative to others: an estimate of the time of one forward pass.
-  double (*cost)(const convpool_convolution& conv);
+  bool (*supports)(const convpool_convolution& conv, convpool_pass pass);
+  // An estimate of the time of a pass, in multiply-adds at the speed of the micro-kernel.
+  double (*cost)(const convpool_convolution& conv, convpool_pass pass);
   bool (*forward)(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
                   T* y);
   bool (*backward_data)(const convpool_convolution& conv, const T* dy, const T* weight, T* dx);
@@ -67,9 +67,9 @@ class TapStorage {
 
 namespace implicit_gemm {
 
-inline bool supports(const convpool_convolution&) { return true; }
+inline bool supports(const convpool_convolution&, convpool_pass) { return true; }
 
-inline double cost(const convpool_convolution& conv) {
+inline double cost(const convpool_convolution& conv, convpool_pass) {
   const convpool_window& window = conv.window;
   return static_cast<double>(conv.batch * conv.out_channels * conv.in_channels / conv.groups) *
          static_cast<double>(window.kernel[0] * window.kernel[1]) *
@@ -152,19 +152,32 @@ inline bool backward_weight(const convpool_convolution& conv, const T* x, const 
 
 }  // namespace implicit_gemm
 
+// The cheapest algorithm for a pass, or the one that the caller forces. Null where none serves.
+// The estimates look at the convolution alone, so that the number of threads changes no bit.
 template <typename T>
-inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolution& conv) {
+inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolution& conv,
+                                                       convpool_pass pass) {
   static constexpr ConvolutionAlgorithm<T> kAlgorithms[] = {
       {CONVPOOL_IMPLICIT_GEMM, implicit_gemm::supports, implicit_gemm::cost,
        implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
        implicit_gemm::backward_weight<T>},
   };
+  if (conv.algorithm != CONVPOOL_AUTO) {
+    for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {
+      if (algorithm.id != conv.algorithm) continue;
+      if (!algorithm.supports(conv, CONVPOOL_FORWARD)) return nullptr;
+      if (algorithm.supports(conv, pass)) return &algorithm;
+      convpool_convolution free_choice = conv;
+      free_choice.algorithm = CONVPOOL_AUTO;
+      return choose_algorithm<T>(free_choice, pass);
+    }
+    return nullptr;
+  }
   const ConvolutionAlgorithm<T>* best = nullptr;
   double best_cost = 0;
   for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {
-    if (conv.algorithm != CONVPOOL_AUTO && conv.algorithm != algorithm.id) continue;
-    if (!algorithm.supports(conv)) continue;
-    const double cost = algorithm.cost(conv);
+    if (!algorithm.supports(conv, pass)) continue;
+    const double cost = algorithm.cost(conv, pass);
     if (best && cost >= best_cost) continue;
     best = &algorithm;
     best_cost = cost;
