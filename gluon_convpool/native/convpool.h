@@ -116,6 +116,11 @@ CONVPOOL_API convpool_status convpool_pooling_backward(const convpool_pooling* p
 CONVPOOL_API void convpool_set_num_threads(int n);
 CONVPOOL_API int convpool_get_num_threads(void);
 
+/* Whether CONVPOOL_AUTO may choose Winograd's convolution, and whether it can be forced. On, unless
+ * the environment says GLUON_CONVPOOL_WINOGRAD=0. */
+CONVPOOL_API void convpool_set_winograd(int enabled);
+CONVPOOL_API int convpool_get_winograd(void);
+
 /* The instruction set in use: "baseline", "avx2" or "avx512". Setting one that this processor or
  * this build lacks returns CONVPOOL_UNSUPPORTED and changes nothing. */
 CONVPOOL_API const char* convpool_instruction_set(void);

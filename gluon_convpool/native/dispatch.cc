@@ -6,6 +6,7 @@
 #include "convpool.h"
 #include "kernels.h"
 #include "threads.h"
+#include "winograd_switch.h"
 
 namespace convpool {
 namespace {
@@ -79,6 +80,9 @@ convpool_status convpool_pooling_backward(const convpool_pooling* pool, const vo
 
 void convpool_set_num_threads(int n) { convpool::set_num_threads(n); }
 int convpool_get_num_threads(void) { return convpool::num_threads(); }
+
+void convpool_set_winograd(int enabled) { convpool::enable_winograd(enabled != 0); }
+int convpool_get_winograd(void) { return convpool::winograd_enabled() ? 1 : 0; }
 
 const char* convpool_instruction_set(void) { return kernels().name; }
 

@@ -3,8 +3,10 @@
 
 #include <stdlib.h>
 
+#include "../winograd_switch.h"
 #include "implicit_gemm.h"
 #include "weight_gradient.h"
+#include "winograd.h"
 
 namespace convpool::CONVPOOL_ISA {
 
@@ -50,6 +52,25 @@ inline TapConvolution<T> forward_problem(const convpool_convolution& conv, int64
   return problem;
 }
 
+// What both passes of the data gradient share: dy is read, dx written, and the roles of inputs and
+// outputs are exchanged. The taps are those of the forward pass still.
+template <typename T>
+inline TapConvolution<T> data_gradient_problem(const convpool_convolution& conv, int64_t* taps) {
+  const TapConvolution<T> forward = forward_problem<T>(conv, taps);
+  TapConvolution<T> problem = forward;
+  problem.channels = forward.outputs;
+  problem.outputs = forward.channels;
+  problem.weight_output_stride = forward.weight_channel_stride;
+  problem.weight_channel_stride = forward.weight_output_stride;
+  problem.in_channel_stride = forward.out_channel_stride;
+  problem.in_image_stride = forward.out_image_stride;
+  problem.out_channel_stride = forward.in_channel_stride;
+  problem.out_image_stride = forward.in_image_stride;
+  problem.out_row_stride = conv.window.stride[0] * conv.window.in_size[1];
+  problem.out_column_stride = conv.window.stride[1];
+  return problem;
+}
+
 // Room for the taps of a problem, freed when it goes out of scope.
 class TapStorage {
  public:
@@ -71,7 +92,8 @@ inline bool supports(const convpool_convolution&, convpool_pass) { return true; 
 
 inline double cost(const convpool_convolution& conv, convpool_pass) {
   const convpool_window& window = conv.window;
-  return static_cast<double>(conv.batch * conv.out_channels * conv.in_channels / conv.groups) *
+  return 1.15 *
+         static_cast<double>(conv.batch * conv.out_channels * conv.in_channels / conv.groups) *
          static_cast<double>(window.kernel[0] * window.kernel[1]) *
          static_cast<double>(window.out_size[0] * window.out_size[1]);
 }
@@ -110,21 +132,9 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   const convpool_window& window = conv.window;
   const TapStorage taps(window);
   if (!taps.get()) return false;
-  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
-  const TapConvolution<T> forward = problem;
-  problem.channels = forward.outputs;
-  problem.outputs = forward.channels;
-  problem.weight_output_stride = forward.weight_channel_stride;
-  problem.weight_channel_stride = forward.weight_output_stride;
+  TapConvolution<T> problem = data_gradient_problem<T>(conv, taps.get());
   problem.in = dy;
   problem.weight = weight;
-  problem.in_channel_stride = forward.out_channel_stride;
-  problem.in_image_stride = forward.out_image_stride;
-  problem.out_channel_stride = forward.in_channel_stride;
-  problem.out_image_stride = forward.in_image_stride;
-  problem.out_row_stride = window.stride[0] * window.in_size[1];
-  problem.out_column_stride = window.stride[1];
-
   for (int64_t row = 0; row < window.stride[0]; ++row)
     for (int64_t column = 0; column < window.stride[1]; ++column) {
       backward_taps(window, 0, row, &problem.h);
@@ -152,6 +162,107 @@ inline bool backward_weight(const convpool_convolution& conv, const T* x, const 
 
 }  // namespace implicit_gemm
 
+namespace winograd {
+
+// The size of tile that costs least, and how much. Null where no size fits the kernel, or where all
+// need too much memory: more than twice what the arrays have.
+template <typename T>
+struct Choice {
+  const WinogradTile<T>* tile;
+  double cost;
+};
+
+template <typename T>
+inline Choice<T> choose(const TapConvolution<T>& problem, double array_bytes) {
+  static constexpr const WinogradTile<T>* kTiles[] = {
+      &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>, &kWinogradTile<T, 2, 5, 2, 5>,
+      &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 1, 1, 6, 3>, &kWinogradTile<T, 6, 3, 1, 1>,
+      &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>, &kWinogradTile<T, 1, 1, 4, 7>,
+      &kWinogradTile<T, 4, 7, 1, 1>,
+  };
+  Choice<T> best{nullptr, 0};
+  if (!Winograd<T>::supports(problem)) return best;
+  for (const WinogradTile<T>* tile : kTiles) {
+    if (tile->rh != problem.h.taps || tile->rw != problem.w.taps) continue;
+    const Winograd<T> winograd(problem, *tile);
+    if (winograd.memory() > 2 * array_bytes) continue;
+    const double cost = winograd.cost();
+    if (best.tile && cost >= best.cost) continue;
+    best = {tile, cost};
+  }
+  return best;
+}
+
+template <typename T>
+inline double array_bytes(const convpool_convolution& conv) {
+  const convpool_window& window = conv.window;
+  const double in = static_cast<double>(conv.batch * conv.in_channels) *
+                    static_cast<double>(window.in_size[0] * window.in_size[1]);
+  const double out = static_cast<double>(conv.batch * conv.out_channels) *
+                     static_cast<double>(window.out_size[0] * window.out_size[1]);
+  const double weight = static_cast<double>(conv.out_channels * conv.in_channels / conv.groups) *
+                        static_cast<double>(window.kernel[0] * window.kernel[1]);
+  return (in + out + weight) * static_cast<double>(sizeof(T));
+}
+
+// The data gradient of a convolution with stride 1 is one with the taps flipped.
+template <typename T>
+inline TapConvolution<T> problem_of(const convpool_convolution& conv, convpool_pass pass,
+                                    int64_t* taps) {
+  if (pass == CONVPOOL_FORWARD) return forward_problem<T>(conv, taps);
+  TapConvolution<T> problem = data_gradient_problem<T>(conv, taps);
+  backward_taps(conv.window, 0, 0, &problem.h);
+  backward_taps(conv.window, 1, 0, &problem.w);
+  return problem;
+}
+
+template <typename T>
+inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
+  const convpool_window& window = conv.window;
+  constexpr int64_t kLongest = 7;
+  if (!winograd_enabled() || pass == CONVPOOL_BACKWARD_WEIGHT || window.kernel[0] > kLongest ||
+      window.kernel[1] > kLongest || window.stride[0] != 1 || window.stride[1] != 1)
+    return {nullptr, 0};
+  int64_t taps[4 * kLongest];
+  return choose(problem_of<T>(conv, pass, taps), array_bytes<T>(conv));
+}
+
+template <typename T>
+inline bool supports(const convpool_convolution& conv, convpool_pass pass) {
+  return choose<T>(conv, pass).tile != nullptr;
+}
+
+template <typename T>
+inline double cost(const convpool_convolution& conv, convpool_pass pass) {
+  return choose<T>(conv, pass).cost;
+}
+
+template <typename T>
+inline bool run(const convpool_convolution& conv, convpool_pass pass, const T* in, const T* weight,
+                const T* bias, T* out) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = problem_of<T>(conv, pass, taps.get());
+  problem.in = in;
+  problem.weight = weight;
+  problem.bias = bias;
+  problem.out = out;
+  return Winograd<T>(problem, *choose<T>(conv, pass).tile).run();
+}
+
+template <typename T>
+inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
+                    T* y) {
+  return run<T>(conv, CONVPOOL_FORWARD, x, weight, bias, y);
+}
+
+template <typename T>
+inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+  return run<T>(conv, CONVPOOL_BACKWARD_DATA, dy, weight, nullptr, dx);
+}
+
+}  // namespace winograd
+
 // The cheapest algorithm for a pass, or the one that the caller forces. Null where none serves.
 // The estimates look at the convolution alone, so that the number of threads changes no bit.
 template <typename T>
@@ -161,6 +272,8 @@ inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolutio
       {CONVPOOL_IMPLICIT_GEMM, implicit_gemm::supports, implicit_gemm::cost,
        implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
        implicit_gemm::backward_weight<T>},
+      {CONVPOOL_WINOGRAD, winograd::supports<T>, winograd::cost<T>, winograd::forward<T>,
+       winograd::backward_data<T>, nullptr},
   };
   if (conv.algorithm != CONVPOOL_AUTO) {
     for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {

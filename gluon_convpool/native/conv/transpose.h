@@ -1,0 +1,102 @@
+// Between channels apart and channels side by side: squares of vectors transposed in registers.
+#pragma once
+
+#include <utility>
+
+#include "../simd.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+// Processors shuffle within groups of 16 bytes faster than across them, so a square is transposed
+// within its groups first, and then its groups among each other.
+template <typename T>
+class Transposer {
+  static constexpr int kLanes = Simd<T>::kLanes;
+  static constexpr int kGroup = 16 / static_cast<int>(sizeof(T));
+  using V = Vec<T>;
+
+  template <typename Index, int... I, typename Source>
+  static CONVPOOL_INLINE V pick(V a, V b, std::integer_sequence<int, I...>, Source) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, Source::lane(I)...);
+#else
+    typedef Index Mask __attribute__((vector_size(kVectorBytes)));
+    return __builtin_shuffle(a, b, Mask{Source::lane(I)...});
+#endif
+  }
+  template <typename Source>
+  static CONVPOOL_INLINE V pick(V a, V b) {
+    constexpr std::make_integer_sequence<int, kLanes> kAll{};
+    if constexpr (sizeof(T) == 4)
+      return pick<int32_t>(a, b, kAll, Source{});
+    else
+      return pick<int64_t>(a, b, kAll, Source{});
+  }
+
+  // Blocks of Size values of both vectors in turn, from the lower or upper half of each group.
+  template <int Size, bool Upper>
+  struct Interleaved {
+    static constexpr int lane(int i) {
+      const int block = i % kGroup / Size;
+      return (block % 2 ? kLanes : 0) + i / kGroup * kGroup + block / 2 * Size + i % Size +
+             (Upper ? kGroup / 2 : 0);
+    }
+  };
+  // Groups whose number lacks (lower) or has (upper) the bit Distance, of both vectors in turn.
+  template <int Distance, bool Upper>
+  struct Exchanged {
+    static constexpr int lane(int i) {
+      const int group = i / kGroup;
+      const bool second = group & Distance;
+      const int from =
+          Upper ? (second ? group : group + Distance) : (second ? group - Distance : group);
+      return (second ? kLanes : 0) + from * kGroup + i % kGroup;
+    }
+  };
+
+  template <int Size>
+  static CONVPOOL_INLINE void interleave(V* v) {
+    if constexpr (Size < kGroup) {
+      // Row i and the row whose number differs in the bit that this step moves.
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (i & Size) continue;
+        const V a = v[i], b = v[i + Size];
+        v[i] = pick<Interleaved<Size, false>>(a, b);
+        v[i + Size] = pick<Interleaved<Size, true>>(a, b);
+      }
+      interleave<2 * Size>(v);
+    }
+  }
+  template <int Distance>
+  static CONVPOOL_INLINE void exchange(V* v) {
+    if constexpr (Distance * kGroup < kLanes) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (i & (Distance * kGroup)) continue;
+        const V a = v[i], b = v[i + Distance * kGroup];
+        v[i] = pick<Exchanged<Distance, false>>(a, b);
+        v[i + Distance * kGroup] = pick<Exchanged<Distance, true>>(a, b);
+      }
+      exchange<2 * Distance>(v);
+    }
+  }
+
+ public:
+  // Lane j of v[i] becomes lane i of v[j]; v has as many vectors as a vector has lanes.
+  static CONVPOOL_INLINE void run(V* v) {
+    interleave<1>(v);
+    exchange<1>(v);
+    if constexpr (kGroup == 4) {
+      // Interleaving leaves columns 1 and 2 of each group exchanged.
+#pragma GCC unroll 4
+      for (int i = 0; i < kLanes; i += kGroup) {
+        const V second = v[i + 1];
+        v[i + 1] = v[i + 2];
+        v[i + 2] = second;
+      }
+    }
+  }
+};
+
+}  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,481 @@
+// Winograd's convolution: fewer multiplications, for stride 1.
+//
+// The output is cut into tiles of mh x mw. With V the transformed tiles of the input and U the
+// transformed taps, each of the th x tw elements of a transformed tile is a matrix product of its
+// own, M[tiles x outputs] = V[tiles x channels] * U[channels x outputs], and the tiles of the
+// output are transforms of M. Channels and outputs stand side by side in V, U and M, so that every
+// transform works on whole vectors, and the micro-kernel reads V in place with a tile in each row.
+//
+//   V: [pass][plane][tile][channel]   U: [panel][pass][plane][channel][output]
+//   M: [panel][plane][tile][output]
+//
+// A pass is a part of the channels, whole vectors of them; a panel is NR outputs, the last one as
+// many whole vectors as needed; a block is a range of tiles. Where the input is small beside the
+// weights, there is one block, and each panel's taps are transformed where they are used; otherwise
+// all taps are transformed first, and each block's V stays in the cache of the thread that uses it.
+//
+// A value of M is summed in the same order whatever the blocks are.
+#pragma once
+
+#include "../arena.h"
+#include "../gemm/micro_kernel.h"
+#include "../parallel.h"
+#include "tap_convolution.h"
+#include "transpose.h"
+#include "winograd_transform.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+// One size of tile.
+template <typename T>
+struct WinogradTile {
+  int mh, rh, mw, rw;
+  void (*input)(T* band, int64_t pitch, int64_t tiles, T* v, int64_t plane_pitch,
+                int64_t tile_pitch);
+  void (*weight)(const T* taps, T* u, int64_t plane_pitch);
+  void (*output)(const T* m, int64_t plane_pitch, int64_t tile_pitch, int64_t tiles, T* band,
+                 int64_t pitch);
+
+  int th() const { return mh + rh - 1; }
+  int tw() const { return mw + rw - 1; }
+  int planes() const { return th() * tw(); }
+};
+
+template <typename T, int MH, int RH, int MW, int RW>
+inline constexpr WinogradTile<T> kWinogradTile{MH,
+                                               RH,
+                                               MW,
+                                               RW,
+                                               WinogradTransforms<T, MH, RH, MW, RW>::input,
+                                               WinogradTransforms<T, MH, RH, MW, RW>::weight,
+                                               WinogradTransforms<T, MH, RH, MW, RW>::output};
+
+template <typename T>
+class Winograd {
+  using Block = Blocks<T>;
+  static constexpr int kLanes = Simd<T>::kLanes;
+  static constexpr int kNr = Block::kNr;
+  static constexpr int64_t kBytes = sizeof(T);
+  // A block's V, which is read once for every panel.
+  static constexpr int64_t kBlockBytes = 384 << 10;
+  // A panel's taps of one pass over the reduction, where they are transformed on the spot.
+  static constexpr int64_t kTapBytes = 160 << 10;
+  // M of a task, which is read and written once for each pass.
+  static constexpr int64_t kProductBytes = 512 << 10;
+  // Columns of a band, so that it stays in L1.
+  static constexpr int64_t kBandColumns = 48;
+  // Channels whose taps are transformed at once.
+  static constexpr int64_t kTapChannels = 8;
+
+ public:
+  // Is every output a sum over neighbouring inputs, and the output written densely?
+  static bool supports(const TapConvolution<T>& conv) {
+    return neighbours(conv.h) && neighbours(conv.w) && conv.out_column_stride == 1;
+  }
+
+  Winograd(const TapConvolution<T>& conv, const WinogradTile<T>& tile) : conv_(conv), tile_(tile) {
+    tiles_h_ = ceil_div(conv.h.out_size, tile.mh);
+    tiles_w_ = ceil_div(conv.w.out_size, tile.mw);
+    tiles_ = conv.batch * tiles_h_ * tiles_w_;
+    panels_ = ceil_div(conv.outputs, kNr);
+    taps_on_the_spot_ = conv.outputs > tiles_;
+    slices_ = ceil_div(conv.channels, kLanes);
+    const int64_t longest =
+        taps_on_the_spot_ ? kTapBytes / (tile.planes() * kNr * kBytes) : Block::kKc;
+    passes_ = ceil_div(slices_, max_of(1, longest / kLanes));
+    tile_pitch_ = ceil_div(slices_, passes_) * kLanes;
+  }
+
+  // An estimate in multiply-adds at the speed of the micro-kernel, its factors measured on AVX2: a
+  // product of few channels costs what reading and writing the micro-kernel's tile costs, and each
+  // element of a transformed tile a few operations and a place in memory.
+  double cost() const {
+    const double tiles = static_cast<double>(tiles_);
+    const double channels = static_cast<double>(slices_ * kLanes);
+    const double outputs = static_cast<double>(ceil_div(conv_.outputs, kLanes) * kLanes);
+    const double reduction = static_cast<double>(conv_.channels + 8 * passes_);
+    const double inputs = 10 * tiles * channels, products = 1.05 * tiles * outputs * reduction;
+    const double taps = 8 * channels * outputs, results = 8 * tiles * outputs;
+    return static_cast<double>(conv_.groups * tile_.planes()) *
+           (inputs + taps + products + results);
+  }
+
+  // Bytes that a call needs beside its arrays, without the blocks that each thread has.
+  double memory() const {
+    const double planes = static_cast<double>(tile_.planes() * kBytes);
+    const double v = planes * static_cast<double>(passes_ * tile_pitch_);
+    if (taps_on_the_spot_) return v * static_cast<double>(conv_.groups * tiles_);
+    return static_cast<double>(conv_.groups * u_size() * kBytes);
+  }
+
+  // Returns false where memory is out.
+  bool run() const {
+    const int64_t threads = num_threads(), vector_tiles = v_size(1);
+    int64_t blocks = 1;
+    if (!taps_on_the_spot_) {
+      blocks = ceil_div(tiles_ * vector_tiles * kBytes, kBlockBytes);
+      if (blocks > 1 && blocks < 8 * threads) blocks = ceil_div(blocks, threads) * threads;
+      blocks = min_of(blocks, tiles_);
+    }
+    const int64_t tasks = conv_.groups * blocks;
+    const bool fused = !taps_on_the_spot_ && tasks >= threads;
+
+    Arena arena(Scratch::kShared);
+    const size_t u_at = arena.template reserve<T>(taps_on_the_spot_ ? 0 : conv_.groups * u_size());
+    const size_t v_at = arena.template reserve<T>(fused ? 0 : tasks * v_size(block_size(blocks)));
+    if (!arena.allocate()) return false;
+    T* u = taps_on_the_spot_ ? nullptr : arena.template at<T>(u_at);
+    T* v = fused ? nullptr : arena.template at<T>(v_at);
+    if (u) transform_all_taps(u);
+
+    bool failed = false;
+    if (!fused) transform_all_inputs(blocks, v, &failed);
+    const int64_t shares = fused ? 1 : panel_shares(tasks, block_size(blocks));
+    parallel_for(tasks * shares, work(), [&](int64_t task) {
+      const int64_t share = task % shares, block = task / shares % blocks;
+      const int64_t group = task / shares / blocks;
+      const T* own = v ? v + (group * blocks + block) * v_size(block_size(blocks)) : nullptr;
+      if (!compute(group, block, blocks, panels_ * share / shares, panels_ * (share + 1) / shares,
+                   u, own))
+        __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+      release_scratch(Scratch::kTask);
+    });
+    return !failed;
+  }
+
+ private:
+  static bool neighbours(const TapAxis& axis) {
+    for (int64_t t = 1; t < axis.taps; ++t)
+      if (axis.offset[t] != axis.offset[t - 1] + 1) return false;
+    return axis.taps > 0 && axis.stride == 1;
+  }
+
+  double work() const { return conv_.multiply_adds(); }
+  int64_t block_begin(int64_t block, int64_t blocks) const { return tiles_ * block / blocks; }
+  int64_t block_size(int64_t blocks) const { return ceil_div(tiles_, blocks); }
+  int64_t pass_slice(int64_t pass) const { return slices_ * pass / passes_; }
+  int64_t pass_of(int64_t slice) const {
+    int64_t pass = slice * passes_ / slices_;
+    while (pass_slice(pass + 1) <= slice) ++pass;
+    return pass;
+  }
+  int64_t pass_begin(int64_t pass) const {
+    return min_of(pass_slice(pass) * kLanes, conv_.channels);
+  }
+
+  // Into how many tasks the panels of a block are cut: two a thread, and no more panels in one than
+  // the cache has room for M.
+  int64_t panel_shares(int64_t tasks, int64_t tiles) const {
+    const int64_t fitting = max_of(1, kProductBytes / (m_panel(tiles) * kBytes));
+    const int64_t wanted = ceil_div(2 * num_threads(), tasks);
+    return min_of(panels_, max_of(wanted, ceil_div(panels_, fitting)));
+  }
+
+  // Planes lie an odd number of cache lines apart: the same tile's elements of all planes, which
+  // are written together, then fall into different sets of the cache.
+  static int64_t plane_pitch(int64_t values) {
+    constexpr int64_t kLine = 64 / kBytes;
+    return (ceil_div(values, kLine) | 1) * kLine;
+  }
+  int64_t v_plane(int64_t tiles) const { return plane_pitch(tiles * tile_pitch_); }
+  int64_t v_pass(int64_t tiles) const { return tile_.planes() * v_plane(tiles); }
+  int64_t v_size(int64_t tiles) const { return passes_ * v_pass(tiles); }
+  int64_t m_plane(int64_t tiles) const { return plane_pitch(tiles * kNr); }
+  int64_t m_panel(int64_t tiles) const { return tile_.planes() * m_plane(tiles); }
+  int64_t panel_vectors(int64_t panel) const {
+    return ceil_div(min_of(kNr, conv_.outputs - panel * kNr), kLanes);
+  }
+  int64_t u_plane() const { return plane_pitch(tile_pitch_ * kNr); }
+  int64_t u_pass() const { return tile_.planes() * u_plane(); }
+  int64_t u_size() const { return panels_ * passes_ * u_pass(); }
+  // Where the transformed taps of a panel's pass are.
+  int64_t u_offset(int64_t group, int64_t panel, int64_t pass) const {
+    return group * u_size() + (panel * passes_ + pass) * u_pass();
+  }
+
+  // Tiles [first, end) of one tile row of an image.
+  struct Run {
+    int64_t image, row, column, tiles;
+  };
+  Run run_at(int64_t tile, int64_t end) const {
+    Run run;
+    run.image = tile / (tiles_h_ * tiles_w_);
+    run.row = tile / tiles_w_ % tiles_h_;
+    run.column = tile % tiles_w_;
+    run.tiles = min_of(end - tile, tiles_w_ - run.column);
+    run.tiles = min_of(run.tiles, max_of(1, kBandColumns / tile_.mw));
+    return run;
+  }
+  int64_t band_pitch() const { return (max_of(kBandColumns, tile_.mw) + tile_.rw - 1) * kLanes; }
+
+  // ------------------------------------------------------------------ inputs
+
+  void transform_all_inputs(int64_t blocks, T* v, bool* failed) const {
+    const int64_t pieces = min_of(blocks * 16, tiles_);
+    parallel_for(conv_.groups * pieces * slices_, work(), [&](int64_t task) {
+      const int64_t slice = task % slices_, piece = task / slices_ % pieces;
+      const int64_t group = task / slices_ / pieces;
+      Arena arena(Scratch::kTask);
+      const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch());
+      if (!arena.allocate()) {
+        __atomic_store_n(failed, true, __ATOMIC_RELAXED);
+        return;
+      }
+      T* band = arena.template at<T>(band_at);
+      const int64_t end = block_begin(piece + 1, pieces);
+      for (int64_t tile = block_begin(piece, pieces); tile < end;) {
+        // The block that holds this tile.
+        int64_t block = tile * blocks / tiles_;
+        while (block_begin(block + 1, blocks) <= tile) ++block;
+        const int64_t first = block_begin(block, blocks), last = block_begin(block + 1, blocks);
+        const int64_t stop = min_of(end, last);
+        transform_inputs(group, tile, stop, slice, slice + 1, first, last - first,
+                         v + (group * blocks + block) * v_size(block_size(blocks)), band);
+        tile = stop;
+      }
+    });
+  }
+
+  // Tiles [begin, end) and slices [slice0, slice1) of kLanes channels, to the V of a block of
+  // `count` tiles that begins at tile `first`.
+  void transform_inputs(int64_t group, int64_t begin, int64_t end, int64_t slice0, int64_t slice1,
+                        int64_t first, int64_t count, T* v, T* band) const {
+    for (int64_t tile = begin; tile < end;) {
+      const Run run = run_at(tile, end);
+      const int64_t columns = (run.tiles - 1) * tile_.mw + tile_.tw();
+      for (int64_t slice = slice0; slice < slice1; ++slice) {
+        const int64_t c = slice * kLanes;
+        fill_band(conv_.in + run.image * conv_.in_image_stride +
+                      (group * conv_.channels + c) * conv_.in_channel_stride,
+                  min_of(kLanes, conv_.channels - c), run.row * tile_.mh + conv_.h.first(),
+                  run.column * tile_.mw + conv_.w.first(), columns, band);
+        const int64_t pass = pass_of(slice);
+        tile_.input(band, band_pitch(), run.tiles,
+                    v + pass * v_pass(count) + (tile - first) * tile_pitch_ + c - pass_begin(pass),
+                    v_plane(count), tile_pitch_);
+      }
+      tile += run.tiles;
+    }
+  }
+
+  // th() rows of a padded image from row y and column x on, channels side by side.
+  void fill_band(const T* image, int64_t channels, int64_t y, int64_t x, int64_t columns,
+                 T* band) const {
+    const int64_t begin = min_of(max_of(-x, 0), columns);
+    const int64_t end = max_of(begin, min_of(columns, conv_.w.in_size - x));
+    for (int64_t row = 0; row < tile_.th(); ++row, ++y, band += band_pitch()) {
+      if (y < 0 || y >= conv_.h.in_size) {
+        clear_values(band, columns * kLanes);
+        continue;
+      }
+      clear_values(band, begin * kLanes);
+      clear_values(band + end * kLanes, (columns - end) * kLanes);
+      const T* from = image + y * conv_.w.in_size + x;
+      if (channels == kLanes && end - begin >= kLanes) {
+        for (int64_t k = begin; k < end; k += kLanes) {
+          // The last square overlaps the one before it instead of reading behind the row.
+          const int64_t at = min_of(k, end - kLanes);
+          Vec<T> square[kLanes];
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane)
+            square[lane] = load<T>(from + lane * conv_.in_channel_stride + at);
+          Transposer<T>::run(square);
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane)
+            store<T>(band + (at + lane) * kLanes, square[lane]);
+        }
+        continue;
+      }
+      for (int64_t lane = 0; lane < kLanes; ++lane, from += conv_.in_channel_stride)
+        for (int64_t k = begin; k < end; ++k)
+          band[k * kLanes + lane] = lane < channels ? from[k] : T(0);
+    }
+  }
+
+  static void clear_values(T* to, int64_t count) {
+    for (int64_t k = 0; k < count; ++k) to[k] = T(0);
+  }
+
+  // ------------------------------------------------------------------ taps
+
+  void transform_all_taps(T* u) const {
+    const double moved = 8 * static_cast<double>(conv_.groups * u_size());
+    const int64_t pieces = ceil_div(ceil_div(conv_.channels, passes_), 2 * kTapChannels);
+    parallel_for(conv_.groups * panels_ * passes_ * pieces, moved, [&](int64_t task) {
+      const int64_t piece = task % pieces, pass = task / pieces % passes_;
+      const int64_t panel = task / pieces / passes_ % panels_;
+      const int64_t group = task / pieces / passes_ / panels_;
+      const int64_t first = pass_begin(pass), channels = pass_begin(pass + 1) - first;
+      const int64_t c0 = channels * piece / pieces, c1 = channels * (piece + 1) / pieces;
+      const int64_t pitch = panel_vectors(panel) * kLanes;
+      transform_taps(group, panel, first + c0, first + c1,
+                     u + u_offset(group, panel, pass) + c0 * pitch);
+    });
+  }
+
+  // Channels [c0, c1) of a panel, to u: [plane][channel][output].
+  void transform_taps(int64_t group, int64_t panel, int64_t c0, int64_t c1, T* u) const {
+    constexpr int64_t kMostTaps = 49;
+    alignas(64) T taps[kTapChannels * kMostTaps * kLanes];
+    const int64_t count = conv_.taps(), vectors = panel_vectors(panel);
+    for (int64_t c = c0; c < c1; c += kTapChannels) {
+      const int64_t channels = min_of(kTapChannels, c1 - c);
+      for (int64_t v = 0; v < vectors; ++v) {
+        const int64_t m = panel * kNr + v * kLanes;
+        gather_taps(group, m, c, channels, taps);
+        for (int64_t i = 0; i < channels; ++i)
+          tile_.weight(taps + i * count * kLanes, u + ((c - c0 + i) * vectors + v) * kLanes,
+                       u_plane());
+      }
+    }
+  }
+
+  // [channel][tap][lane], where lane is an output from m on; zero behind the last output.
+  void gather_taps(int64_t group, int64_t m, int64_t c, int64_t channels, T* to) const {
+    const int64_t count = conv_.taps(), outputs = min_of(kLanes, conv_.outputs - m);
+    const T* from = conv_.weight + group * conv_.weight_group_stride +
+                    m * conv_.weight_output_stride + c * conv_.weight_channel_stride;
+    const int64_t values = channels * count;
+    if (outputs == kLanes && conv_.weight_in_order() && values >= kLanes) {
+      for (int64_t k = 0; k < values; k += kLanes) {
+        const int64_t at = min_of(k, values - kLanes);
+        Vec<T> square[kLanes];
+#pragma GCC unroll 16
+        for (int lane = 0; lane < kLanes; ++lane)
+          square[lane] = load<T>(from + lane * conv_.weight_output_stride + at);
+        Transposer<T>::run(square);
+#pragma GCC unroll 16
+        for (int lane = 0; lane < kLanes; ++lane) store<T>(to + (at + lane) * kLanes, square[lane]);
+      }
+      return;
+    }
+    for (int64_t i = 0; i < channels; ++i, from += conv_.weight_channel_stride)
+      for (int64_t h = 0; h < conv_.h.taps; ++h)
+        for (int64_t w = 0; w < conv_.w.taps; ++w, to += kLanes) {
+          const T* tap = from + conv_.h.index[h] * conv_.weight_row_stride + conv_.w.index[w];
+          for (int64_t lane = 0; lane < kLanes; ++lane)
+            to[lane] = lane < outputs ? tap[lane * conv_.weight_output_stride] : T(0);
+        }
+  }
+
+  // ------------------------------------------------------------------ products and outputs
+
+  // Panels [panel0, panel1) of a block. `u` is all transformed taps, or null; `v` is the block's V,
+  // or null.
+  bool compute(int64_t group, int64_t block, int64_t blocks, int64_t panel0, int64_t panel1,
+               const T* u, const T* v) const {
+    const int64_t first = block_begin(block, blocks), end = block_begin(block + 1, blocks);
+    const int64_t count = end - first;
+    if (count == 0) return true;
+    Arena arena(Scratch::kTask);
+    const size_t v_at = arena.template reserve<T>(v ? 0 : v_size(count));
+    const size_t u_at = arena.template reserve<T>(u ? 0 : u_pass());
+    // Where V is this task's own, it stays in cache for one panel after the other; else each pass
+    // of V does for all panels.
+    const int64_t panels = v ? panel1 - panel0 : 1;
+    const size_t m_at = arena.template reserve<T>(panels * m_panel(count));
+    const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch());
+    if (!arena.allocate()) return false;
+    T *m = arena.template at<T>(m_at), *band = arena.template at<T>(band_at);
+    T* panel_taps = arena.template at<T>(u_at);
+    if (!v) {
+      T* own = arena.template at<T>(v_at);
+      transform_inputs(group, first, end, 0, slices_, first, count, own, band);
+      v = own;
+    }
+    for (int64_t begin = panel0; begin < panel1; begin += panels) {
+      for (int64_t pass = 0; pass < passes_; ++pass)
+        for (int64_t panel = begin; panel < begin + panels; ++panel) {
+          const T* taps = u ? u + u_offset(group, panel, pass) : panel_taps;
+          if (!u) transform_taps(group, panel, pass_begin(pass), pass_begin(pass + 1), panel_taps);
+          multiply(panel, pass, count, v + pass * v_pass(count), taps,
+                   m + (panel - begin) * m_panel(count));
+        }
+      for (int64_t panel = begin; panel < begin + panels; ++panel)
+        transform_outputs(group, panel, first, end, m + (panel - begin) * m_panel(count), band);
+    }
+    return true;
+  }
+
+  // Adds the products of a pass to the M of a panel.
+  void multiply(int64_t panel, int64_t pass, int64_t count, const T* v, const T* u, T* m) const {
+    const int64_t channels = pass_begin(pass + 1) - pass_begin(pass);
+    const int64_t vectors = panel_vectors(panel);
+    int64_t row_offset[Block::kMr];
+    for (int64_t row = 0; row < Block::kMr; ++row) row_offset[row] = row * tile_pitch_;
+    const int64_t strips = ceil_div(count, Block::kMr);
+    for (int64_t plane = 0; plane < tile_.planes(); ++plane) {
+      const T* plane_v = v + plane * v_plane(count);
+      T* plane_m = m + plane * m_plane(count);
+      for (int64_t strip = 0; strip < strips; ++strip) {
+        // Spread evenly: two strips of 5 run faster than one of 6 and one of 4.
+        const int64_t row = count * strip / strips;
+        const int64_t rows = count * (strip + 1) / strips - row;
+        MicroKernels<T>::run(rows, vectors, {plane_v + row * tile_pitch_, row_offset},
+                             {u + plane * u_plane(), nullptr}, {1, channels, 0},
+                             {plane_m + row * kNr, kNr, nullptr, pass > 0});
+      }
+    }
+  }
+
+  void transform_outputs(int64_t group, int64_t panel, int64_t first, int64_t end, const T* m,
+                         T* band) const {
+    for (int64_t tile = first; tile < end;) {
+      const Run run = run_at(tile, end);
+      for (int64_t v = 0; v < Block::kNv; ++v) {
+        const int64_t output = panel * kNr + v * kLanes;
+        if (output >= conv_.outputs) break;
+        tile_.output(m + (tile - first) * kNr + v * kLanes, m_plane(end - first), kNr, run.tiles,
+                     band, band_pitch());
+        write_band(band, run, group, output);
+      }
+      tile += run.tiles;
+    }
+  }
+
+  void write_band(const T* band, const Run& run, int64_t group, int64_t output) const {
+    const int64_t channels = min_of(kLanes, conv_.outputs - output);
+    const int64_t y = run.row * tile_.mh, x = run.column * tile_.mw;
+    const int64_t rows = min_of(tile_.mh, conv_.h.out_size - y);
+    const int64_t columns = min_of(run.tiles * tile_.mw, conv_.w.out_size - x);
+    T* out = conv_.out + run.image * conv_.out_image_stride +
+             (group * conv_.outputs + output) * conv_.out_channel_stride +
+             y * conv_.out_row_stride + x;
+    alignas(64) T bias[kLanes] = {};
+    if (conv_.bias)
+      for (int64_t lane = 0; lane < channels; ++lane)
+        bias[lane] = conv_.bias[group * conv_.outputs + output + lane];
+    const Vec<T> bias_vector = load<T>(bias);
+    for (int64_t row = 0; row < rows; ++row, band += band_pitch(), out += conv_.out_row_stride) {
+      if (channels == kLanes && columns >= kLanes) {
+        for (int64_t k = 0; k < columns; k += kLanes) {
+          const int64_t at = min_of(k, columns - kLanes);
+          Vec<T> square[kLanes];
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane)
+            square[lane] = load<T>(band + (at + lane) * kLanes) + bias_vector;
+          Transposer<T>::run(square);
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane)
+            store<T>(out + lane * conv_.out_channel_stride + at, square[lane]);
+        }
+        continue;
+      }
+      for (int64_t lane = 0; lane < channels; ++lane)
+        for (int64_t k = 0; k < columns; ++k)
+          out[lane * conv_.out_channel_stride + k] = band[k * kLanes + lane] + bias[lane];
+    }
+  }
+
+  const TapConvolution<T> conv_;
+  const WinogradTile<T> tile_;
+  int64_t tiles_h_, tiles_w_;  // of an image
+  int64_t tiles_;              // of all images
+  int64_t panels_;             // of a group's outputs
+  int64_t slices_;             // of kLanes channels
+  int64_t passes_;             // over the channels
+  int64_t tile_pitch_;         // from tile to tile in V
+  bool taps_on_the_spot_;
+};
+
+}  // namespace convpool::CONVPOOL_ISA
