@@ -176,7 +176,8 @@ def wide_library(tmp_path_factory):
     if compiler is None:
         pytest.skip('there is no g++ to build the kernels with')
     target = tmp_path_factory.mktemp('wide') / 'wide.so'
-    sources = [NATIVE / (name + '.cc') for name in ('kernels', 'dispatch', 'threads', 'workspace', 'winograd_switch')]
+    names = ('kernels', 'dispatch', 'threads', 'workspace', 'winograd_switch')
+    sources = [NATIVE / (name + '.cc') for name in names]
     flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-fopenmp', '-Wno-psabi']
     subprocess.run(
         [compiler, *flags, '-DCONVPOOL_VECTOR_BYTES=64', *map(str, sources), '-o', str(target)],

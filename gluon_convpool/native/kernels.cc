@@ -90,8 +90,10 @@ convpool_status convolution_backward_weight(const convpool_convolution* problem,
       clear_weight(conv, static_cast<T*>(dweight));
       return CONVPOOL_OK;
     }
-    return status_of(algorithm->backward_weight(
-        conv, static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dweight)));
+    const bool done = algorithm->backward_weight(
+        conv, static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dweight));
+    release_scratch(Scratch::kShared);
+    return status_of(done);
   });
 }
 

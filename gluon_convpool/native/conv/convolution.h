@@ -7,6 +7,7 @@
 #include "implicit_gemm.h"
 #include "weight_gradient.h"
 #include "winograd.h"
+#include "winograd_weight_gradient.h"
 
 namespace convpool::CONVPOOL_ISA {
 
@@ -90,12 +91,16 @@ namespace implicit_gemm {
 
 inline bool supports(const convpool_convolution&, convpool_pass) { return true; }
 
-inline double cost(const convpool_convolution& conv, convpool_pass) {
+// What is not a product of panels: cutting panels and filling strips take a share of the time, and
+// the gradients read or write the weights out of order.
+inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
-  return 1.15 *
-         static_cast<double>(conv.batch * conv.out_channels * conv.in_channels / conv.groups) *
-         static_cast<double>(window.kernel[0] * window.kernel[1]) *
-         static_cast<double>(window.out_size[0] * window.out_size[1]);
+  const double weights = static_cast<double>(conv.out_channels * conv.in_channels / conv.groups) *
+                         static_cast<double>(window.kernel[0] * window.kernel[1]);
+  const double positions =
+      static_cast<double>(conv.batch * window.out_size[0] * window.out_size[1]);
+  const double out_of_order = pass == CONVPOOL_FORWARD ? 0 : 100;
+  return weights * (1.15 * positions + out_of_order);
 }
 
 template <typename T>
@@ -164,29 +169,31 @@ inline bool backward_weight(const convpool_convolution& conv, const T* x, const 
 
 namespace winograd {
 
-// The size of tile that costs least, and how much. Null where no size fits the kernel, or where all
-// need too much memory: more than twice what the arrays have.
+template <typename T>
+inline constexpr const WinogradTile<T>* kTiles[] = {
+    &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>, &kWinogradTile<T, 2, 5, 2, 5>,
+    &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 1, 1, 6, 3>, &kWinogradTile<T, 6, 3, 1, 1>,
+    &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>, &kWinogradTile<T, 1, 1, 4, 7>,
+    &kWinogradTile<T, 4, 7, 1, 1>,
+};
+
 template <typename T>
 struct Choice {
   const WinogradTile<T>* tile;
   double cost;
 };
 
-template <typename T>
-inline Choice<T> choose(const TapConvolution<T>& problem, double array_bytes) {
-  static constexpr const WinogradTile<T>* kTiles[] = {
-      &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>, &kWinogradTile<T, 2, 5, 2, 5>,
-      &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 1, 1, 6, 3>, &kWinogradTile<T, 6, 3, 1, 1>,
-      &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>, &kWinogradTile<T, 1, 1, 4, 7>,
-      &kWinogradTile<T, 4, 7, 1, 1>,
-  };
+// The size of tile that costs least, and how much. Null where no size fits the kernel, or where all
+// need more than `most_bytes` of memory.
+template <typename T, template <typename> class Computation>
+inline Choice<T> choose_tile(const TapConvolution<T>& problem, double most_bytes) {
   Choice<T> best{nullptr, 0};
   if (!Winograd<T>::supports(problem)) return best;
-  for (const WinogradTile<T>* tile : kTiles) {
+  for (const WinogradTile<T>* tile : kTiles<T>) {
     if (tile->rh != problem.h.taps || tile->rw != problem.w.taps) continue;
-    const Winograd<T> winograd(problem, *tile);
-    if (winograd.memory() > 2 * array_bytes) continue;
-    const double cost = winograd.cost();
+    const Computation<T> computation(problem, *tile);
+    if (computation.memory() > most_bytes) continue;
+    const double cost = computation.cost();
     if (best.tile && cost >= best.cost) continue;
     best = {tile, cost};
   }
@@ -209,7 +216,7 @@ inline double array_bytes(const convpool_convolution& conv) {
 template <typename T>
 inline TapConvolution<T> problem_of(const convpool_convolution& conv, convpool_pass pass,
                                     int64_t* taps) {
-  if (pass == CONVPOOL_FORWARD) return forward_problem<T>(conv, taps);
+  if (pass != CONVPOOL_BACKWARD_DATA) return forward_problem<T>(conv, taps);
   TapConvolution<T> problem = data_gradient_problem<T>(conv, taps);
   backward_taps(conv.window, 0, 0, &problem.h);
   backward_taps(conv.window, 1, 0, &problem.w);
@@ -220,11 +227,15 @@ template <typename T>
 inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
   constexpr int64_t kLongest = 7;
-  if (!winograd_enabled() || pass == CONVPOOL_BACKWARD_WEIGHT || window.kernel[0] > kLongest ||
-      window.kernel[1] > kLongest || window.stride[0] != 1 || window.stride[1] != 1)
+  if (!winograd_enabled() || window.kernel[0] > kLongest || window.kernel[1] > kLongest ||
+      window.stride[0] != 1 || window.stride[1] != 1)
     return {nullptr, 0};
   int64_t taps[4 * kLongest];
-  return choose(problem_of<T>(conv, pass, taps), array_bytes<T>(conv));
+  const TapConvolution<T> problem = problem_of<T>(conv, pass, taps);
+  // Training holds so many arrays that the gradient of the weight may need more.
+  if (pass == CONVPOOL_BACKWARD_WEIGHT)
+    return choose_tile<T, WinogradWeightGradient>(problem, 5 * array_bytes<T>(conv));
+  return choose_tile<T, Winograd>(problem, 2 * array_bytes<T>(conv));
 }
 
 template <typename T>
@@ -261,6 +272,17 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   return run<T>(conv, CONVPOOL_BACKWARD_DATA, dy, weight, nullptr, dx);
 }
 
+template <typename T>
+inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.out = const_cast<T*>(dy);
+  const WinogradTile<T>* tile = choose<T>(conv, CONVPOOL_BACKWARD_WEIGHT).tile;
+  return WinogradWeightGradient<T>(problem, *tile).run(dweight);
+}
+
 }  // namespace winograd
 
 // The cheapest algorithm for a pass, or the one that the caller forces. Null where none serves.
@@ -273,7 +295,7 @@ inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolutio
        implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
        implicit_gemm::backward_weight<T>},
       {CONVPOOL_WINOGRAD, winograd::supports<T>, winograd::cost<T>, winograd::forward<T>,
-       winograd::backward_data<T>, nullptr},
+       winograd::backward_data<T>, winograd::backward_weight<T>},
   };
   if (conv.algorithm != CONVPOOL_AUTO) {
     for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {

@@ -70,6 +70,15 @@ struct TapConvolution {
     return weight_channel_stride == taps() && weight_row_stride == w.taps && w.index[0] == 0 &&
            h.index[0] == 0 && (w.taps == 1 || w.index[1] == 1) && (h.taps == 1 || h.index[1] == 1);
   }
+  // Are the weights of one output and channel those of a whole kernel, last tap first?
+  bool weight_reversed() const {
+    if (weight_row_stride != w.taps) return false;
+    for (int64_t i = 0; i < h.taps; ++i)
+      if (h.index[i] != h.taps - 1 - i) return false;
+    for (int64_t j = 0; j < w.taps; ++j)
+      if (w.index[j] != w.taps - 1 - j) return false;
+    return true;
+  }
 };
 
 // Fills `axis` for the forward pass; offset and index have room for the kernel's size.

@@ -21,7 +21,7 @@
 #include "../gemm/micro_kernel.h"
 #include "../parallel.h"
 #include "tap_convolution.h"
-#include "transpose.h"
+#include "winograd_bands.h"
 #include "winograd_transform.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -35,6 +35,9 @@ struct WinogradTile {
   void (*weight)(const T* taps, T* u, int64_t plane_pitch);
   void (*output)(const T* m, int64_t plane_pitch, int64_t tile_pitch, int64_t tiles, T* band,
                  int64_t pitch);
+  void (*output_gradient)(T* band, int64_t pitch, int64_t tiles, T* d, int64_t plane_pitch,
+                          int64_t tile_pitch);
+  void (*weight_gradient)(const T* du, int64_t plane_pitch, T* taps);
 
   int th() const { return mh + rh - 1; }
   int tw() const { return mw + rw - 1; }
@@ -42,13 +45,55 @@ struct WinogradTile {
 };
 
 template <typename T, int MH, int RH, int MW, int RW>
-inline constexpr WinogradTile<T> kWinogradTile{MH,
-                                               RH,
-                                               MW,
-                                               RW,
-                                               WinogradTransforms<T, MH, RH, MW, RW>::input,
-                                               WinogradTransforms<T, MH, RH, MW, RW>::weight,
-                                               WinogradTransforms<T, MH, RH, MW, RW>::output};
+constexpr WinogradTile<T> winograd_tile() {
+  using Transforms = WinogradTransforms<T, MH, RH, MW, RW>;
+  return {MH,
+          RH,
+          MW,
+          RW,
+          Transforms::input,
+          Transforms::weight,
+          Transforms::output,
+          Transforms::output_gradient,
+          Transforms::weight_gradient};
+}
+
+template <typename T, int MH, int RH, int MW, int RW>
+inline constexpr WinogradTile<T> kWinogradTile = winograd_tile<T, MH, RH, MW, RW>();
+
+// Planes lie an odd number of cache lines apart: the same tile's elements of all planes, which are
+// read or written together, then fall into different sets of the cache.
+template <typename T>
+CONVPOOL_INLINE int64_t winograd_plane_pitch(int64_t values) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  return (ceil_div(values, kLine) | 1) * kLine;
+}
+
+// Columns of a band, so that it stays in L1, and the tiles that have them.
+inline constexpr int64_t kBandColumns = 48;
+template <typename T>
+inline int64_t band_tiles(const WinogradTile<T>& tile) {
+  return max_of(1, kBandColumns / tile.mw);
+}
+template <typename T>
+inline int64_t band_pitch(const WinogradTile<T>& tile) {
+  return (max_of(kBandColumns, tile.mw) + tile.rw - 1) * Simd<T>::kLanes;
+}
+
+// Transforms one vector of channels, the first of them `channel` of a group, of a run of tiles. `v`
+// is the place of the first tile in the first plane.
+template <typename T>
+inline void transform_input_run(const TapConvolution<T>& conv, const WinogradTile<T>& tile,
+                                const TileRun& run, int64_t group, int64_t channel, T* v,
+                                int64_t plane_pitch, int64_t tile_pitch, T* band) {
+  const T* image = conv.in + run.image * conv.in_image_stride +
+                   (group * conv.channels + channel) * conv.in_channel_stride;
+  fill_band<T>({image, conv.in_channel_stride, conv.h.in_size, conv.w.in_size},
+               min_of(Simd<T>::kLanes, conv.channels - channel), run.row * tile.mh + conv.h.first(),
+               run.column * tile.mw + conv.w.first(), tile.th(),
+               (run.tiles - 1) * tile.mw + tile.tw(), band, band_pitch(tile));
+  tile.input(band, band_pitch(tile), run.tiles, v, plane_pitch, tile_pitch);
+}
 
 template <typename T>
 class Winograd {
@@ -62,8 +107,6 @@ class Winograd {
   static constexpr int64_t kTapBytes = 160 << 10;
   // M of a task, which is read and written once for each pass.
   static constexpr int64_t kProductBytes = 512 << 10;
-  // Columns of a band, so that it stays in L1.
-  static constexpr int64_t kBandColumns = 48;
   // Channels whose taps are transformed at once.
   static constexpr int64_t kTapChannels = 8;
 
@@ -73,10 +116,11 @@ class Winograd {
     return neighbours(conv.h) && neighbours(conv.w) && conv.out_column_stride == 1;
   }
 
-  Winograd(const TapConvolution<T>& conv, const WinogradTile<T>& tile) : conv_(conv), tile_(tile) {
-    tiles_h_ = ceil_div(conv.h.out_size, tile.mh);
-    tiles_w_ = ceil_div(conv.w.out_size, tile.mw);
-    tiles_ = conv.batch * tiles_h_ * tiles_w_;
+  Winograd(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
+      : conv_(conv),
+        tile_(tile),
+        grid_(conv.batch, conv.h.out_size, conv.w.out_size, tile.mh, tile.mw),
+        tiles_(grid_.count) {
     panels_ = ceil_div(conv.outputs, kNr);
     taps_on_the_spot_ = conv.outputs > tiles_;
     slices_ = ceil_div(conv.channels, kLanes);
@@ -171,42 +215,21 @@ class Winograd {
     return min_of(panels_, max_of(wanted, ceil_div(panels_, fitting)));
   }
 
-  // Planes lie an odd number of cache lines apart: the same tile's elements of all planes, which
-  // are written together, then fall into different sets of the cache.
-  static int64_t plane_pitch(int64_t values) {
-    constexpr int64_t kLine = 64 / kBytes;
-    return (ceil_div(values, kLine) | 1) * kLine;
-  }
-  int64_t v_plane(int64_t tiles) const { return plane_pitch(tiles * tile_pitch_); }
+  int64_t v_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * tile_pitch_); }
   int64_t v_pass(int64_t tiles) const { return tile_.planes() * v_plane(tiles); }
   int64_t v_size(int64_t tiles) const { return passes_ * v_pass(tiles); }
-  int64_t m_plane(int64_t tiles) const { return plane_pitch(tiles * kNr); }
+  int64_t m_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * kNr); }
   int64_t m_panel(int64_t tiles) const { return tile_.planes() * m_plane(tiles); }
   int64_t panel_vectors(int64_t panel) const {
     return ceil_div(min_of(kNr, conv_.outputs - panel * kNr), kLanes);
   }
-  int64_t u_plane() const { return plane_pitch(tile_pitch_ * kNr); }
+  int64_t u_plane() const { return winograd_plane_pitch<T>(tile_pitch_ * kNr); }
   int64_t u_pass() const { return tile_.planes() * u_plane(); }
   int64_t u_size() const { return panels_ * passes_ * u_pass(); }
   // Where the transformed taps of a panel's pass are.
   int64_t u_offset(int64_t group, int64_t panel, int64_t pass) const {
     return group * u_size() + (panel * passes_ + pass) * u_pass();
   }
-
-  // Tiles [first, end) of one tile row of an image.
-  struct Run {
-    int64_t image, row, column, tiles;
-  };
-  Run run_at(int64_t tile, int64_t end) const {
-    Run run;
-    run.image = tile / (tiles_h_ * tiles_w_);
-    run.row = tile / tiles_w_ % tiles_h_;
-    run.column = tile % tiles_w_;
-    run.tiles = min_of(end - tile, tiles_w_ - run.column);
-    run.tiles = min_of(run.tiles, max_of(1, kBandColumns / tile_.mw));
-    return run;
-  }
-  int64_t band_pitch() const { return (max_of(kBandColumns, tile_.mw) + tile_.rw - 1) * kLanes; }
 
   // ------------------------------------------------------------------ inputs
 
@@ -216,7 +239,7 @@ class Winograd {
       const int64_t slice = task % slices_, piece = task / slices_ % pieces;
       const int64_t group = task / slices_ / pieces;
       Arena arena(Scratch::kTask);
-      const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch());
+      const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch(tile_));
       if (!arena.allocate()) {
         __atomic_store_n(failed, true, __ATOMIC_RELAXED);
         return;
@@ -241,59 +264,16 @@ class Winograd {
   void transform_inputs(int64_t group, int64_t begin, int64_t end, int64_t slice0, int64_t slice1,
                         int64_t first, int64_t count, T* v, T* band) const {
     for (int64_t tile = begin; tile < end;) {
-      const Run run = run_at(tile, end);
-      const int64_t columns = (run.tiles - 1) * tile_.mw + tile_.tw();
+      const TileRun run = grid_.run_at(tile, end, band_tiles(tile_));
       for (int64_t slice = slice0; slice < slice1; ++slice) {
-        const int64_t c = slice * kLanes;
-        fill_band(conv_.in + run.image * conv_.in_image_stride +
-                      (group * conv_.channels + c) * conv_.in_channel_stride,
-                  min_of(kLanes, conv_.channels - c), run.row * tile_.mh + conv_.h.first(),
-                  run.column * tile_.mw + conv_.w.first(), columns, band);
-        const int64_t pass = pass_of(slice);
-        tile_.input(band, band_pitch(), run.tiles,
-                    v + pass * v_pass(count) + (tile - first) * tile_pitch_ + c - pass_begin(pass),
-                    v_plane(count), tile_pitch_);
+        const int64_t pass = pass_of(slice), c = slice * kLanes;
+        transform_input_run(
+            conv_, tile_, run, group, c,
+            v + pass * v_pass(count) + (tile - first) * tile_pitch_ + c - pass_begin(pass),
+            v_plane(count), tile_pitch_, band);
       }
       tile += run.tiles;
     }
-  }
-
-  // th() rows of a padded image from row y and column x on, channels side by side.
-  void fill_band(const T* image, int64_t channels, int64_t y, int64_t x, int64_t columns,
-                 T* band) const {
-    const int64_t begin = min_of(max_of(-x, 0), columns);
-    const int64_t end = max_of(begin, min_of(columns, conv_.w.in_size - x));
-    for (int64_t row = 0; row < tile_.th(); ++row, ++y, band += band_pitch()) {
-      if (y < 0 || y >= conv_.h.in_size) {
-        clear_values(band, columns * kLanes);
-        continue;
-      }
-      clear_values(band, begin * kLanes);
-      clear_values(band + end * kLanes, (columns - end) * kLanes);
-      const T* from = image + y * conv_.w.in_size + x;
-      if (channels == kLanes && end - begin >= kLanes) {
-        for (int64_t k = begin; k < end; k += kLanes) {
-          // The last square overlaps the one before it instead of reading behind the row.
-          const int64_t at = min_of(k, end - kLanes);
-          Vec<T> square[kLanes];
-#pragma GCC unroll 16
-          for (int lane = 0; lane < kLanes; ++lane)
-            square[lane] = load<T>(from + lane * conv_.in_channel_stride + at);
-          Transposer<T>::run(square);
-#pragma GCC unroll 16
-          for (int lane = 0; lane < kLanes; ++lane)
-            store<T>(band + (at + lane) * kLanes, square[lane]);
-        }
-        continue;
-      }
-      for (int64_t lane = 0; lane < kLanes; ++lane, from += conv_.in_channel_stride)
-        for (int64_t k = begin; k < end; ++k)
-          band[k * kLanes + lane] = lane < channels ? from[k] : T(0);
-    }
-  }
-
-  static void clear_values(T* to, int64_t count) {
-    for (int64_t k = 0; k < count; ++k) to[k] = T(0);
   }
 
   // ------------------------------------------------------------------ taps
@@ -349,6 +329,16 @@ class Winograd {
       }
       return;
     }
+    if (outputs == kLanes && conv_.weight_reversed() && count >= kLanes) {
+      for (int64_t i = 0; i < channels;
+           ++i, from += conv_.weight_channel_stride, to += count * kLanes)
+        for (int64_t k = 0; k < count; k += kLanes) {
+          const int64_t at = min_of(k, count - kLanes);
+          transpose_square(from + at, conv_.weight_output_stride, to + (count - 1 - at) * kLanes,
+                           -kLanes);
+        }
+      return;
+    }
     for (int64_t i = 0; i < channels; ++i, from += conv_.weight_channel_stride)
       for (int64_t h = 0; h < conv_.h.taps; ++h)
         for (int64_t w = 0; w < conv_.w.taps; ++w, to += kLanes) {
@@ -374,7 +364,7 @@ class Winograd {
     // of V does for all panels.
     const int64_t panels = v ? panel1 - panel0 : 1;
     const size_t m_at = arena.template reserve<T>(panels * m_panel(count));
-    const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch());
+    const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch(tile_));
     if (!arena.allocate()) return false;
     T *m = arena.template at<T>(m_at), *band = arena.template at<T>(band_at);
     T* panel_taps = arena.template at<T>(u_at);
@@ -421,19 +411,19 @@ class Winograd {
   void transform_outputs(int64_t group, int64_t panel, int64_t first, int64_t end, const T* m,
                          T* band) const {
     for (int64_t tile = first; tile < end;) {
-      const Run run = run_at(tile, end);
+      const TileRun run = grid_.run_at(tile, end, band_tiles(tile_));
       for (int64_t v = 0; v < Block::kNv; ++v) {
         const int64_t output = panel * kNr + v * kLanes;
         if (output >= conv_.outputs) break;
         tile_.output(m + (tile - first) * kNr + v * kLanes, m_plane(end - first), kNr, run.tiles,
-                     band, band_pitch());
+                     band, band_pitch(tile_));
         write_band(band, run, group, output);
       }
       tile += run.tiles;
     }
   }
 
-  void write_band(const T* band, const Run& run, int64_t group, int64_t output) const {
+  void write_band(const T* band, const TileRun& run, int64_t group, int64_t output) const {
     const int64_t channels = min_of(kLanes, conv_.outputs - output);
     const int64_t y = run.row * tile_.mh, x = run.column * tile_.mw;
     const int64_t rows = min_of(tile_.mh, conv_.h.out_size - y);
@@ -446,7 +436,8 @@ class Winograd {
       for (int64_t lane = 0; lane < channels; ++lane)
         bias[lane] = conv_.bias[group * conv_.outputs + output + lane];
     const Vec<T> bias_vector = load<T>(bias);
-    for (int64_t row = 0; row < rows; ++row, band += band_pitch(), out += conv_.out_row_stride) {
+    for (int64_t row = 0; row < rows;
+         ++row, band += band_pitch(tile_), out += conv_.out_row_stride) {
       if (channels == kLanes && columns >= kLanes) {
         for (int64_t k = 0; k < columns; k += kLanes) {
           const int64_t at = min_of(k, columns - kLanes);
@@ -469,12 +460,12 @@ class Winograd {
 
   const TapConvolution<T> conv_;
   const WinogradTile<T> tile_;
-  int64_t tiles_h_, tiles_w_;  // of an image
-  int64_t tiles_;              // of all images
-  int64_t panels_;             // of a group's outputs
-  int64_t slices_;             // of kLanes channels
-  int64_t passes_;             // over the channels
-  int64_t tile_pitch_;         // from tile to tile in V
+  const TileGrid grid_;
+  const int64_t tiles_;  // of all images
+  int64_t panels_;       // of a group's outputs
+  int64_t slices_;       // of kLanes channels
+  int64_t passes_;       // over the channels
+  int64_t tile_pitch_;   // from tile to tile in V
   bool taps_on_the_spot_;
 };
 

@@ -171,7 +171,7 @@ class MatrixProduct {
 
 // The matrix products along one axis of an array of vectors, `count` of them: product i reads
 // vectors at in + i * in_pitch, in_step apart, and writes out + i * out_pitch, out_step apart. In
-// place is allowed where each product writes no more than it reads.
+// place is allowed where no product writes what a later one reads.
 template <typename T, typename Matrix>
 CONVPOOL_INLINE void transform_axis(const T* in, int64_t in_pitch, int64_t in_step, T* out,
                                     int64_t out_pitch, int64_t out_step, int64_t count) {
@@ -203,6 +203,28 @@ struct WinogradTransforms {
       transform_axis<T, InputMatrix<MW, RW>>(band + row * pitch, MW * kLanes, kLanes,
                                              v + row * kTw * plane_pitch, tile_pitch, plane_pitch,
                                              tiles);
+  }
+
+  // The transpose of output(): the band has MH rows and tiles * MW columns, room for kTh rows, and
+  // is overwritten.
+  static void output_gradient(T* band, int64_t pitch, int64_t tiles, T* d, int64_t plane_pitch,
+                              int64_t tile_pitch) {
+    if constexpr (RH > 1)
+      transform_axis<T, Transposed<OutputMatrix<MH, RH>>>(band, kLanes, pitch, band, kLanes, pitch,
+                                                          tiles * MW);
+    for (int row = 0; row < kTh; ++row)
+      transform_axis<T, Transposed<OutputMatrix<MW, RW>>>(band + row * pitch, MW * kLanes, kLanes,
+                                                          d + row * kTw * plane_pitch, tile_pitch,
+                                                          plane_pitch, tiles);
+  }
+
+  // The transpose of weight().
+  static void weight_gradient(const T* du, int64_t plane_pitch, T* taps) {
+    T columns[kTh * RW * kLanes];
+    transform_axis<T, Transposed<TapMatrix<MW, RW>>>(du, kTw * plane_pitch, plane_pitch, columns,
+                                                     RW * kLanes, kLanes, kTh);
+    transform_axis<T, Transposed<TapMatrix<MH, RH>>>(columns, kLanes, RW * kLanes, taps, kLanes,
+                                                     RW * kLanes, RW);
   }
 
   // Taps of one channel and kLanes outputs: [RH][RW][lane].

@@ -1,9 +1,11 @@
 // The micro-kernel: C[MR x NR] (+)= A[MR x K] * B[K x NR], C in registers.
 //
 // Each side comes packed or in place.
-// * A packed: for each k, mr consecutive values. A in place: row m starts at a + row_offset[m], and
-//   the reduction walks `runs` pieces of `run_length` consecutive values, `run_stride` apart.
-//   Weights in OIHW order are one such run; an image read along its rows is one run per row.
+// * A packed: for each k, mr consecutive values. A strided: the same, but from k to k + 1 it is
+//   k_step values, such as some of the columns of a matrix. A in place: row m starts at
+//   a + row_offset[m], and the reduction walks `runs` pieces of `run_length` consecutive values,
+//   `run_stride` apart. Weights in OIHW order are one such run; an image read along its rows is one
+//   run per row.
 // * B packed: for each k, nv consecutive vectors. B in place: row k starts at b + k_offset[k], such
 //   as the same columns of an image seen by one tap after the other.
 // A, B and C do not overlap. Nothing needs alignment beyond that of T. No memory is owned here.
@@ -19,7 +21,8 @@ namespace convpool::CONVPOOL_ISA {
 template <typename T>
 struct SideA {
   const T* a;
-  const int64_t* row_offset;  // mr entries; null: packed
+  const int64_t* row_offset;  // mr entries; null: packed or strided
+  int64_t k_step = 0;         // 0: packed
 };
 
 template <typename T>
@@ -41,13 +44,15 @@ struct TileOfC {
   bool accumulate;  // true: add to what C holds
 };
 
+enum class AccessA { kPacked, kStrided, kInPlace };
+
 template <typename T, int MR, int NV>
 class MicroKernel {
   static constexpr int kLanes = Simd<T>::kLanes;
   using V = Vec<T>;
 
  public:
-  template <bool PackedA, bool PackedB>
+  template <AccessA kA, bool PackedB>
   static void run(const SideA<T>& side_a, const SideB<T>& side_b, const Reduction& reduction,
                   const TileOfC<T>& tile) {
     // Rows of C lie pages apart, where the processor does not fetch ahead by itself. A tile that
@@ -61,9 +66,11 @@ class MicroKernel {
     const T* a = side_a.a;
     const T* b = side_b.b;
     const int64_t* k_offset = side_b.k_offset;
+    const int64_t k_step = kA == AccessA::kStrided ? side_a.k_step : MR;
     const T* row[MR];
 #pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m) row[m] = PackedA ? nullptr : a + side_a.row_offset[m];
+    for (int m = 0; m < MR; ++m)
+      row[m] = kA == AccessA::kInPlace ? a + side_a.row_offset[m] : nullptr;
     for (int64_t run = 0; run < reduction.runs; ++run) {
       const int64_t begin = run * reduction.run_stride, end = begin + reduction.run_length;
       // Where two threads share a core, what counts is the number of instructions.
@@ -75,11 +82,11 @@ class MicroKernel {
         for (int v = 0; v < NV; ++v) bv[v] = load<T>(b_row + v * kLanes);
 #pragma GCC unroll 16
         for (int m = 0; m < MR; ++m) {
-          const V am = broadcast<T>(PackedA ? a[m] : row[m][k]);
+          const V am = broadcast<T>(kA == AccessA::kInPlace ? row[m][k] : a[m]);
 #pragma GCC unroll 4
           for (int v = 0; v < NV; ++v) acc[m][v] += am * bv[v];
         }
-        if (PackedA) a += MR;
+        if (kA != AccessA::kInPlace) a += k_step;
         if (PackedB) b += NV * kLanes;
       }
     }
@@ -114,10 +121,10 @@ class MicroKernels {
   static constexpr int kMr = Blocks<T>::kMr, kNv = Blocks<T>::kNv;
   using Function = void (*)(const SideA<T>&, const SideB<T>&, const Reduction&, const TileOfC<T>&);
 
-  template <bool PackedA, bool PackedB, int... I>
+  template <AccessA kA, bool PackedB, int... I>
   static CONVPOOL_INLINE Function choose(int64_t index, std::integer_sequence<int, I...>) {
     static constexpr Function kTable[] = {
-        MicroKernel<T, I / kNv + 1, I % kNv + 1>::template run<PackedA, PackedB>...};
+        MicroKernel<T, I / kNv + 1, I % kNv + 1>::template run<kA, PackedB>...};
     return kTable[index];
   }
 
@@ -129,11 +136,14 @@ class MicroKernels {
     const int64_t index = (rows - 1) * kNv + vectors - 1;
     Function function;
     if (a.row_offset)
-      function =
-          b.k_offset ? choose<false, false>(index, kSizes) : choose<false, true>(index, kSizes);
+      function = b.k_offset ? choose<AccessA::kInPlace, false>(index, kSizes)
+                            : choose<AccessA::kInPlace, true>(index, kSizes);
+    else if (a.k_step)
+      function = b.k_offset ? choose<AccessA::kStrided, false>(index, kSizes)
+                            : choose<AccessA::kStrided, true>(index, kSizes);
     else
-      function =
-          b.k_offset ? choose<true, false>(index, kSizes) : choose<true, true>(index, kSizes);
+      function = b.k_offset ? choose<AccessA::kPacked, false>(index, kSizes)
+                            : choose<AccessA::kPacked, true>(index, kSizes);
     function(a, b, reduction, tile);
   }
 };

@@ -1,0 +1,210 @@
+// The gradient of the weight by Winograd's transforms: every step of the forward pass transposed.
+//
+// With V the transformed tiles of the input and D those of the output's gradient, each element of a
+// transformed tile is a matrix product of its own, dU[channels x outputs] = V^T[channels x tiles] *
+// D[tiles x outputs], and the gradient of the taps is a transform of dU.
+//
+//   V: [plane][tile][channel]   D: [panel][plane][tile][output]   dU: [plane][channel][output]
+//
+// One task is a panel of NR outputs and a range of channels. It sums over all tiles in order, so
+// the result does not depend on the tasks. Batches too large for memory are added up a part at a
+// time.
+#pragma once
+
+#include "winograd.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+template <typename T>
+class WinogradWeightGradient {
+  using Block = Blocks<T>;
+  static constexpr int kLanes = Simd<T>::kLanes;
+  static constexpr int kNr = Block::kNr;
+  static constexpr int64_t kBytes = sizeof(T);
+  // V and D of the images that are transformed at once: no more than scratch memory keeps.
+  static constexpr int64_t kPartBytes = 8 << 20;
+  // dU of a task.
+  static constexpr int64_t kTaskBytes = 160 << 10;
+  // Channels whose taps are written at once.
+  static constexpr int64_t kTapChannels = 8;
+
+ public:
+  // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
+  // unused.
+  WinogradWeightGradient(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
+      : conv_(conv), tile_(tile) {
+    slices_ = ceil_div(conv.channels, kLanes);
+    output_slices_ = ceil_div(conv.outputs, kLanes);
+    panels_ = ceil_div(conv.outputs, kNr);
+    tiles_per_image_ = ceil_div(conv.h.out_size, tile.mh) * ceil_div(conv.w.out_size, tile.mw);
+    const int64_t image_bytes = tile.planes() * tiles_per_image_ * kBytes * conv.groups *
+                                (slices_ * kLanes + panels_ * kNr);
+    images_ = min_of(conv.batch, max_of(1, kPartBytes / image_bytes));
+    const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
+    chunks_ = ceil_div(slices_, max_of(1, fitting / kLanes));
+  }
+
+  // As Winograd::cost().
+  double cost() const {
+    const double tiles = static_cast<double>(conv_.batch * tiles_per_image_);
+    const double channels = static_cast<double>(slices_ * kLanes);
+    const double outputs = static_cast<double>(output_slices_ * kLanes);
+    const double inputs = 10 * tiles * (channels + outputs);
+    return static_cast<double>(conv_.groups * tile_.planes()) *
+           (inputs + channels * outputs * (1.05 * tiles + 16));
+  }
+
+  // Bytes that a call needs beside its arrays, without dU of each thread.
+  double memory() const {
+    return static_cast<double>(
+        conv_.groups * (v_size(images_ * tiles_per_image_) + d_size(images_ * tiles_per_image_)) *
+        kBytes);
+  }
+
+  // dweight is (groups * outputs, channels, taps), dense. Returns false where memory is out.
+  bool run(T* dweight) const {
+    const int64_t most = images_ * tiles_per_image_;
+    Arena arena(Scratch::kShared);
+    const size_t v_at = arena.template reserve<T>(conv_.groups * v_size(most));
+    const size_t d_at = arena.template reserve<T>(conv_.groups * d_size(most));
+    if (!arena.allocate()) return false;
+    T *v = arena.template at<T>(v_at), *d = arena.template at<T>(d_at);
+    bool failed = false;
+    for (int64_t image = 0; image < conv_.batch && !failed; image += images_) {
+      const int64_t images = min_of(images_, conv_.batch - image);
+      transform_part(image, images, v, d, &failed);
+      parallel_for(conv_.groups * panels_ * chunks_, conv_.multiply_adds(), [&](int64_t task) {
+        const int64_t chunk = task % chunks_, panel = task / chunks_ % panels_;
+        const int64_t group = task / chunks_ / panels_;
+        if (!compute(group, panel, chunk, images * tiles_per_image_, v, d, image > 0, dweight))
+          __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+        release_scratch(Scratch::kTask);
+      });
+    }
+    return !failed;
+  }
+
+ private:
+  int64_t tile_pitch() const { return slices_ * kLanes; }
+  int64_t v_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * tile_pitch()); }
+  int64_t v_size(int64_t tiles) const { return tile_.planes() * v_plane(tiles); }
+  int64_t d_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * kNr); }
+  int64_t d_panel(int64_t tiles) const { return tile_.planes() * d_plane(tiles); }
+  int64_t d_size(int64_t tiles) const { return panels_ * d_panel(tiles); }
+  int64_t panel_vectors(int64_t panel) const {
+    return min_of(Block::kNv, output_slices_ - panel * Block::kNv);
+  }
+
+  // V and D of `images` images from `image` on.
+  void transform_part(int64_t image, int64_t images, T* v, T* d, bool* failed) const {
+    const TileGrid grid(conv_.batch, conv_.h.out_size, conv_.w.out_size, tile_.mh, tile_.mw);
+    const int64_t tiles = images * tiles_per_image_, first = image * tiles_per_image_;
+    const int64_t slices = slices_ + output_slices_, rows = images * grid.rows;
+    parallel_for(conv_.groups * rows * slices, conv_.multiply_adds(), [&](int64_t task) {
+      const int64_t slice = task % slices, row = task / slices % rows;
+      const int64_t group = task / slices / rows;
+      Arena arena(Scratch::kTask);
+      const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch(tile_));
+      if (!arena.allocate()) {
+        __atomic_store_n(failed, true, __ATOMIC_RELAXED);
+        return;
+      }
+      T* band = arena.template at<T>(band_at);
+      const int64_t end = (row + 1) * grid.columns;
+      for (int64_t tile = row * grid.columns; tile < end;) {
+        const TileRun run = grid.run_at(first + tile, first + end, band_tiles(tile_));
+        if (slice < slices_)
+          transform_input_run(conv_, tile_, run, group, slice * kLanes,
+                              v + group * v_size(tiles) + tile * tile_pitch() + slice * kLanes,
+                              v_plane(tiles), tile_pitch(), band);
+        else
+          transform_gradient_run(run, group, slice - slices_, tile, tiles, d, band);
+        tile += run.tiles;
+      }
+    });
+  }
+
+  void transform_gradient_run(const TileRun& run, int64_t group, int64_t slice, int64_t tile,
+                              int64_t tiles, T* d, T* band) const {
+    const int64_t output = slice * kLanes, panel = slice / Block::kNv;
+    const int64_t pitch = panel_vectors(panel) * kLanes;
+    const T* dy = conv_.out + run.image * conv_.out_image_stride +
+                  (group * conv_.outputs + output) * conv_.out_channel_stride;
+    fill_band<T>({dy, conv_.out_channel_stride, conv_.h.out_size, conv_.w.out_size},
+                 min_of(kLanes, conv_.outputs - output), run.row * tile_.mh, run.column * tile_.mw,
+                 tile_.mh, run.tiles * tile_.mw, band, band_pitch(tile_));
+    tile_.output_gradient(band, band_pitch(tile_), run.tiles,
+                          d + group * d_size(tiles) + panel * d_panel(tiles) + tile * pitch +
+                              slice % Block::kNv * kLanes,
+                          d_plane(tiles), pitch);
+  }
+
+  bool compute(int64_t group, int64_t panel, int64_t chunk, int64_t tiles, const T* v, const T* d,
+               bool accumulate, T* dweight) const {
+    const int64_t c0 = slices_ * chunk / chunks_ * kLanes;
+    const int64_t c1 = min_of(conv_.channels, slices_ * (chunk + 1) / chunks_ * kLanes);
+    const int64_t channels = c1 - c0, vectors = panel_vectors(panel), pitch = vectors * kLanes;
+    const int64_t du_plane = winograd_plane_pitch<T>(channels * pitch);
+    Arena arena(Scratch::kTask);
+    const size_t du_at = arena.template reserve<T>(tile_.planes() * du_plane);
+    const size_t taps_at = arena.template reserve<T>(kTapChannels * conv_.taps() * kLanes);
+    if (!arena.allocate()) return false;
+    T *du = arena.template at<T>(du_at), *taps = arena.template at<T>(taps_at);
+
+    const T* group_v = v + group * v_size(tiles) + c0;
+    const T* panel_d = d + group * d_size(tiles) + panel * d_panel(tiles);
+    const int64_t strips = ceil_div(channels, Block::kMr), passes = ceil_div(tiles, Block::kKc);
+    for (int64_t plane = 0; plane < tile_.planes(); ++plane)
+      for (int64_t pass = 0; pass < passes; ++pass) {
+        const int64_t t0 = tiles * pass / passes, t1 = tiles * (pass + 1) / passes;
+        for (int64_t strip = 0; strip < strips; ++strip) {
+          const int64_t row = channels * strip / strips;
+          const int64_t rows = channels * (strip + 1) / strips - row;
+          MicroKernels<T>::run(
+              rows, vectors,
+              {group_v + plane * v_plane(tiles) + t0 * tile_pitch() + row, nullptr, tile_pitch()},
+              {panel_d + plane * d_plane(tiles) + t0 * pitch, nullptr}, {1, t1 - t0, 0},
+              {du + plane * du_plane + row * pitch, pitch, nullptr, pass > 0});
+        }
+      }
+
+    for (int64_t v = 0; v < vectors; ++v)
+      for (int64_t c = 0; c < channels; c += kTapChannels) {
+        const int64_t count = min_of(kTapChannels, channels - c);
+        for (int64_t i = 0; i < count; ++i)
+          tile_.weight_gradient(du + (c + i) * pitch + v * kLanes, du_plane,
+                                taps + i * conv_.taps() * kLanes);
+        write_taps(group, panel * kNr + v * kLanes, c0 + c, count * conv_.taps(), taps, accumulate,
+                   dweight);
+      }
+    return true;
+  }
+
+  // From [value][lane] to rows of the gradient: lane is an output from m on, and the values are
+  // those of the taps of neighbouring channels from c on.
+  void write_taps(int64_t group, int64_t m, int64_t c, int64_t values, T* taps, bool accumulate,
+                  T* dweight) const {
+    const int64_t outputs = min_of(kLanes, conv_.outputs - m), row = conv_.reduction();
+    T* to = dweight + (group * conv_.outputs + m) * row + c * conv_.taps();
+    if (!accumulate && outputs == kLanes && values >= kLanes) {
+      for (int64_t k = 0; k < values; k += kLanes) {
+        const int64_t at = min_of(k, values - kLanes);
+        transpose_square(taps + at * kLanes, kLanes, to + at, row);
+      }
+      return;
+    }
+    for (int64_t lane = 0; lane < outputs; ++lane, to += row)
+      for (int64_t k = 0; k < values; ++k)
+        to[k] = taps[k * kLanes + lane] + (accumulate ? to[k] : T(0));
+  }
+
+  const TapConvolution<T> conv_;
+  const WinogradTile<T> tile_;
+  int64_t slices_, output_slices_;  // of kLanes channels and outputs of a group
+  int64_t panels_;                  // of a group's outputs
+  int64_t tiles_per_image_;
+  int64_t images_;  // transformed at once
+  int64_t chunks_;  // of a group's channels, each of whole slices
+};
+
+}  // namespace convpool::CONVPOOL_ISA
