@@ -238,6 +238,9 @@ class ImplicitGemm {
     for (int64_t k = 0; k < longest; ++k)
       k_offset[k] = k / taps * channel_pitch + tap_shift[k % taps];
     const bool rows_follow = strip.row_step == conv_.w.out_size;
+    // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
+    // single tap has lines of its own for each channel, up to three for two vectors.
+    const bool cut_all = taps == 1 && panel1 - panel0 > 4;
 
     const T* in =
         conv_.in + image * conv_.in_image_stride + group * conv_.channels * conv_.in_channel_stride;
@@ -259,7 +262,7 @@ class ImplicitGemm {
         b.count = min_of(kNr, p1 - p);
         b.vectors = ceil_div(b.count, kLanes);
         b.segment_count = find_segments(p, b.count, strip, b.segments);
-        if (b.segment_count == 1 || rows_follow) {
+        if (!cut_all && (b.segment_count == 1 || rows_follow)) {
           b.side = {source + b.segments[0].from, k_offset};
         } else {
           T* to = panel_data + (p - p0) * longest;
