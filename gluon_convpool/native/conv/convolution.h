@@ -1,8 +1,7 @@
 // The algorithms that can compute a convolution, and the choice among them.
 #pragma once
 
-#include <stdlib.h>
-
+#include "depthwise.h"
 #include "implicit_gemm.h"
 #include "weight_gradient.h"
 
@@ -19,50 +18,6 @@ struct ConvolutionAlgorithm {
                   T* y);
   bool (*backward_data)(const convpool_convolution& conv, const T* dy, const T* weight, T* dx);
   bool (*backward_weight)(const convpool_convolution& conv, const T* x, const T* dy, T* dweight);
-};
-
-// The part of a tap convolution that the forward pass and both gradients share. `taps` has room for
-// twice the kernel's sizes.
-template <typename T>
-inline TapConvolution<T> forward_problem(const convpool_convolution& conv, int64_t* taps) {
-  const convpool_window& window = conv.window;
-  TapConvolution<T> problem{};
-  problem.batch = conv.batch;
-  problem.groups = conv.groups;
-  problem.channels = conv.in_channels / conv.groups;
-  problem.outputs = conv.out_channels / conv.groups;
-  problem.h.offset = taps;
-  problem.h.index = problem.h.offset + window.kernel[0];
-  problem.w.offset = problem.h.index + window.kernel[0];
-  problem.w.index = problem.w.offset + window.kernel[1];
-  forward_taps(window, 0, &problem.h);
-  forward_taps(window, 1, &problem.w);
-  problem.in_channel_stride = window.in_size[0] * window.in_size[1];
-  problem.in_image_stride = conv.in_channels * problem.in_channel_stride;
-  problem.out_row_stride = window.out_size[1];
-  problem.out_column_stride = 1;
-  problem.out_channel_stride = window.out_size[0] * window.out_size[1];
-  problem.out_image_stride = conv.out_channels * problem.out_channel_stride;
-  problem.weight_row_stride = window.kernel[1];
-  problem.weight_channel_stride = window.kernel[0] * window.kernel[1];
-  problem.weight_output_stride = problem.channels * problem.weight_channel_stride;
-  problem.weight_group_stride = problem.outputs * problem.weight_output_stride;
-  return problem;
-}
-
-// Room for the taps of a problem, freed when it goes out of scope.
-class TapStorage {
- public:
-  explicit TapStorage(const convpool_window& window)
-      : taps_(static_cast<int64_t*>(malloc(
-            static_cast<size_t>(2 * (window.kernel[0] + window.kernel[1])) * sizeof(int64_t)))) {}
-  ~TapStorage() { free(taps_); }
-  TapStorage(const TapStorage&) = delete;
-  TapStorage& operator=(const TapStorage&) = delete;
-  int64_t* get() const { return taps_; }
-
- private:
-  int64_t* taps_;
 };
 
 namespace implicit_gemm {
@@ -110,20 +65,9 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   const convpool_window& window = conv.window;
   const TapStorage taps(window);
   if (!taps.get()) return false;
-  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
-  const TapConvolution<T> forward = problem;
-  problem.channels = forward.outputs;
-  problem.outputs = forward.channels;
-  problem.weight_output_stride = forward.weight_channel_stride;
-  problem.weight_channel_stride = forward.weight_output_stride;
+  TapConvolution<T> problem = backward_problem<T>(conv, taps.get());
   problem.in = dy;
   problem.weight = weight;
-  problem.in_channel_stride = forward.out_channel_stride;
-  problem.in_image_stride = forward.out_image_stride;
-  problem.out_channel_stride = forward.in_channel_stride;
-  problem.out_image_stride = forward.in_image_stride;
-  problem.out_row_stride = window.stride[0] * window.in_size[1];
-  problem.out_column_stride = window.stride[1];
 
   for (int64_t row = 0; row < window.stride[0]; ++row)
     for (int64_t column = 0; column < window.stride[1]; ++column) {
@@ -161,6 +105,8 @@ inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolutio
       {CONVPOOL_IMPLICIT_GEMM, implicit_gemm::supports, implicit_gemm::cost,
        implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
        implicit_gemm::backward_weight<T>},
+      {CONVPOOL_DEPTHWISE, depthwise::supports, depthwise::cost, depthwise::forward<T>,
+       depthwise::backward_data<T>, depthwise::backward_weight<T>},
   };
   if (conv.algorithm != CONVPOOL_AUTO) {
     for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {
