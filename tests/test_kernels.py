@@ -82,8 +82,32 @@ def assert_close(name, actual, expected):
     assert np.abs(actual - expected).max(initial=0) <= TOLERANCE * largest, name
 
 
-def convolution_results(library, case, seed=0):
-    """Output and gradients by the kernels, and what they must be by the float64 loops."""
+AUTO, IMPLICIT_GEMM, WINOGRAD, DEPTHWISE = range(4)
+
+
+def convolution_problem(case, algorithm=AUTO):
+    batch, in_channels, out_channels, groups, size, kernel, stride, dilation, pad = case
+    out = tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, d, p in zip(size, kernel, stride, dilation, pad)
+    )
+    return Convolution(
+        algorithm=algorithm,
+        batch=batch,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        groups=groups,
+        window=window(
+            kernel=kernel, stride=stride, dilation=dilation, pad=pad, in_size=size, out_size=out
+        ),
+    )
+
+
+def convolution_results(library, case, seed=0, algorithm=AUTO, change=None):
+    """Output and gradients by the kernels, and what they must be by the float64 loops.
+
+    `change` may alter the input and the gradient of the output in place.
+    """
     batch, in_channels, out_channels, groups, size, kernel, stride, dilation, pad = case
     generator = np.random.RandomState(seed)
     out = tuple(
@@ -97,15 +121,9 @@ def convolution_results(library, case, seed=0):
         (batch, out_channels) + out,
     ]
     x, weight, bias, head = (generator.normal(size=s).astype('float32') for s in shapes)
-    problem = Convolution(
-        batch=batch,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        groups=groups,
-        window=window(
-            kernel=kernel, stride=stride, dilation=dilation, pad=pad, in_size=size, out_size=out
-        ),
-    )
+    if change:
+        change(x, head)
+    problem = convolution_problem(case, algorithm)
     y, dx, dweight, dbias = (
         Guarded(head.shape),
         Guarded(x.shape),
@@ -217,6 +235,48 @@ CONVOLUTIONS = (
 )
 
 
+# Any kernel, stride, dilation and padding where every output reads one channel; the widths put
+# tiles of one and two vectors and the end of a row everywhere.
+DEPTHWISE_GEOMETRIES = [  # kernel, stride, dilation, pad
+    ((3, 3), ONE, ONE, ONE),
+    ((3, 3), (2, 2), ONE, ONE),
+    ((5, 5), ONE, ONE, (2, 2)),
+    ((5, 5), (2, 2), ONE, (2, 2)),
+    ((7, 7), ONE, ONE, (3, 3)),
+    ((7, 7), (2, 2), ONE, (3, 3)),
+    ((3, 3), ONE, ONE, (0, 0)),
+    ((3, 3), (2, 2), ONE, (4, 5)),
+    ((3, 3), ONE, (2, 2), (2, 2)),
+    ((3, 3), (2, 2), (2, 3), (2, 3)),
+    ((2, 2), (2, 2), ONE, (0, 0)),
+    ((4, 6), (1, 2), ONE, (2, 3)),
+    ((6, 4), (3, 4), ONE, (3, 1)),
+    ((3, 5), (5, 3), ONE, (1, 7)),
+    (ONE, (2, 2), ONE, (0, 0)),
+    (ONE, ONE, ONE, (3, 0)),
+    ((9, 1), ONE, (1, 2), (4, 2)),
+    ((1, 9), (2, 1), ONE, (2, 4)),
+    ((3, 3), ONE, (5, 1), (5, 0)),
+]
+DEPTHWISE_SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 14, 15, 16, 17, 20, 31, 32, 33, 48, 64, 65]
+DEPTHWISE_CONVOLUTIONS = (
+    [
+        (2, 3, 3 * (1 + i % 2), 3, (height, width)) + geometry
+        for i, (geometry, height, width) in enumerate(
+            (geometry, 4 + 9 * (i % 3) + height, 12 + 9 * (i % 4) + height)
+            for i, geometry in enumerate(DEPTHWISE_GEOMETRIES)
+            for height in (0, 4, 7)
+        )
+    ]
+    + [
+        (1, 2, 4, 2, (DEPTHWISE_SIZES[i - 3], width)) + DEPTHWISE_GEOMETRIES[i % 2]
+        for i, width in enumerate(DEPTHWISE_SIZES)
+    ]
+    + [(3, 1, 2, 1, (150, 40)) + DEPTHWISE_GEOMETRIES[i] for i in (0, 1, 2, 9, 18)]
+    + [(1, 2, 18, 2, (9, 300)) + DEPTHWISE_GEOMETRIES[i] for i in (0, 3)]
+)
+
+
 def _text(case):
     return str(case).replace(' ', '')
 
@@ -246,6 +306,81 @@ def test_the_number_of_threads_does_not_change_a_bit(library, thread_count, case
     for other in results[1:]:
         for first, second in zip(results[0], other):
             np.testing.assert_array_equal(first, second)
+
+
+NAMES = ('output', 'dx', 'dweight', 'dbias')
+
+
+def served(library, case, algorithm):
+    """Does this algorithm have a forward pass for the case?"""
+    problem = convolution_problem(case, algorithm)
+    return library.convpool_convolution_algorithm(ctypes.byref(problem), 0) == algorithm
+
+
+def grouped_by_channel(cases):
+    return [case for case in cases if case[1] == case[3]]
+
+
+def test_depthwise_serves_what_it_is_for(library):
+    cases = DEPTHWISE_CONVOLUTIONS + grouped_by_channel(CONVOLUTIONS)
+    assert all(served(library, case, DEPTHWISE) for case in cases)
+    assert not any(
+        served(library, case, DEPTHWISE) for case in CONVOLUTIONS if case[1] != case[3]
+    )
+
+
+@pytest.mark.parametrize(
+    'case', DEPTHWISE_CONVOLUTIONS + grouped_by_channel(CONVOLUTIONS), ids=_text
+)
+def test_depthwise_agrees_with_the_loops(kernels, case):
+    results = convolution_results(kernels, case, algorithm=DEPTHWISE)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', DEPTHWISE_CONVOLUTIONS[::2], ids=_text)
+def test_depthwise_of_each_instruction_set_agrees(library, instruction_set, case):
+    results = convolution_results(library, case, algorithm=DEPTHWISE)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', DEPTHWISE_CONVOLUTIONS, ids=_text)
+def test_depthwise_has_the_same_bits_for_any_number_of_threads(library, thread_count, case):
+    results = []
+    for threads in (1, 2, 5):
+        thread_count(threads)
+        results.append(convolution_results(library, case, algorithm=DEPTHWISE)[0])
+    for other in results[1:]:
+        for first, second in zip(results[0], other):
+            np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize('special', [np.nan, np.inf])
+@pytest.mark.parametrize('case', DEPTHWISE_CONVOLUTIONS, ids=_text)
+def test_depthwise_spreads_nan_no_further_than_its_windows(kernels, case, special):
+    """The corners and borders are where a vector could reach over what no window covers."""
+
+    def change(x, head):
+        for array in (x, head):
+            array[0, 0, 0, 0] = array[-1, -1, -1, -1] = array[0, -1, -1, 0] = special
+            array[0, -1, array.shape[2] // 2, -1] = special
+
+    with np.errstate(invalid='ignore'):
+        results = convolution_results(kernels, case, algorithm=DEPTHWISE, change=change)
+    for name, actual, expected in zip(NAMES, *results):
+        np.testing.assert_array_equal(np.isfinite(actual), np.isfinite(expected), name)
+
+
+def test_an_algorithm_that_cannot_serve_is_refused(library):
+    case = (1, 4, 4, 2, (5, 5)) + GEOMETRIES[1]
+    problem = convolution_problem(case, DEPTHWISE)
+    y = Guarded((1, 4, 5, 5))
+    status = library.convpool_convolution_forward(
+        ctypes.byref(problem), None, None, None, pointer(y.array)
+    )
+    assert status == 1
+    assert (y.written() == GUARD_VALUE).all()
 
 
 POOLINGS = [  # size, kernel, stride, pad

@@ -56,6 +56,39 @@ CONVPOOL_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
+// Two vectors of every second value, from[0], from[2], ... and from[1], from[3], ...
+template <typename T>
+CONVPOOL_INLINE void deinterleave(const T* from, Vec<T> (&to)[2]) {
+  constexpr int kLanes = Simd<T>::kLanes, kPart = 16 / static_cast<int>(sizeof(T));
+  Vec<T> a = load<T>(from), b = load<T>(from + kLanes);
+  decltype(a == b) lane{};
+  for (int k = 0; k < kLanes; ++k) lane[k] = 2 * k;
+  if (kLanes == 2 * kPart) {
+    // AVX2 is slow to move values across the middle of a vector: do it once, for both results.
+    decltype(a == b) half{};
+    for (int k = 0; k < kLanes; ++k) {
+      half[k] = k < kPart ? k : k + kPart;
+      const int in_part = 2 * (k % kPart);
+      lane[k] = k - k % kPart + (in_part < kPart ? in_part : in_part + kLanes - kPart);
+    }
+    const Vec<T> low = __builtin_shuffle(a, b, half);
+    b = __builtin_shuffle(a, b, half + kPart);
+    a = low;
+  }
+  to[0] = __builtin_shuffle(a, b, lane);
+  to[1] = __builtin_shuffle(a, b, lane + 1);
+}
+
+// to = {a[0], b[0], a[1], b[1], ...}: two vectors.
+template <typename T>
+CONVPOOL_INLINE void interleave(Vec<T> a, Vec<T> b, Vec<T> (&to)[2]) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  decltype(Vec<T>{} == Vec<T>{}) lane{};
+  for (int k = 0; k < kLanes; ++k) lane[k] = k / 2 + k % 2 * kLanes;
+  to[0] = __builtin_shuffle(a, b, lane);
+  to[1] = __builtin_shuffle(a, b, lane + kLanes / 2);
+}
+
 CONVPOOL_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 CONVPOOL_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 CONVPOOL_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -11,6 +11,8 @@
 // offsets; nothing after this file knows them.
 #pragma once
 
+#include <stdlib.h>
+
 #include "../convpool.h"
 #include "../simd.h"
 
@@ -109,5 +111,68 @@ inline void backward_taps(const convpool_window& window, int d, int64_t phase, T
     ++axis->taps;
   }
 }
+
+// The part of a tap convolution that the forward pass and both gradients share. `taps` has room for
+// twice the kernel's sizes.
+template <typename T>
+inline TapConvolution<T> forward_problem(const convpool_convolution& conv, int64_t* taps) {
+  const convpool_window& window = conv.window;
+  TapConvolution<T> problem{};
+  problem.batch = conv.batch;
+  problem.groups = conv.groups;
+  problem.channels = conv.in_channels / conv.groups;
+  problem.outputs = conv.out_channels / conv.groups;
+  problem.h.offset = taps;
+  problem.h.index = problem.h.offset + window.kernel[0];
+  problem.w.offset = problem.h.index + window.kernel[0];
+  problem.w.index = problem.w.offset + window.kernel[1];
+  forward_taps(window, 0, &problem.h);
+  forward_taps(window, 1, &problem.w);
+  problem.in_channel_stride = window.in_size[0] * window.in_size[1];
+  problem.in_image_stride = conv.in_channels * problem.in_channel_stride;
+  problem.out_row_stride = window.out_size[1];
+  problem.out_column_stride = 1;
+  problem.out_channel_stride = window.out_size[0] * window.out_size[1];
+  problem.out_image_stride = conv.out_channels * problem.out_channel_stride;
+  problem.weight_row_stride = window.kernel[1];
+  problem.weight_channel_stride = window.kernel[0] * window.kernel[1];
+  problem.weight_output_stride = problem.channels * problem.weight_channel_stride;
+  problem.weight_group_stride = problem.outputs * problem.weight_output_stride;
+  return problem;
+}
+
+// The part that the phases of the input's gradient share: inputs and outputs exchanged. What a
+// phase adds are its taps (see backward_taps) and where in dx it starts.
+template <typename T>
+inline TapConvolution<T> backward_problem(const convpool_convolution& conv, int64_t* taps) {
+  const TapConvolution<T> forward = forward_problem<T>(conv, taps);
+  TapConvolution<T> problem = forward;
+  problem.channels = forward.outputs;
+  problem.outputs = forward.channels;
+  problem.weight_output_stride = forward.weight_channel_stride;
+  problem.weight_channel_stride = forward.weight_output_stride;
+  problem.in_channel_stride = forward.out_channel_stride;
+  problem.in_image_stride = forward.out_image_stride;
+  problem.out_channel_stride = forward.in_channel_stride;
+  problem.out_image_stride = forward.in_image_stride;
+  problem.out_row_stride = conv.window.stride[0] * conv.window.in_size[1];
+  problem.out_column_stride = conv.window.stride[1];
+  return problem;
+}
+
+// Room for the taps of a problem, freed when it goes out of scope.
+class TapStorage {
+ public:
+  explicit TapStorage(const convpool_window& window)
+      : taps_(static_cast<int64_t*>(malloc(
+            static_cast<size_t>(2 * (window.kernel[0] + window.kernel[1])) * sizeof(int64_t)))) {}
+  ~TapStorage() { free(taps_); }
+  TapStorage(const TapStorage&) = delete;
+  TapStorage& operator=(const TapStorage&) = delete;
+  int64_t* get() const { return taps_; }
+
+ private:
+  int64_t* taps_;
+};
 
 }  // namespace convpool::CONVPOOL_ISA

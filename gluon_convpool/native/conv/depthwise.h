@@ -1,0 +1,460 @@
+// Depthwise convolution: every output reads one input channel, so there is no matrix product to
+// make of it. A plane is computed directly (depthwise_tiles.h) from strips of its padded image that
+// stay in L1.
+//
+// The gradient of the input is the same computation for each phase of the stride, all phases from
+// one strip. A value is summed in the order of its taps, whatever the strips and tasks are.
+#pragma once
+
+#include "../arena.h"
+#include "../parallel.h"
+#include "depthwise_tiles.h"
+#include "strip.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+// The gradient of the input has a phase for each row and column of a stride.
+inline constexpr int64_t kMaxPhaseStride = 4;
+// Fewer output rows in a strip would copy more than they compute.
+inline constexpr int64_t kFewestRows = 8;
+
+// The outputs of a plane that share their taps: see DepthwiseRows. Output rows whose distance is
+// not a multiple of `sets` read no row in common; the taps of a piece read rows `unit` apart.
+struct DepthwisePhase {
+  int64_t row, column, rows, columns;
+  int64_t kernel, row_stride, sets, unit;
+  int64_t pieces;
+  const int64_t* shift;
+  const int64_t* weight;  // of each piece and tap, from the channel's first weight
+};
+
+template <typename T>
+class Depthwise {
+  using Tiles = DepthwiseTiles<T>;
+  using Rows = DepthwiseRows<T>;
+  using V = Vec<T>;
+  static constexpr int kLanes = Simd<T>::kLanes;
+  // Half of L1: the outputs pass through it too.
+  static constexpr int64_t kStripBytes = 16 << 10;
+
+ public:
+  // `conv` holds the arrays and their strides; its axes cover what all phases read. The outputs of
+  // a phase are every row_step-th row, every out_column_stride-th column of a plane, and axes(row,
+  // column, &h, &w) sets its taps; all phases together have `taps`. Returns false where memory is
+  // out, like weight_gradient.
+  template <typename Axes>
+  static bool compute(const TapConvolution<T>& conv, int64_t row_step, int64_t taps,
+                      const Axes& axes) {
+    Depthwise depthwise(conv, row_step);
+    return depthwise.plan(taps, axes) && depthwise.compute_all();
+  }
+
+  // `conv` is the forward pass, with `out` the gradient of the output (read only); dweight is
+  // (groups * outputs, taps), dense.
+  static bool weight_gradient(const TapConvolution<T>& conv, T* dweight) {
+    Depthwise depthwise(conv, 1);
+    return depthwise.plan(conv.taps(), [](int64_t, int64_t, TapAxis*, TapAxis*) {}) &&
+           depthwise.weight_gradient_all(dweight);
+  }
+
+ private:
+  Depthwise(const TapConvolution<T>& conv, int64_t row_step)
+      : conv_(conv), row_step_(row_step), column_step_(conv.out_column_stride) {
+    const StripShape strip(conv.h, conv.w, 0, 1, 0, conv.w.out_size);
+    out_row_ = conv.out_row_stride / row_step;
+    columns_ = strip.columns;
+    row_pitch_ = strip.row_pitch;
+    const int64_t rows = kStripBytes / (conv.channels * row_pitch_ * int64_t{sizeof(T)});
+    const int64_t band = (rows - conv.h.extent() - 1) / conv.h.stride + 1;
+    bands_ = ceil_div(conv.h.out_size, max_of(kFewestRows, band));
+  }
+
+  // What a row of the image is in a row of the strip, for one phase of the columns.
+  struct Run {
+    int64_t from, count, begin, end;  // in the strip's row: [begin, begin + count), zero up to end
+  };
+
+  // Fills the tables, which live in the calling thread's shared scratch.
+  template <typename Axes>
+  bool plan(int64_t taps, const Axes& axes) {
+    Arena arena(Scratch::kShared);
+    const size_t runs_at = arena.template reserve<Run>(conv_.w.stride);
+    const size_t shift_at = arena.template reserve<int64_t>(taps);
+    const size_t weight_at = arena.template reserve<int64_t>(taps);
+    if (!arena.allocate()) return false;
+    runs_ = arena.template at<Run>(runs_at);
+    for (int64_t phase = 0; phase < conv_.w.stride; ++phase) {
+      const int64_t stride = conv_.w.stride, start = conv_.w.first() + phase;
+      const int64_t begin = start < 0 ? min_of(ceil_div(-start, stride), columns_) : 0;
+      const int64_t inside = ceil_div(max_of(conv_.w.in_size - start, 0), stride);
+      runs_[phase] = {start + begin * stride, max_of(0, min_of(inside, columns_) - begin),
+                      phase * columns_ + begin, (phase + 1) * columns_};
+    }
+    even_ = conv_.w.stride == 2 && runs_[1].from < runs_[0].from ? 1 : 0;
+    int64_t* shift = arena.template at<int64_t>(shift_at);
+    int64_t* weight = arena.template at<int64_t>(weight_at);
+    for (int64_t p = 0; p < row_step_ * column_step_; ++p) {
+      TapAxis h = conv_.h, w = conv_.w;
+      axes(p / column_step_, p % column_step_, &h, &w);
+      DepthwisePhase& phase = phases_[p];
+      phase = {p / column_step_,
+               p % column_step_,
+               h.out_size,
+               w.out_size,
+               1,
+               1,
+               1,
+               h.stride,
+               0,
+               shift,
+               weight};
+      join_taps(h, &phase);
+      phase.pieces = h.taps * w.taps / phase.kernel;
+      for (int64_t i = 0; i < h.taps; i += phase.kernel)
+        for (int64_t j = 0; j < w.taps; ++j) {
+          const int64_t from = w.offset[j] - conv_.w.first();
+          *shift++ = (h.offset[i] - conv_.h.first()) * row_pitch_ + from % w.stride * columns_ +
+                     from / w.stride;
+          for (int64_t k = i; k < i + phase.kernel; ++k)
+            *weight++ = h.index[k] * conv_.weight_row_stride + w.index[j];
+        }
+    }
+    return true;
+  }
+
+  // Makes pieces of a column's taps where there is a tile for as many.
+  static void join_taps(const TapAxis& h, DepthwisePhase* phase) {
+    if (h.taps < 2 || !Tiles::functions(h.taps, 1)) return;
+    const int64_t step = h.offset[1] - h.offset[0];
+    if (step % h.stride == 0) {
+      phase->sets = step / h.stride;
+      phase->unit = step;
+    } else if (step == 1 && h.stride == 2 && Tiles::functions(h.taps, 2)) {
+      phase->row_stride = 2;
+      phase->unit = 1;
+    } else {
+      return;
+    }
+    phase->kernel = h.taps;
+  }
+
+  int64_t strip_rows(int64_t rows) const {
+    return (rows - 1) * conv_.h.stride + conv_.h.extent() + 1;
+  }
+  int64_t strip_size(int64_t bands) const {
+    return conv_.channels * strip_rows(ceil_div(conv_.h.out_size, bands)) * row_pitch_ + kLanes;
+  }
+
+  // As fill_strip does. A strip that held the same rows of another plane still holds its padding.
+  void fill(const T* image, int64_t row0, int64_t rows, bool clear_padding, T* to) const {
+    const int64_t plane_size = conv_.h.in_size * conv_.w.in_size, stride = conv_.w.stride;
+    const int64_t first = row0 * conv_.h.stride + conv_.h.first();
+    for (int64_t c = 0; c < conv_.channels; ++c, image += conv_.in_channel_stride)
+      for (int64_t row = first; row < first + strip_rows(rows); ++row, to += row_pitch_) {
+        if (row < 0 || row >= conv_.h.in_size) {
+          if (clear_padding) clear(to, row_pitch_);
+          continue;
+        }
+        const T* from = image + row * conv_.w.in_size;
+        for (int64_t phase = 0; phase < stride && clear_padding; ++phase) {
+          const Run& run = runs_[phase];
+          clear(to + phase * columns_, run.begin - phase * columns_);
+          clear(to + run.begin + run.count, run.end - run.begin - run.count);
+        }
+        if (stride == 2) {
+          const Run &even = runs_[even_], &odd = runs_[1 - even_];
+          const int64_t pairs = min_of(even.count, odd.count), rest = even.count - pairs;
+          split_columns(to + even.begin, to + odd.begin, from + even.from, pairs,
+                        plane_size - row * conv_.w.in_size - even.from);
+          gather_columns(to + even.begin + pairs, from + even.from + 2 * pairs, rest, 2);
+          continue;
+        }
+        for (int64_t phase = 0; phase < stride; ++phase)
+          gather_columns(to + runs_[phase].begin, from + runs_[phase].from, runs_[phase].count,
+                         stride);
+      }
+  }
+
+  // The rows of a set of a phase; strip and output start at the first output row.
+  Rows rows_of_set(const DepthwisePhase& phase, int64_t set, int64_t rows, const T* strip,
+                   int64_t channel_pitch, T* out, int64_t out_pitch) const {
+    const int64_t count = phase.sets == 1 ? rows : ceil_div(rows - set, phase.sets);
+    return {strip + set * conv_.h.stride * row_pitch_,
+            phase.unit * row_pitch_,
+            channel_pitch,
+            conv_.channels,
+            phase.pieces,
+            phase.shift,
+            nullptr,
+            T(0),
+            out + set * out_pitch,
+            phase.sets * out_pitch,
+            count,
+            phase.columns};
+  }
+
+  // Runs body(first, end) over ranges of [0, items), several for each thread.
+  template <typename Body>
+  bool for_each_range(int64_t items, const Body& body) const {
+    const int64_t tasks = min_of(items, 8 * num_threads());
+    bool failed = false;
+    parallel_for(tasks, conv_.multiply_adds(), [&](int64_t task) {
+      if (!body(items * task / tasks, items * (task + 1) / tasks))
+        __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+      release_scratch(Scratch::kTask);
+    });
+    return !failed;
+  }
+
+  struct Buffers {
+    T* strip;
+    T* weight;
+    T* apart;  // for each phase of the columns, rows that cannot be computed in place
+    int64_t apart_pitch, apart_size;
+  };
+
+  bool compute_all() const {
+    const int64_t planes = conv_.batch * conv_.groups, height = conv_.h.out_size;
+    const int64_t wanted = ceil_div(4 * num_threads(), planes);
+    const int64_t bands = max_of(bands_, min_of(wanted, height / kFewestRows));
+    const int64_t band_rows = ceil_div(height, bands);
+    return for_each_range(planes * bands, [&](int64_t first, int64_t end) {
+      Buffers buffers{};
+      buffers.apart_pitch = max_of(kLanes, conv_.w.out_size);
+      buffers.apart_size = band_rows * buffers.apart_pitch;
+      Arena arena(Scratch::kTask);
+      const size_t strip_at = arena.template reserve<T>(strip_size(bands));
+      const size_t weight_at = arena.template reserve<T>(conv_.channels * most_taps());
+      const size_t apart_at = arena.template reserve<T>(column_step_ * buffers.apart_size);
+      if (!arena.allocate()) return false;
+      buffers.strip = arena.template at<T>(strip_at);
+      buffers.weight = arena.template at<T>(weight_at);
+      buffers.apart = arena.template at<T>(apart_at);
+      // Divisions cost as much as a small plane's multiplications.
+      int64_t plane = first / bands, band = first % bands;
+      int64_t image = plane / conv_.groups, group = plane % conv_.groups;
+      for (int64_t item = first; item < end; ++item) {
+        const int64_t row0 = bands == 1 ? 0 : height * band / bands;
+        const int64_t row1 = bands == 1 ? height : height * (band + 1) / bands;
+        compute_band(image, group, row0, row1, /*clear_padding=*/bands > 1 || item == first,
+                     buffers);
+        if (++band < bands) continue;
+        band = 0;
+        if (++group < conv_.groups) continue;
+        group = 0;
+        ++image;
+      }
+      return true;
+    });
+  }
+
+  int64_t most_taps() const {
+    int64_t most = 0;
+    for (int64_t p = 0; p < row_step_ * column_step_; ++p)
+      most = max_of(most, phases_[p].pieces * phases_[p].kernel);
+    return most;
+  }
+
+  // All outputs of a group that stand in the phases' rows [row0, row1).
+  void compute_band(int64_t image, int64_t group, int64_t row0, int64_t row1, bool clear_padding,
+                    const Buffers& buffers) const {
+    const int64_t channel_pitch = strip_rows(row1 - row0) * row_pitch_;
+    fill(
+        conv_.in + image * conv_.in_image_stride + group * conv_.channels * conv_.in_channel_stride,
+        row0, row1 - row0, clear_padding, buffers.strip);
+    const bool in_place = column_step_ == 1 && conv_.w.out_size >= kLanes;
+    const int64_t pitch = in_place ? conv_.out_row_stride : buffers.apart_pitch;
+    for (int64_t m = 0; m < conv_.outputs; ++m) {
+      const int64_t channel = group * conv_.outputs + m;
+      const T* weight =
+          conv_.weight + group * conv_.weight_group_stride + m * conv_.weight_output_stride;
+      T* plane = conv_.out + image * conv_.out_image_stride + channel * conv_.out_channel_stride +
+                 row0 * conv_.out_row_stride;
+      for (int64_t p = 0; p < row_step_ * column_step_; ++p) {
+        const DepthwisePhase& phase = phases_[p];
+        const int64_t rows = min_of(row1, phase.rows) - row0;
+        if (rows <= 0) continue;
+        T* value = buffers.weight;
+        for (int64_t c = 0; c < conv_.channels; ++c)
+          for (int64_t t = 0; t < phase.pieces * phase.kernel; ++t)
+            *value++ = weight[c * conv_.weight_channel_stride + phase.weight[t]];
+        T* place = plane + phase.row * out_row_;
+        T* to = in_place ? place : buffers.apart + phase.column * buffers.apart_size;
+        for (int64_t set = 0; set < min_of(phase.sets, rows); ++set) {
+          Rows job = rows_of_set(phase, set, rows, buffers.strip, channel_pitch, to, pitch);
+          job.weight = buffers.weight;
+          job.bias = conv_.bias ? conv_.bias[channel] : T(0);
+          Tiles::functions(phase.kernel, phase.row_stride)->compute_rows(job);
+        }
+        if (!in_place && phase.column == column_step_ - 1)
+          put_in_place(&phases_[p - phase.column], rows, buffers, place);
+      }
+    }
+  }
+
+  // Rows of all phases of the columns to where they belong.
+  void put_in_place(const DepthwisePhase* phases, int64_t rows, const Buffers& buffers,
+                    T* to) const {
+    const T* from = buffers.apart;
+    for (int64_t row = 0; row < rows;
+         ++row, from += buffers.apart_pitch, to += conv_.out_row_stride) {
+      if (column_step_ == 1) {
+        gather_columns(to, from, phases[0].columns, 1);
+      } else if (column_step_ == 2) {
+        interleave_columns(to, from, from + buffers.apart_size,
+                           phases[0].columns + phases[1].columns);
+      } else {
+        for (int64_t phase = 0; phase < column_step_; ++phase)
+          for (int64_t k = 0; k < phases[phase].columns; ++k)
+            to[phase + k * column_step_] = from[phase * buffers.apart_size + k];
+      }
+    }
+  }
+
+  // Bands and images decide the order of a sum, so nothing here depends on the number of threads.
+  bool weight_gradient_all(T* dweight) const {
+    const DepthwisePhase& phase = phases_[0];
+    const auto add_rows = Tiles::functions(phase.kernel, phase.row_stride)->add_rows;
+    const int64_t taps = conv_.taps(), all_taps = conv_.outputs * taps;
+    const int64_t columns = conv_.w.out_size, height = conv_.h.out_size;
+    return for_each_range(conv_.groups, [&](int64_t first, int64_t end) {
+      Arena arena(Scratch::kTask);
+      const size_t strip_at = arena.template reserve<T>(strip_size(bands_));
+      const size_t apart_at =
+          arena.template reserve<T>(ceil_div(height, bands_) * columns + kLanes);
+      const size_t sums_at = arena.template reserve<V>(all_taps);
+      if (!arena.allocate()) return false;
+      T *strip = arena.template at<T>(strip_at), *apart = arena.template at<T>(apart_at);
+      V* sums = arena.template at<V>(sums_at);
+      for (int64_t group = first; group < end; ++group) {
+        for (int64_t t = 0; t < all_taps; ++t) sums[t] = V{};
+        for (int64_t image = 0; image < conv_.batch; ++image)
+          for (int64_t band = 0; band < bands_; ++band) {
+            const int64_t row0 = height * band / bands_;
+            const int64_t rows = height * (band + 1) / bands_ - row0;
+            fill(conv_.in + image * conv_.in_image_stride + group * conv_.in_channel_stride, row0,
+                 rows, /*clear_padding=*/bands_ > 1 || (group == first && image == 0), strip);
+            for (int64_t m = 0; m < conv_.outputs; ++m) {
+              T* dy = conv_.out + image * conv_.out_image_stride +
+                      (group * conv_.outputs + m) * conv_.out_channel_stride + row0 * columns;
+              if (columns < kLanes) {  // its last vector would reach behind the plane
+                gather_columns(apart, dy, rows * columns, 1);
+                dy = apart;
+              }
+              for (int64_t set = 0; set < min_of(phase.sets, rows); ++set)
+                add_rows(rows_of_set(phase, set, rows, strip, 0, dy, columns), sums + m * taps);
+            }
+          }
+        for (int64_t m = 0; m < conv_.outputs; ++m)
+          for (int64_t t = 0; t < taps; ++t) {
+            T sum = 0;
+            for (int lane = 0; lane < kLanes; ++lane) sum += sums[m * taps + t][lane];
+            dweight[group * all_taps + m * taps + phase.weight[t]] = sum;
+          }
+      }
+      return true;
+    });
+  }
+
+  const TapConvolution<T> conv_;
+  const int64_t row_step_, column_step_;
+  int64_t columns_, row_pitch_;  // of a strip's row: columns of one phase, values in all
+  int64_t out_row_;              // values from one row of an output plane to the next
+  int64_t bands_;                // of a plane's rows, so that a band's strip stays in L1
+  Run* runs_;
+  int64_t even_;  // where there are two runs, which of them starts first
+  DepthwisePhase phases_[kMaxPhaseStride * kMaxPhaseStride];
+};
+
+namespace depthwise {
+
+// A strip beyond this leaves L2.
+inline constexpr int64_t kLargestStrip = 64 << 10;
+
+// The axis that one strip for all phases of the input's gradient covers: from the first position
+// that a tap can read to the last. `offset` has room for two.
+inline void backward_span(const convpool_window& window, int d, int64_t* offset, TapAxis* axis) {
+  const int64_t stride = window.stride[d];
+  offset[0] = (window.pad[d] - (window.kernel[d] - 1) * window.dilation[d]) / stride;
+  offset[1] = (window.pad[d] + stride - 1) / stride;
+  *axis = {window.out_size[d], ceil_div(window.in_size[d], stride), 1, 2, offset, nullptr};
+}
+
+// Values in the strip that one band of the fewest rows needs.
+inline int64_t smallest_strip(const convpool_convolution& conv, convpool_pass pass) {
+  const convpool_window& window = conv.window;
+  int64_t offset[2], size[2];
+  for (int d = 0; d < 2; ++d) {
+    TapAxis axis{0, window.out_size[d], window.stride[d], 0, nullptr, nullptr};
+    int64_t extent = (window.kernel[d] - 1) * window.dilation[d];
+    if (pass == CONVPOOL_BACKWARD_DATA) {
+      backward_span(window, d, offset, &axis);
+      extent = axis.extent();
+    }
+    const int64_t outputs = d == 0 ? min_of(axis.out_size, kFewestRows) : axis.out_size;
+    size[d] = outputs * axis.stride + extent;
+  }
+  const int64_t channels = pass == CONVPOOL_BACKWARD_DATA ? conv.out_channels / conv.groups : 1;
+  return channels * size[0] * size[1];
+}
+
+inline bool supports(const convpool_convolution& conv, convpool_pass pass) {
+  if (conv.groups != conv.in_channels || smallest_strip(conv, pass) > kLargestStrip) return false;
+  return pass != CONVPOOL_BACKWARD_DATA ||
+         (conv.window.stride[0] <= kMaxPhaseStride && conv.window.stride[1] <= kMaxPhaseStride);
+}
+
+inline double cost(const convpool_convolution& conv, convpool_pass) {
+  return 0.5 * static_cast<double>(conv.batch * conv.out_channels * conv.window.out_size[0]) *
+         static_cast<double>(conv.window.out_size[1] * conv.window.kernel[0] *
+                             conv.window.kernel[1]);
+}
+
+template <typename T>
+inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
+                    T* y) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.weight = weight;
+  problem.bias = bias;
+  problem.out = y;
+  return Depthwise<T>::compute(problem, 1, problem.taps(),
+                               [](int64_t, int64_t, TapAxis*, TapAxis*) {});
+}
+
+template <typename T>
+inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = backward_problem<T>(conv, taps.get());
+  problem.in = dy;
+  problem.weight = weight;
+  problem.out = dx;
+  const TapAxis h = problem.h, w = problem.w;
+  int64_t offset[2][2];
+  backward_span(conv.window, 0, offset[0], &problem.h);
+  backward_span(conv.window, 1, offset[1], &problem.w);
+  return Depthwise<T>::compute(problem, conv.window.stride[0], h.taps * w.taps,
+                               [&](int64_t row, int64_t column, TapAxis* to_h, TapAxis* to_w) {
+                                 *to_h = h;
+                                 *to_w = w;
+                                 backward_taps(conv.window, 0, row, to_h);
+                                 backward_taps(conv.window, 1, column, to_w);
+                               });
+}
+
+template <typename T>
+inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.out = const_cast<T*>(dy);
+  return Depthwise<T>::weight_gradient(problem, dweight);
+}
+
+}  // namespace depthwise
+
+}  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,91 @@
+// The passes of a convolution by implicit GEMM, and what they cost.
+#pragma once
+
+#include "../parallel.h"
+#include "implicit_gemm.h"
+#include "weight_gradient.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+namespace implicit_gemm {
+
+inline bool supports(const convpool_convolution&, convpool_pass) { return true; }
+
+// What is not a product of panels: cutting panels and filling strips take a share of the time, and
+// the gradients read or write the weights out of order.
+inline double cost(const convpool_convolution& conv, convpool_pass pass) {
+  const convpool_window& window = conv.window;
+  const double weights = static_cast<double>(conv.out_channels * conv.in_channels / conv.groups) *
+                         static_cast<double>(window.kernel[0] * window.kernel[1]);
+  const double positions =
+      static_cast<double>(conv.batch * window.out_size[0] * window.out_size[1]);
+  const double out_of_order = pass == CONVPOOL_FORWARD ? 0 : 100;
+  return weights * (1.15 * positions + out_of_order);
+}
+
+template <typename T>
+inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
+                    T* y) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.weight = weight;
+  problem.bias = bias;
+  problem.out = y;
+  return ImplicitGemm<T>::run(problem);
+}
+
+// No window reads these elements.
+template <typename T>
+inline void clear_output(const TapConvolution<T>& conv) {
+  const int64_t channels = conv.groups * conv.outputs;
+  parallel_for(conv.batch * channels, static_cast<double>(conv.batch * channels * conv.positions()),
+               [&](int64_t plane) {
+                 T* to = conv.out + plane / channels * conv.out_image_stride +
+                         plane % channels * conv.out_channel_stride;
+                 for (int64_t row = 0; row < conv.h.out_size; ++row, to += conv.out_row_stride)
+                   for (int64_t column = 0; column < conv.w.out_size; ++column)
+                     to[column * conv.out_column_stride] = T(0);
+               });
+}
+
+// For every phase of the stride, a convolution of dy with the taps that reach the phase, flipped,
+// inputs and outputs exchanged.
+template <typename T>
+inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+  const convpool_window& window = conv.window;
+  const TapStorage taps(window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = backward_problem<T>(conv, taps.get());
+  problem.in = dy;
+  problem.weight = weight;
+
+  for (int64_t row = 0; row < window.stride[0]; ++row)
+    for (int64_t column = 0; column < window.stride[1]; ++column) {
+      backward_taps(window, 0, row, &problem.h);
+      backward_taps(window, 1, column, &problem.w);
+      if (problem.positions() == 0) continue;
+      problem.out = dx + row * window.in_size[1] + column;
+      if (problem.taps() == 0) {
+        clear_output(problem);
+      } else if (!ImplicitGemm<T>::run(problem)) {
+        return false;
+      }
+    }
+  return true;
+}
+
+template <typename T>
+inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.out = const_cast<T*>(dy);
+  return WeightGradient<T>::run(problem, dweight);
+}
+
+}  // namespace implicit_gemm
+
+}  // namespace convpool::CONVPOOL_ISA

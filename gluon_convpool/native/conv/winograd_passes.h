@@ -1,0 +1,128 @@
+// The passes of a convolution by Winograd's transforms, and the size of tile that costs least.
+#pragma once
+
+#include "../winograd_switch.h"
+#include "winograd.h"
+#include "winograd_weight_gradient.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+namespace winograd {
+
+template <typename T>
+inline constexpr const WinogradTile<T>* kTiles[] = {
+    &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>, &kWinogradTile<T, 2, 5, 2, 5>,
+    &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 1, 1, 6, 3>, &kWinogradTile<T, 6, 3, 1, 1>,
+    &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>, &kWinogradTile<T, 1, 1, 4, 7>,
+    &kWinogradTile<T, 4, 7, 1, 1>,
+};
+
+template <typename T>
+struct Choice {
+  const WinogradTile<T>* tile;
+  double cost;
+};
+
+// The size of tile that costs least, and how much. Null where no size fits the kernel, or where all
+// need more than `most_bytes` of memory.
+template <typename T, template <typename> class Computation>
+inline Choice<T> choose_tile(const TapConvolution<T>& problem, double most_bytes) {
+  Choice<T> best{nullptr, 0};
+  if (!Winograd<T>::supports(problem)) return best;
+  for (const WinogradTile<T>* tile : kTiles<T>) {
+    if (tile->rh != problem.h.taps || tile->rw != problem.w.taps) continue;
+    const Computation<T> computation(problem, *tile);
+    if (computation.memory() > most_bytes) continue;
+    const double cost = computation.cost();
+    if (best.tile && cost >= best.cost) continue;
+    best = {tile, cost};
+  }
+  return best;
+}
+
+template <typename T>
+inline double array_bytes(const convpool_convolution& conv) {
+  const convpool_window& window = conv.window;
+  const double in = static_cast<double>(conv.batch * conv.in_channels) *
+                    static_cast<double>(window.in_size[0] * window.in_size[1]);
+  const double out = static_cast<double>(conv.batch * conv.out_channels) *
+                     static_cast<double>(window.out_size[0] * window.out_size[1]);
+  const double weight = static_cast<double>(conv.out_channels * conv.in_channels / conv.groups) *
+                        static_cast<double>(window.kernel[0] * window.kernel[1]);
+  return (in + out + weight) * static_cast<double>(sizeof(T));
+}
+
+// The data gradient of a convolution with stride 1 is one with the taps flipped.
+template <typename T>
+inline TapConvolution<T> problem_of(const convpool_convolution& conv, convpool_pass pass,
+                                    int64_t* taps) {
+  if (pass != CONVPOOL_BACKWARD_DATA) return forward_problem<T>(conv, taps);
+  TapConvolution<T> problem = backward_problem<T>(conv, taps);
+  backward_taps(conv.window, 0, 0, &problem.h);
+  backward_taps(conv.window, 1, 0, &problem.w);
+  return problem;
+}
+
+template <typename T>
+inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
+  const convpool_window& window = conv.window;
+  constexpr int64_t kLongest = 7;
+  if (!winograd_enabled() || window.kernel[0] > kLongest || window.kernel[1] > kLongest ||
+      window.stride[0] != 1 || window.stride[1] != 1)
+    return {nullptr, 0};
+  int64_t taps[4 * kLongest];
+  const TapConvolution<T> problem = problem_of<T>(conv, pass, taps);
+  // Training holds so many arrays that the gradient of the weight may need more.
+  if (pass == CONVPOOL_BACKWARD_WEIGHT)
+    return choose_tile<T, WinogradWeightGradient>(problem, 5 * array_bytes<T>(conv));
+  return choose_tile<T, Winograd>(problem, 2 * array_bytes<T>(conv));
+}
+
+template <typename T>
+inline bool supports(const convpool_convolution& conv, convpool_pass pass) {
+  return choose<T>(conv, pass).tile != nullptr;
+}
+
+template <typename T>
+inline double cost(const convpool_convolution& conv, convpool_pass pass) {
+  return choose<T>(conv, pass).cost;
+}
+
+template <typename T>
+inline bool run(const convpool_convolution& conv, convpool_pass pass, const T* in, const T* weight,
+                const T* bias, T* out) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = problem_of<T>(conv, pass, taps.get());
+  problem.in = in;
+  problem.weight = weight;
+  problem.bias = bias;
+  problem.out = out;
+  return Winograd<T>(problem, *choose<T>(conv, pass).tile).run();
+}
+
+template <typename T>
+inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
+                    T* y) {
+  return run<T>(conv, CONVPOOL_FORWARD, x, weight, bias, y);
+}
+
+template <typename T>
+inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+  return run<T>(conv, CONVPOOL_BACKWARD_DATA, dy, weight, nullptr, dx);
+}
+
+template <typename T>
+inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.out = const_cast<T*>(dy);
+  const WinogradTile<T>* tile = choose<T>(conv, CONVPOOL_BACKWARD_WEIGHT).tile;
+  return WinogradWeightGradient<T>(problem, *tile).run(dweight);
+}
+
+}  // namespace winograd
+
+}  // namespace convpool::CONVPOOL_ISA
