@@ -221,6 +221,8 @@ def _load() -> NativeStatus:
         library.convpool_instruction_set.restype = ctypes.c_char_p
         library.convpool_set_instruction_set.argtypes = [ctypes.c_char_p]
         library.convpool_set_instruction_set.restype = ctypes.c_int
+        library.convpool_convolution_algorithm.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        library.convpool_convolution_algorithm.restype = ctypes.c_int
         for name in ('convolution', 'pooling'):
             _operators[name, ND_ARRAY] = getattr(mx.nd, f'convpool_{name}')
             _operators[name, ND_SYMBOL] = getattr(mx.sym, f'convpool_{name}')

@@ -124,6 +124,7 @@ def convolution(
     kernel_size: Any = None,
     channels: Optional[int] = None,
     name: Optional[str] = None,
+    algorithm: str = 'auto',
 ) -> Any:
     """Slide a kernel over `x` and sum the products (cross-correlation, as MXNet's convolution).
 
@@ -144,6 +145,9 @@ def convolution(
         Needed for symbols, which don't know the shape of `weight`; read from it otherwise.
     name : str, optional
         Name of the node in a symbol's graph.
+    algorithm : {'auto', 'implicit_gemm', 'winograd', 'depthwise'}
+        Which arithmetic of the native backend computes the output; 'auto' takes the one that
+        should be fastest. A gradient for which the algorithm has no kernel is left to 'auto'.
 
     Returns
     -------
@@ -182,12 +186,21 @@ def convolution(
             ' symbols, whose weight has no shape to read them from'
         )
     arguments = geometry.convolution_arguments(
-        op, kernel_size, strides, padding, dilation, channels, groups, layout
+        op,
+        kernel_size,
+        strides,
+        padding,
+        dilation,
+        channels,
+        groups,
+        layout,
+        algorithm=algorithm,
     )
     if kind.symbol:
         return call_convolution(x, weight, bias, arguments, kind, None, None, name)
     dtype, device = check_arrays(op, (x, weight) if bias is None else (x, weight, bias))
     geometry.convolution_shape(arguments, x.shape, w_shape, None if bias is None else bias.shape)
+    backends.check_algorithm(arguments, x.shape, dtype, device)
     return call_convolution(x, weight, bias, arguments, kind, dtype, device, name)
 
 

@@ -43,6 +43,22 @@ MESSAGES: Dict[str, str] = {
         '{op}: all inputs must be of one kind (mx.np arrays, mx.nd arrays, or symbols), but they'
         ' are {kinds}'
     ),
+    'algorithm_without_native': (
+        '{op}: algorithm={algorithm} is one of the native backend, which does not serve this call:'
+        ' {reason}'
+    ),
+    'algorithm_unfit': (
+        '{op}: algorithm={algorithm} cannot compute kernel_size={kernel_size}, strides={strides},'
+        ' dilation={dilation}, groups={groups} over data of shape {shape}; it needs {needs}'
+    ),
+    'needs_implicit_gemm': 'two spatial axes, layout NCHW and float32',
+    'needs_winograd': (
+        'strides=1, dilation=1 and a kernel_size that it has transforms for, as it has for 3'
+    ),
+    'needs_depthwise': (
+        'groups equal to the number of input channels, and windows that span few enough elements'
+        ' to stay in cache'
+    ),
     'too_large': (
         '{op}: the output would have shape {shape}, more than the 2147483647 elements that one'
         ' MXNet array can hold'
@@ -57,6 +73,8 @@ LAYOUTS: Dict[int, Tuple[str, ...]] = {
 }
 POOL_MODES = ('max', 'avg', 'sum', 'lp')
 LP_POWERS = (1, 2, 3)
+# What computes a native convolution, in the order of the C interface's `convpool_algorithm`.
+ALGORITHMS = ('auto', 'implicit_gemm', 'winograd', 'depthwise')
 ACTIVATIONS = ('relu', 'sigmoid', 'softrelu', 'softsign', 'tanh')
 
 Ints = Tuple[int, ...]
@@ -167,6 +185,7 @@ class Convolution(NamedTuple):
     channels: int
     groups: int
     layout: str
+    algorithm: str = 'auto'
 
     @property
     def ndim(self) -> int:
@@ -202,6 +221,7 @@ def convolution_arguments(
     layout: Any,
     in_channels: Any = 0,
     ndim: Optional[int] = None,
+    algorithm: Any = 'auto',
 ) -> Convolution:
     """Check and normalise the arguments of a convolution.
 
@@ -224,7 +244,8 @@ def convolution_arguments(
     for name, value in (('channels', channels), ('in_channels', in_channels)):
         if value % groups:
             refuse('channels_not_divisible', op=op, groups=groups, name=name, value=value)
-    return Convolution(kernel, stride, dilate, pad, channels, groups, layout)
+    algorithm = choice(op, 'algorithm', algorithm, ALGORITHMS)
+    return Convolution(kernel, stride, dilate, pad, channels, groups, layout, algorithm)
 
 
 def pooling_arguments(
@@ -388,6 +409,21 @@ def convolution_shape(
         op, sizes, arguments.kernel, arguments.stride, arguments.pad, arguments.dilate, False
     )
     return _checked_size(op, join_shape(batch, arguments.channels, out, arguments.layout))
+
+
+def refuse_algorithm(arguments: Convolution, data: Ints, op: str = 'convolution') -> NoReturn:
+    """Raise the `ValueError` of a forced algorithm that cannot compute this convolution."""
+    refuse(
+        'algorithm_unfit',
+        op=op,
+        algorithm=repr(arguments.algorithm),
+        kernel_size=arguments.kernel,
+        strides=arguments.stride,
+        dilation=arguments.dilate,
+        groups=arguments.groups,
+        shape=data,
+        needs=MESSAGES['needs_' + arguments.algorithm],
+    )
 
 
 def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:

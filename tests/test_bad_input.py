@@ -77,6 +77,9 @@ CONV_MISTAKES = [
     ({'layout': None}, ['layout=None', "'NCHW'"]),
     ({'activation': 'reluu'}, ["activation='reluu'", "'relu'", "'sigmoid'", "'tanh'"]),
     ({'activation': 3}, ['activation=3', "'relu'"]),
+    ({'algorithm': 'fft'}, ["algorithm='fft'", "'auto'", "'implicit_gemm'", "'winograd'"]),
+    ({'algorithm': None}, ['algorithm=None', "'auto'", "'depthwise'"]),
+    ({'algorithm': 1}, ['algorithm=1', "'auto'"]),
 ]
 POOL_MISTAKES = [
     ({'pool_size': 0}, ['pool_size=0', 'at least 1']),
@@ -140,7 +143,7 @@ def test_global_pooling_layer(layer):
     [
         pair
         for pair in CONV_MISTAKES
-        if set(pair[0]) <= {'strides', 'padding', 'dilation', 'groups'}
+        if set(pair[0]) <= {'strides', 'padding', 'dilation', 'groups', 'algorithm'}
     ],
     ids=_id,
 )
@@ -285,6 +288,101 @@ def test_later_messages_of_a_hybridized_network_still_name_their_own_mistake(nat
     for bad, word in (((2, 5, 9, 9), '5 channels'), ((2, 6, 9, 9), '6 channels')):
         with pytest.raises((mx.base.MXNetError, ValueError), match=word):
             net(ones(*bad)).asnumpy()
+
+
+# ----------------------------------------------------------------------------- forced algorithms
+
+# What an algorithm can never compute: arguments of a layer over 8 channels, and the words.
+UNFIT = [
+    (
+        {'algorithm': 'winograd', 'kernel_size': 1, 'strides': 3},
+        ["algorithm='winograd'", 'kernel_size=(1, 1)', 'strides=(3, 3)', 'it needs strides=1'],
+    ),
+    (
+        {'algorithm': 'winograd', 'kernel_size': 3, 'strides': 3, 'dilation': 2},
+        ["algorithm='winograd'", 'strides=(3, 3)', 'dilation=(2, 2)', 'it needs', 'dilation=1'],
+    ),
+    (
+        {'algorithm': 'depthwise', 'kernel_size': 3},
+        ["algorithm='depthwise'", 'groups=1', '(2, 8, 9, 9)', 'it needs groups equal to'],
+    ),
+]
+
+
+@pytest.mark.parametrize('hybridized', [False, True])
+@pytest.mark.parametrize('arguments, words', UNFIT, ids=_id)
+def test_an_algorithm_that_cannot_compute_this_layer(arguments, words, hybridized, native, arrays):
+    layer = nn.Conv2D(4, **arguments)
+    layer.initialize()
+    layer.hybridize(hybridized)
+    complains(lambda: layer(ones(2, 8, 9, 9)), 'convolution', *words)
+    assert layer.weight.shape[1] in (0, -1)
+    layer._kwargs['algorithm'] = 'auto'
+    assert layer(ones(2, 8, 9, 9)).shape[:2] == (2, 4)
+
+
+@pytest.mark.parametrize('arguments, words', UNFIT, ids=_id)
+def test_an_algorithm_that_cannot_compute_this_call(arguments, words, native, arrays):
+    arguments = dict(arguments)
+    kernel = arguments.pop('kernel_size')
+    weight = ones(4, 8, kernel, kernel)
+    complains(lambda: functional.convolution(ones(2, 8, 9, 9), weight, **arguments), *words)
+
+
+@pytest.mark.parametrize('mode', ['hybridized', 'static'])
+@pytest.mark.parametrize('started', [True, False], ids=['started', 'deferred'])
+@pytest.mark.parametrize('arguments', [pair[0] for pair in UNFIT], ids=_id)
+def test_an_algorithm_that_cannot_compute_a_layer_of_a_hybridized_network(
+    arguments, started, mode, native, arrays
+):
+    layer = nn.Conv2D(4, **arguments, in_channels=8 if started else 0)
+    layer.initialize()
+    sentence = complains(lambda: layer(ones(2, 8, 9, 9)))
+    net = gluon.nn.HybridSequential()
+    net.add(layer)
+    net.hybridize(static_alloc=mode == 'static', static_shape=mode == 'static')
+    with pytest.raises((mx.base.MXNetError, ValueError)) as caught:
+        net(ones(2, 8, 9, 9)).asnumpy()
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize('algorithm', ['implicit_gemm', 'winograd', 'depthwise'])
+def test_the_portable_backend_has_no_algorithms(algorithm, arrays):
+    use_backend('portable')
+    words = ['convolution', f'algorithm={algorithm!r}', 'native', "'portable' was asked for"]
+    x, weight = ones(2, 8, 9, 9), ones(4, 8, 3, 3)
+    complains(lambda: functional.convolution(x, weight, algorithm=algorithm), *words)
+    layer = nn.Conv2D(4, 3, algorithm=algorithm)
+    layer.initialize()
+    complains(lambda: layer(x), *words)
+    layer.hybridize()
+    complains(lambda: layer(x), *words)
+    complains(lambda: layer(_variable('x')), *words)
+    assert layer.weight.shape[1] in (0, -1)
+
+
+def test_an_algorithm_over_what_only_the_portable_backend_serves(native, arrays):
+    use_backend('auto')
+    x, weight = ones(2, 8, 9, 9, dtype='float64'), ones(4, 8, 3, 3, dtype='float64')
+    words = ["algorithm='implicit_gemm'", 'native', 'float64']
+    complains(lambda: functional.convolution(x, weight, algorithm='implicit_gemm'), *words)
+
+
+def test_the_operator_knows_the_same_algorithms(native):
+    with pytest.raises(mx.base.MXNetError) as caught:
+        mx.nd.convpool_convolution(
+            mx.nd.ones((1, 1, 3, 3)),
+            mx.nd.ones((1, 1, 1, 1)),
+            kernel=(1, 1),
+            num_filter=1,
+            no_bias=True,
+            algorithm='fft',
+        )
+    sentence = complains(lambda: Conv2D(1, 1, algorithm='fft')).replace('Conv2D', 'convolution')
+    assert sentence in str(caught.value)
+
+
+# ------------------------------------------------------------------------- weights and biases
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,21 @@ def test_the_function_gives_what_the_layer_gives(case, backend, arrays):
         assert_close('output', y.asnumpy(), expected['output'])
 
 
+@pytest.mark.parametrize('case', WITHOUT_ACTIVATION[::25], ids=str)
+def test_a_forced_algorithm_gives_the_same(case, native, arrays):
+    """Implicit GEMM can compute every convolution."""
+    head, expected = case.expected()
+    layer = case.build(nn)
+    layer._kwargs['algorithm'] = 'implicit_gemm'
+    with empty_arrays(case.batch == 0):
+        assert_same(measure(layer, case.arrays()['x'], head), expected)
+        x, weight, bias = (
+            None if value is None else array_kind().array(value) for value in case.arrays().values()
+        )
+        y = functional.convolution(x, weight, bias, **case.window, algorithm='implicit_gemm')
+        assert_close('output', y.asnumpy(), expected['output'])
+
+
 @pytest.mark.parametrize('channels', [2, 3])
 def test_deferred_initialization_finds_the_input_channels(channels, backend, arrays):
     (x,) = draw('deferred', (2, channels, 6, 6))

@@ -99,7 +99,10 @@ def test_pickled_parameters_come_back(backend, arrays):
 
 
 def test_a_pickled_layer_comes_back(backend, arrays):
-    for layer in (nn.Conv2D(4, 3, activation='relu'), nn.MaxPool2D(3, 2)):
+    layers = [nn.Conv2D(4, 3, activation='relu'), nn.MaxPool2D(3, 2)]
+    if backend == 'native':
+        layers.append(nn.Conv2D(4, 3, algorithm='implicit_gemm'))
+    for layer in layers:
         layer.initialize(mx.init.Normal(1))
         expected = layer(image())
         again = pickle.loads(pickle.dumps(layer))
@@ -194,6 +197,19 @@ def test_an_exported_graph_names_our_operators_with_their_attributes(native, arr
     assert maximum['pool_type'] == 'max' and maximum['global_pool'].lower() == 'true'
 
 
+@pytest.mark.parametrize('algorithm', ['auto', 'implicit_gemm'])
+def test_an_exported_graph_names_only_a_forced_algorithm(algorithm, native, arrays, tmp_path):
+    layer = nn.Conv2D(4, 3, algorithm=algorithm)
+    layer.initialize()
+    layer.hybridize()
+    layer(image())
+    layer.export(str(tmp_path / 'layer'))
+    nodes = json.loads((tmp_path / 'layer-symbol.json').read_text())['nodes']
+    (ours,) = [node for node in nodes if 'convpool_convolution' in node['op']]
+    assert ours['attrs'].get('algorithm', 'auto') == algorithm
+    assert ('algorithm' in ours['attrs']) == (algorithm != 'auto')
+
+
 def test_module_api_runs_an_exported_graph(backend, nd_arrays, tmp_path):
     net = started(nn)
     net.hybridize()
@@ -256,9 +272,13 @@ def test_nodes_of_a_graph_have_the_builtin_names(kind, backend):
 def test_constructors_have_the_builtin_signature(layer):
     ours = inspect.signature(getattr(nn, layer)).parameters
     theirs = inspect.signature(getattr(builtin, layer)).parameters
-    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+    added = [p for p in ours.values() if p.kind is p.KEYWORD_ONLY]
+    assert [(p.name, p.kind, p.default) for p in ours.values() if p not in added] == [
         (p.name, p.kind, p.default) for p in theirs.values()
     ]
+    assert {p.name: p.default for p in added} == (
+        {'algorithm': 'auto'} if layer == 'Conv2D' else {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,6 +303,12 @@ def test_layers_print_as_the_builtin_ones(layer, arguments, arrays):
             block.initialize()
             block(image())
         assert repr(ours) == repr(theirs)
+
+
+def test_a_forced_algorithm_is_printed(native, arrays):
+    layer = nn.Conv2D(4, 3, algorithm='implicit_gemm')
+    assert repr(layer) == repr(builtin.Conv2D(4, 3))[:-1] + ', algorithm=implicit_gemm)'
+    assert repr(nn.Conv2D(4, 3, algorithm='auto')) == repr(builtin.Conv2D(4, 3))
 
 
 def test_networks_print_as_the_builtin_ones(arrays):

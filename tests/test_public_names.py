@@ -107,6 +107,7 @@ def test_function_signatures():
         'kernel_size': None,
         'channels': None,
         'name': None,
+        'algorithm': 'auto',
     }
     assert described(functional.pooling) == {
         'pool_size': 2,

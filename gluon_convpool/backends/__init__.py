@@ -90,17 +90,42 @@ def choose(
     Raises
     ------
     ValueError
-        If the native backend was asked for and cannot serve the call.
+        If the native backend, or one of its algorithms, was asked for and cannot serve the call.
     """
     if _current == 'portable':
-        return portable
+        return _portable(op, arguments, "the backend 'portable' was asked for")
     status = _mxnet.native_status()
     reason = native.obstacle(op, arguments, dtype, device) if status.available else status.reason
     if not reason:
         return native
     if _current == 'native':
         raise ValueError(f"{op}: the backend 'native' was asked for, but {reason}")
+    return _portable(op, arguments, reason)
+
+
+def _portable(op: str, arguments: Arguments, reason: str) -> ModuleType:
+    algorithm = getattr(arguments, 'algorithm', 'auto')
+    if algorithm != 'auto':
+        geometry.refuse('algorithm_without_native', op=op, algorithm=repr(algorithm), reason=reason)
     return portable
+
+
+def check_algorithm(
+    arguments: geometry.Convolution,
+    data: geometry.Ints,
+    dtype: Optional[str] = None,
+    device: Optional[str] = None,
+) -> None:
+    """Refuse a forced algorithm that cannot compute this convolution of data of shape `data`.
+
+    Raises
+    ------
+    ValueError
+        Saying what the algorithm needs, or that the native backend is not in use.
+    """
+    if arguments.algorithm != 'auto':
+        choose('convolution', arguments, dtype, device)
+        native.check_algorithm(arguments, data)
 
 
 # --------------------------------------------------------------------------- threads and a report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 from typing import Any, Dict, Optional, Tuple, Union
@@ -30,6 +31,66 @@ def obstacle(
     if device is not None and device != 'cpu':
         return f'the native {op} runs on the CPU, not on {device}'
     return ''
+
+
+class _Window(ctypes.Structure):
+    # convpool_window in convpool.h
+    _fields_ = (
+        ('ndim', ctypes.c_int32),
+        ('kernel', ctypes.c_int64 * 3),
+        ('stride', ctypes.c_int64 * 3),
+        ('dilation', ctypes.c_int64 * 3),
+        ('pad', ctypes.c_int64 * 3),
+        ('in_size', ctypes.c_int64 * 3),
+        ('out_size', ctypes.c_int64 * 3),
+    )
+
+
+class _Convolution(ctypes.Structure):
+    # convpool_convolution in convpool.h
+    _fields_ = (
+        ('dtype', ctypes.c_int),
+        ('layout', ctypes.c_int),
+        ('algorithm', ctypes.c_int),
+        ('batch', ctypes.c_int64),
+        ('in_channels', ctypes.c_int64),
+        ('out_channels', ctypes.c_int64),
+        ('groups', ctypes.c_int64),
+        ('window', _Window),
+    )
+
+
+_FORWARD = 0
+
+
+def check_algorithm(arguments: geometry.Convolution, data: geometry.Ints) -> None:
+    """Refuse a forced algorithm that cannot compute this convolution of data of shape `data`.
+
+    Raises
+    ------
+    ValueError
+        Saying what the algorithm needs.
+    """
+    library = _mxnet.native_library()
+    assert library is not None
+    batch, channels, sizes = geometry.split_shape('convolution', data, arguments.layout)
+    outputs = geometry.convolution_shape(arguments, data)
+    window = _Window(arguments.ndim)
+    for name, values in (
+        ('kernel', arguments.kernel),
+        ('stride', arguments.stride),
+        ('dilation', arguments.dilate),
+        ('pad', arguments.pad),
+        ('in_size', sizes),
+        ('out_size', geometry.split_shape('convolution', outputs, arguments.layout)[2]),
+    ):
+        getattr(window, name)[: len(values)] = values
+    wanted = geometry.ALGORITHMS.index(arguments.algorithm)
+    problem = _Convolution(
+        0, 0, wanted, batch, channels, arguments.channels, arguments.groups, window
+    )
+    if not library.convpool_convolution_algorithm(ctypes.byref(problem), _FORWARD):
+        geometry.refuse_algorithm(arguments, data)
 
 
 # Which inputs' gradients may be added to what is already there: True, False, or None for unknown.
@@ -80,6 +141,7 @@ def _convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict
             'num_group': arguments.groups,
             'no_bias': not bias,
             'layout': arguments.layout,
+            'algorithm': arguments.algorithm,
         },
         {
             'stride': ones,
@@ -88,6 +150,7 @@ def _convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict
             'num_group': 1,
             'no_bias': False,
             'layout': 'NCHW',
+            'algorithm': 'auto',
         },
     )
 

@@ -196,13 +196,14 @@ constexpr const char* kPooling = "pooling";
 struct AlgorithmName {
   const char* name;
   convpool_algorithm id;
+  const char* needs;
 };
 
 constexpr AlgorithmName kAlgorithmNames[] = {
-    {"auto", CONVPOOL_AUTO},
-    {"implicit_gemm", CONVPOOL_IMPLICIT_GEMM},
-    {"winograd", CONVPOOL_WINOGRAD},
-    {"depthwise", CONVPOOL_DEPTHWISE},
+    {"auto", CONVPOOL_AUTO, ""},
+    {"implicit_gemm", CONVPOOL_IMPLICIT_GEMM, messages::needs_implicit_gemm},
+    {"winograd", CONVPOOL_WINOGRAD, messages::needs_winograd},
+    {"depthwise", CONVPOOL_DEPTHWISE, messages::needs_depthwise},
 };
 
 convpool_algorithm algorithm_named(const std::string& wanted) {
@@ -373,6 +374,57 @@ bool fits(const Shape& shape, const Shape& known, bool numpy) {
   return true;
 }
 
+void fill_window(const WindowAttributes& from, const std::vector<int64_t>& in,
+                 const std::vector<int64_t>& out, bool global, convpool_window* to) {
+  to->ndim = static_cast<int32_t>(in.size()) - 2;
+  for (int i = 0; i < to->ndim; ++i) {
+    const size_t d = static_cast<size_t>(i);
+    to->in_size[i] = in[d + 2];
+    to->out_size[i] = out[d + 2];
+    to->kernel[i] = global ? in[d + 2] : from.kernel[d];
+    to->stride[i] = global ? 1 : from.stride[d];
+    to->dilation[i] = global ? 1 : from.dilation[d];
+    to->pad[i] = global ? 0 : from.pad[d];
+  }
+}
+
+convpool_convolution convolution_problem(const ConvolutionAttributes& attributes,
+                                         const std::vector<int64_t>& x,
+                                         const std::vector<int64_t>& y) {
+  convpool_convolution conv{};
+  conv.dtype = CONVPOOL_FLOAT32;
+  conv.layout = CONVPOOL_CHANNEL_FIRST;
+  conv.algorithm = attributes.algorithm;
+  conv.batch = x[0];
+  conv.in_channels = x[1];
+  conv.out_channels = y[1];
+  conv.groups = attributes.groups;
+  fill_window(attributes.window, x, y, false, &conv.window);
+  return conv;
+}
+
+// Refuses a forced algorithm that cannot compute this convolution, once its shapes are known.
+void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data, const Shape& y,
+                     bool numpy) {
+  if (attributes.algorithm == CONVPOOL_AUTO) return;
+  for (const unsigned int size : data)
+    if (unknown(size, numpy)) return;
+  const convpool_convolution conv =
+      convolution_problem(attributes, Dims(data.begin(), data.end()), Dims(y.begin(), y.end()));
+  if (convpool_convolution_algorithm(&conv, CONVPOOL_FORWARD) != CONVPOOL_AUTO) return;
+  const AlgorithmName* name = kAlgorithmNames;
+  while (name->id != attributes.algorithm) ++name;
+  const WindowAttributes& window = attributes.window;
+  fail(sentence(messages::algorithm_unfit, {{"op", kConvolution},
+                                            {"algorithm", "'" + std::string(name->name) + "'"},
+                                            {"kernel_size", tuple_text(window.kernel)},
+                                            {"strides", tuple_text(window.stride)},
+                                            {"dilation", tuple_text(window.dilation)},
+                                            {"groups", text(attributes.groups)},
+                                            {"shape", tuple_text(data)},
+                                            {"needs", name->needs}}));
+}
+
 void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                        bool numpy) {
   const ConvolutionAttributes conv(map);
@@ -411,6 +463,7 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
        output_size(kConvolution, conv.window, data, /*full=*/false, numpy))
     y.push_back(size);
   check_elements(kConvolution, y);
+  check_algorithm(conv, data, y, numpy);
   given = weight;
   out->at(0) = y;
 }
@@ -461,38 +514,9 @@ void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
   for (int& t : *out) t = type;
 }
 
-void fill_window(const WindowAttributes& from, const std::vector<int64_t>& in,
-                 const std::vector<int64_t>& out, bool global, convpool_window* to) {
-  to->ndim = static_cast<int32_t>(in.size()) - 2;
-  for (int i = 0; i < to->ndim; ++i) {
-    const size_t d = static_cast<size_t>(i);
-    to->in_size[i] = in[d + 2];
-    to->out_size[i] = out[d + 2];
-    to->kernel[i] = global ? in[d + 2] : from.kernel[d];
-    to->stride[i] = global ? 1 : from.stride[d];
-    to->dilation[i] = global ? 1 : from.dilation[d];
-    to->pad[i] = global ? 0 : from.pad[d];
-  }
-}
-
 void check_status(const char* op, convpool_status status) {
   if (status == CONVPOOL_OUT_OF_MEMORY) fail(std::string(op) + ": out of memory");
   if (status == CONVPOOL_UNSUPPORTED) fail(std::string(op) + ": no kernel has these arguments");
-}
-
-convpool_convolution convolution_problem(const ConvolutionAttributes& attributes,
-                                         const std::vector<int64_t>& x,
-                                         const std::vector<int64_t>& y) {
-  convpool_convolution conv{};
-  conv.dtype = CONVPOOL_FLOAT32;
-  conv.layout = CONVPOOL_CHANNEL_FIRST;
-  conv.algorithm = attributes.algorithm;
-  conv.batch = x[0];
-  conv.in_channels = x[1];
-  conv.out_channels = y[1];
-  conv.groups = attributes.groups;
-  fill_window(attributes.window, x, y, false, &conv.window);
-  return conv;
 }
 
 convpool_pooling pooling_problem(const PoolingAttributes& attributes, const std::vector<int64_t>& x,

@@ -104,12 +104,20 @@ def fill_in_signature(cls: Any, doc: str, **values: Any) -> None:
     """Give a thin class the signature of the built-in layer under it, and a filled-in docstring.
 
     The built-in is the base of `cls` after ours; a class without one keeps its own constructor.
+    What the constructor of ours takes by keyword beyond the built-in's stands in the signature too.
     """
     if '__init__' not in vars(cls):
+        own = inspect.signature(cls.__init__).parameters.values()
         signature = inspect.signature(cls.__bases__[1].__init__)
         parameters = list(signature.parameters.values())[1:]
         cls._builtin_signature = signature.replace(parameters=parameters)
-        cls.__signature__ = cls._builtin_signature
+        extra = [p.replace(annotation=p.empty) for p in own if p.kind is p.KEYWORD_ONLY]
+        last = len(parameters)
+        if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            last -= 1
+        cls.__signature__ = signature.replace(
+            parameters=parameters[:last] + extra + parameters[last:]
+        )
     if not vars(cls).get('__doc__'):
         cls.__doc__ = doc.format(name=cls.__name__, **values)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Dict, Optional
 
 from mxnet.gluon.nn import conv_layers as builtin
 
-from .. import functional, geometry
+from .. import backends, functional, geometry
 from .._mxnet import kind_of, to_world
 from ._common import (
     Activation,
@@ -20,8 +20,9 @@ from ._common import (
 
 _DOC = """{ndim}-D convolution, a drop-in for ``mxnet.gluon.nn.{name}``.
 
-Signature, defaults, parameters and their names are the built-in layer's; a file of parameters
-saved by either loads into the other, and ``isinstance(layer, mxnet.gluon.nn.{name})`` holds.
+Signature (but for `algorithm`), defaults, parameters and their names are the built-in layer's; a
+file of parameters saved by either loads into the other, and
+``isinstance(layer, mxnet.gluon.nn.{name})`` holds.
 
 Parameters
 ----------
@@ -41,6 +42,9 @@ weight_initializer, bias_initializer : str or Initializer, optional
     Initial values.
 in_channels : int
     Number of input channels; 0 leaves it to the first data that arrives.
+algorithm : str
+    Which arithmetic of the native backend computes the output: one of {algorithms}. A gradient
+    for which it has no kernel is left to 'auto', which takes what should be fastest.
 prefix, params
     As in every Gluon block.
 
@@ -89,12 +93,13 @@ class _Convolution(DataGradient, builtin._Conv):
                 ndim=cls.ndim,
                 axes=cls.ndim + 2,
                 layouts=', '.join(map(repr, geometry.LAYOUTS[cls.ndim])),
+                algorithms=', '.join(map(repr, geometry.ALGORITHMS)),
                 activations=', '.join(map(repr, geometry.ACTIVATIONS)),
                 example=f'1, 3, {sizes}',
                 result=f'1, 8, {sizes}',
             )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, algorithm: str = 'auto', **kwargs: Any) -> None:
         op = type(self).__name__
         bound = self._builtin_signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -110,6 +115,7 @@ class _Convolution(DataGradient, builtin._Conv):
             given['layout'],
             given['in_channels'],
             self.ndim,
+            algorithm,
         )
         if given['activation'] is not None:
             geometry.choice(op, 'activation', given['activation'], geometry.ACTIVATIONS)
@@ -123,6 +129,8 @@ class _Convolution(DataGradient, builtin._Conv):
             in_channels=int(given['in_channels']),
         )
         super().__init__(*bound.args, **bound.kwargs)
+        if arguments.algorithm != 'auto':
+            self._kwargs['algorithm'] = arguments.algorithm
         if self.act is not None:
             with self.name_scope():
                 self.act = Activation(
@@ -152,6 +160,7 @@ class _Convolution(DataGradient, builtin._Conv):
                 kwargs['num_group'],
                 kwargs['layout'],
                 ndim=self.ndim,
+                algorithm=kwargs.get('algorithm', 'auto'),
             )
             self._seen_kwargs = dict(kwargs)
         return self._normalised
@@ -165,16 +174,22 @@ class _Convolution(DataGradient, builtin._Conv):
         seen = (arguments, x.shape, x.dtype, x.ctx)
         if weight._data is not None and weight._data is self._fitting_weight and seen == self._fits:
             return
-        dtype, _ = functional.check_arrays(op, (x,))
+        dtype, device = functional.check_arrays(op, (x,))
         weight_dtype = functional.dtype_name(weight.dtype)
         if dtype != weight_dtype:
             dtypes = f'{dtype} (data), {weight_dtype} (weight)'
             geometry.refuse('mixed_dtypes', op=op, dtypes=dtypes)
         geometry.convolution_shape(arguments, x.shape, weight.shape)
+        backends.check_algorithm(arguments, x.shape, dtype, device)
         if weight._data is not None and x.ctx not in weight.list_ctx():
             devices = ', '.join(map(str, weight.list_ctx()))
             geometry.refuse('mixed_devices', op=op, devices=f'{x.ctx} (data), {devices} (weight)')
         self._fits, self._fitting_weight = seen, weight._data
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        algorithm = self._arguments.algorithm
+        return text if algorithm == 'auto' else f'{text[:-1]}, algorithm={algorithm})'
 
     def infer_shape(self, x: Any) -> None:
         """Complete the shapes of the parameters from the data's."""
