@@ -10,6 +10,8 @@ import ctypes
 import json
 import os
 import pathlib
+import shutil
+import subprocess
 
 import hypothesis
 import mxnet as mx
@@ -141,3 +143,30 @@ def thread_count():
     before = gluon_convpool.get_num_threads()
     yield gluon_convpool.set_num_threads
     gluon_convpool.set_num_threads(before)
+
+
+@pytest.fixture(scope='session')
+def wide_library(tmp_path_factory):
+    """The kernels with the widest instruction set's vectors and block sizes, for any CPU."""
+    require_native()
+    compiler = shutil.which('g++')
+    if compiler is None:
+        pytest.skip('there is no g++ to build the kernels with')
+    target = tmp_path_factory.mktemp('wide') / 'wide.so'
+    native = PACKAGE / 'native'
+    names = ('kernels', 'dispatch', 'threads', 'workspace', 'winograd_switch')
+    sources = [native / (name + '.cc') for name in names]
+    flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-fopenmp', '-Wno-psabi']
+    subprocess.run(
+        [compiler, *flags, '-DCONVPOOL_VECTOR_BYTES=64', *map(str, sources), '-o', str(target)],
+        check=True,
+    )
+    return ctypes.CDLL(str(target))
+
+
+@pytest.fixture(params=['this CPU', 'wide vectors'])
+def kernels(request):
+    """The library's kernels as chosen for this CPU, and the widest ones."""
+    if request.param == 'wide vectors':
+        return request.getfixturevalue('wide_library')
+    return request.getfixturevalue('library')

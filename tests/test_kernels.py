@@ -9,18 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import pathlib
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import reference
-from conftest import require_native
 
-import gluon_convpool
-
-NATIVE = pathlib.Path(gluon_convpool.__file__).parent / 'native'
 TOLERANCE = 1e-5
 GUARD, GUARD_VALUE = 64, 777.0
 
@@ -186,32 +179,6 @@ def pooling_results(library, case, values='normal'):
     )
 
 
-@pytest.fixture(scope='session')
-def wide_library(tmp_path_factory):
-    """The kernels with the widest instruction set's vectors and block sizes, for any CPU."""
-    require_native()
-    compiler = shutil.which('g++')
-    if compiler is None:
-        pytest.skip('there is no g++ to build the kernels with')
-    target = tmp_path_factory.mktemp('wide') / 'wide.so'
-    names = ('kernels', 'dispatch', 'threads', 'workspace', 'winograd_switch')
-    sources = [NATIVE / (name + '.cc') for name in names]
-    flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-fopenmp', '-Wno-psabi']
-    subprocess.run(
-        [compiler, *flags, '-DCONVPOOL_VECTOR_BYTES=64', *map(str, sources), '-o', str(target)],
-        check=True,
-    )
-    return ctypes.CDLL(str(target))
-
-
-@pytest.fixture(params=['this CPU', 'wide vectors'])
-def kernels(request):
-    """The library's kernels as chosen for this CPU, and the widest ones."""
-    if request.param == 'wide vectors':
-        return request.getfixturevalue('wide_library')
-    return request.getfixturevalue('library')
-
-
 # Rows of a micro-tile are 4, 6, 8 or 14; its columns 4 to 32; a pass over the reduction takes whole
 # channels up to 192, 256 or 320 values: each boundary from below, at and above.
 CHANNELS = [(1, 1), (2, 5), (3, 6), (5, 7), (7, 13), (8, 14), (28, 15), (29, 29), (36, 4), (64, 16)]
@@ -324,9 +291,7 @@ def grouped_by_channel(cases):
 def test_depthwise_serves_what_it_is_for(library):
     cases = DEPTHWISE_CONVOLUTIONS + grouped_by_channel(CONVOLUTIONS)
     assert all(served(library, case, DEPTHWISE) for case in cases)
-    assert not any(
-        served(library, case, DEPTHWISE) for case in CONVOLUTIONS if case[1] != case[3]
-    )
+    assert not any(served(library, case, DEPTHWISE) for case in CONVOLUTIONS if case[1] != case[3])
 
 
 @pytest.mark.parametrize(

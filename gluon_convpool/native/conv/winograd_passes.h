@@ -72,10 +72,12 @@ inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
     return {nullptr, 0};
   int64_t taps[4 * kLongest];
   const TapConvolution<T> problem = problem_of<T>(conv, pass, taps);
-  // Training holds so many arrays that the gradient of the weight may need more.
+  // Training holds so many arrays that the gradient of the weight may need more; and what stays in
+  // cache anyway may be had by the smallest convolution.
+  const double arrays = array_bytes<T>(conv), cache = 256 << 10;
   if (pass == CONVPOOL_BACKWARD_WEIGHT)
-    return choose_tile<T, WinogradWeightGradient>(problem, 5 * array_bytes<T>(conv));
-  return choose_tile<T, Winograd>(problem, 2 * array_bytes<T>(conv));
+    return choose_tile<T, WinogradWeightGradient>(problem, cache + 5 * arrays);
+  return choose_tile<T, Winograd>(problem, cache + 2 * arrays);
 }
 
 template <typename T>

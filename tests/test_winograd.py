@@ -1,0 +1,196 @@
+"""Winograd's convolution: the matrices are exact, the kernels agree with float64, and the switch.
+
+The accuracy that is asserted here is the one that docs/ACCURACY.md promises.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import reference
+from test_kernels import (
+    IMPLICIT_GEMM,
+    WINOGRAD,
+    Convolution,
+    Guarded,
+    convolution_results,
+    pointer,
+    served,
+    window,
+)
+
+import gluon_convpool
+
+NATIVE = pathlib.Path(gluon_convpool.__file__).parent / 'native'
+TOOLS = pathlib.Path(__file__).parents[1] / 'tools'
+
+
+def matrices_of_header():
+    """(m, r) to its matrices by name, as exact numbers, from the C++ source."""
+    text = (NATIVE / 'conv' / 'winograd_matrices.h').read_text()
+    result = {}
+    for m, r, body in re.findall(
+        r'struct WinogradMatrices<(\d+), (\d+)> \{(.*?)\n\};', text, flags=re.DOTALL
+    ):
+        result[int(m), int(r)] = {
+            name: [
+                [Fraction(value.replace('.0', '').replace(' ', '')) for value in row.split(',')]
+                for row in re.findall(r'\{([^{}]+)\}', rows)
+            ]
+            for name, rows in re.findall(
+                r'double (k\w+)\[\d+\]\[\d+\] = \{(.*?)\n  \};', body, re.DOTALL
+            )
+        }
+    result.pop((1, 1), None)
+    return result
+
+
+MATRICES = matrices_of_header()
+
+
+def test_the_header_is_what_the_script_writes():
+    specification = importlib.util.spec_from_file_location(
+        'winograd_matrices', TOOLS / 'winograd_matrices.py'
+    )
+    script = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = script
+    specification.loader.exec_module(script)
+    assert script.HEADER.read_text() == script.header(script.SIZES)
+    assert sorted(MATRICES) == sorted(script.SIZES)
+
+
+@pytest.mark.parametrize('size', sorted(MATRICES), ids=str)
+def test_the_matrices_compute_a_correlation_exactly(size):
+    m, r = size
+    t = m + r - 1
+    bt, g, at = (MATRICES[size][name] for name in ('kBt', 'kG', 'kAt'))
+    # Both sides are linear in the inputs and in the taps, so one of each at a time says it all.
+    for i in range(m):
+        for n in range(t):
+            for k in range(r):
+                product = sum(at[i][j] * g[j][k] * bt[j][n] for j in range(t))
+                assert product == (n == i + k), f'output {i}, input {n}, tap {k}'
+
+
+# Kernel sizes that have a tile; sizes of the output below, at and above whole tiles; channels
+# around the vectors of every instruction set; padding below, at and above that of equal size.
+KERNELS = [(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1)]
+SIZES = [(4, 4), (7, 9), (13, 8), (16, 27)]
+CHANNELS = [(8, 16), (5, 7), (17, 33), (33, 9), (130, 20)]
+ONE = (1, 1)
+CASES = (
+    [(2, 9, 10, 1, (12, 13), k, ONE, ONE, (k[0] // 2, k[1] // 2)) for k in KERNELS]
+    + [(1, 8, 16, 1, s, (3, 3), ONE, ONE, ONE) for s in SIZES]
+    + [(2, c, m, 1, (9, 10), (3, 3), ONE, ONE, ONE) for c, m in CHANNELS]
+    + [(1, 8, 8, 1, (6, 8), (3, 3), ONE, ONE, p) for p in ((0, 0), (2, 2), (0, 3), (4, 1))]
+    + [(3, 8, 12, 2, (10, 9), k, ONE, ONE, (1, 1)) for k in KERNELS[:3]]
+    # Many tiles, so that all taps are transformed first and tiles are computed in blocks.
+    + [
+        (2, 40, 24, 1, (50, 61), (3, 3), ONE, ONE, ONE),
+        (1, 20, 9, 1, (3, 400), (5, 5), ONE, ONE, (2, 2)),
+    ]
+)
+
+
+def largest_error(actual, expected):
+    return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: str(case).replace(' ', ''))
+def test_forced_winograd_agrees_with_the_loops(kernels, case):
+    assert served(kernels, case, WINOGRAD)
+    names = ('output', 'dx', 'dweight', 'dbias')
+    for name, actual, expected in zip(
+        names, *convolution_results(kernels, case, algorithm=WINOGRAD)
+    ):
+        assert largest_error(actual, expected) <= (1e-5 if name == 'output' else 2e-5), name
+
+
+@pytest.mark.parametrize('case', CASES[::4], ids=lambda case: str(case).replace(' ', ''))
+def test_the_number_of_threads_does_not_change_a_bit(library, thread_count, case):
+    results = []
+    for threads in (1, 2, 3, 8):
+        thread_count(threads)
+        results.append(convolution_results(library, case, algorithm=WINOGRAD)[0])
+    for other in results[1:]:
+        for first, second in zip(results[0], other):
+            np.testing.assert_array_equal(first, second)
+
+
+def network_like(generator, shape, kind):
+    """Values as a layer gets them: behind a ReLU, with a large mean, or over a wide range."""
+    x = generator.normal(size=shape)
+    if kind == 'relu':
+        return np.maximum(x, 0)
+    if kind == 'mean':
+        return x + 10
+    return x * np.exp2(generator.uniform(-10, 10, size=shape))
+
+
+@functools.lru_cache(maxsize=1)
+def accuracy_problem(kernel, kind):
+    generator = np.random.RandomState(0)
+    channels, size = 64, (18, 18)
+    pad = (kernel[0] // 2, kernel[1] // 2)
+    x = network_like(generator, (1, channels) + size, kind).astype('float32')
+    scale = np.sqrt(2 / (channels * kernel[0] * kernel[1]))
+    weight = (generator.normal(size=(32, channels) + kernel) * scale).astype('float32')
+    problem = Convolution(
+        batch=1,
+        in_channels=channels,
+        out_channels=32,
+        groups=1,
+        window=window(
+            kernel=kernel, stride=ONE, dilation=ONE, pad=pad, in_size=size, out_size=size
+        ),
+    )
+    expected = reference.convolution(x, weight, None, ONE, pad, ONE, 1)
+    return problem, x, weight, expected
+
+
+@pytest.mark.parametrize(
+    'algorithm, limit',
+    [(IMPLICIT_GEMM, 3e-6), (WINOGRAD, 1e-5)],
+    ids=['implicit GEMM', 'Winograd'],
+)
+@pytest.mark.parametrize('kind', ['relu', 'mean', 'range'])
+@pytest.mark.parametrize('kernel', KERNELS, ids=str)
+def test_the_error_stays_within_the_promise(library, algorithm, limit, kernel, kind):
+    problem, x, weight, expected = accuracy_problem(kernel, kind)
+    problem.algorithm = algorithm
+    y = Guarded(expected.shape)
+    status = library.convpool_convolution_forward(
+        ctypes.byref(problem), pointer(x), pointer(weight), None, pointer(y.array)
+    )
+    assert status == 0
+    assert largest_error(y.written(), expected) <= limit
+
+
+@pytest.mark.parametrize('value, served', [('0', 0), ('1', WINOGRAD), ('', WINOGRAD)])
+def test_the_environment_switches_winograd_off(library, value, served):
+    program = (
+        'import gluon_convpool, sys, ctypes; sys.path.insert(0, sys.argv[1]);'
+        'from test_winograd import accuracy_problem, WINOGRAD;'
+        'library = ctypes.CDLL(gluon_convpool.info().library);'
+        "problem = accuracy_problem((3, 3), 'relu')[0]; problem.algorithm = WINOGRAD;"
+        'print(library.convpool_convolution_algorithm(ctypes.byref(problem), 0))'
+    )
+    environment = {**os.environ, 'GLUON_CONVPOOL_WINOGRAD': value}
+    done = subprocess.run(
+        [sys.executable, '-c', program, str(pathlib.Path(__file__).parent)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout.split()[-1]) == served
