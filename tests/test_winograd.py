@@ -94,6 +94,12 @@ CASES = (
     + [(2, c, m, 1, (9, 10), (3, 3), ONE, ONE, ONE) for c, m in CHANNELS]
     + [(1, 8, 8, 1, (6, 8), (3, 3), ONE, ONE, p) for p in ((0, 0), (2, 2), (0, 3), (4, 1))]
     + [(3, 8, 12, 2, (10, 9), k, ONE, ONE, (1, 1)) for k in KERNELS[:3]]
+    # A stride as more channels, a dilation as more images: sizes that the phases share unevenly.
+    + [(2, 3, 9, 1, (30, 33), (7, 7), (2, 2), ONE, (3, 3))]
+    + [(1, 5, 8, 1, (17, 20), (5, 5), (2, 2), ONE, (2, 1))]
+    + [(2, 9, 10, 1, (13, 17), (3, 3), ONE, (2, 2), (2, 2))]
+    + [(1, 6, 12, 2, (15, 16), (3, 3), ONE, (3, 2), (1, 3))]
+    + [(1, 8, 9, 1, (4, 40), (1, 7), ONE, (1, 3), (0, 5))]
     # Many tiles, so that all taps are transformed first and tiles are computed in blocks.
     + [
         (2, 40, 24, 1, (50, 61), (3, 3), ONE, ONE, ONE),
@@ -139,8 +145,10 @@ def network_like(generator, shape, kind):
 
 @functools.lru_cache(maxsize=1)
 def accuracy_problem(kernel, kind):
+    stride = (2, 2) if kernel == (7, 7) else ONE
     generator = np.random.RandomState(0)
     channels, size = 64, (18, 18)
+    out = tuple((n - 1) // s + 1 for n, s in zip(size, stride))
     pad = (kernel[0] // 2, kernel[1] // 2)
     x = network_like(generator, (1, channels) + size, kind).astype('float32')
     scale = np.sqrt(2 / (channels * kernel[0] * kernel[1]))
@@ -151,10 +159,10 @@ def accuracy_problem(kernel, kind):
         out_channels=32,
         groups=1,
         window=window(
-            kernel=kernel, stride=ONE, dilation=ONE, pad=pad, in_size=size, out_size=size
+            kernel=kernel, stride=stride, dilation=ONE, pad=pad, in_size=size, out_size=out
         ),
     )
-    expected = reference.convolution(x, weight, None, ONE, pad, ONE, 1)
+    expected = reference.convolution(x, weight, None, stride, pad, ONE, 1)
     return problem, x, weight, expected
 
 
@@ -164,7 +172,7 @@ def accuracy_problem(kernel, kind):
     ids=['implicit GEMM', 'Winograd'],
 )
 @pytest.mark.parametrize('kind', ['relu', 'mean', 'range'])
-@pytest.mark.parametrize('kernel', KERNELS, ids=str)
+@pytest.mark.parametrize('kernel', [*KERNELS, (7, 7)], ids=str)
 def test_the_error_stays_within_the_promise(library, algorithm, limit, kernel, kind):
     problem, x, weight, expected = accuracy_problem(kernel, kind)
     problem.algorithm = algorithm

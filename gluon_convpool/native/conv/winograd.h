@@ -1,4 +1,5 @@
-// Winograd's convolution: fewer multiplications, for stride 1.
+// Winograd's convolution: fewer multiplications. Strides and dilations are what NeighbourView makes
+// of them.
 //
 // The output is cut into tiles of mh x mw. With V the transformed tiles of the input and U the
 // transformed taps, each of the th x tw elements of a transformed tile is a matrix product of its
@@ -80,18 +81,14 @@ inline int64_t band_pitch(const WinogradTile<T>& tile) {
   return (max_of(kBandColumns, tile.mw) + tile.rw - 1) * Simd<T>::kLanes;
 }
 
-// Transforms one vector of channels, the first of them `channel` of a group, of a run of tiles. `v`
-// is the place of the first tile in the first plane.
+// Transforms kLanes channels of a group, from `channel` on, of a run of tiles. `v` is the place of
+// the first tile in the first plane.
 template <typename T>
-inline void transform_input_run(const TapConvolution<T>& conv, const WinogradTile<T>& tile,
+inline void transform_input_run(const NeighbourView<T>& view, const WinogradTile<T>& tile,
                                 const TileRun& run, int64_t group, int64_t channel, T* v,
                                 int64_t plane_pitch, int64_t tile_pitch, T* band) {
-  const T* image = conv.in + run.image * conv.in_image_stride +
-                   (group * conv.channels + channel) * conv.in_channel_stride;
-  fill_band<T>({image, conv.in_channel_stride, conv.h.in_size, conv.w.in_size},
-               min_of(Simd<T>::kLanes, conv.channels - channel), run.row * tile.mh + conv.h.first(),
-               run.column * tile.mw + conv.w.first(), tile.th(),
-               (run.tiles - 1) * tile.mw + tile.tw(), band, band_pitch(tile));
+  view.fill(group, channel, run.image, run.row * tile.mh, run.column * tile.mw, tile.th(),
+            (run.tiles - 1) * tile.mw + tile.tw(), band, band_pitch(tile));
   tile.input(band, band_pitch(tile), run.tiles, v, plane_pitch, tile_pitch);
 }
 
@@ -111,19 +108,15 @@ class Winograd {
   static constexpr int64_t kTapChannels = 8;
 
  public:
-  // Is every output a sum over neighbouring inputs, and the output written densely?
-  static bool supports(const TapConvolution<T>& conv) {
-    return neighbours(conv.h) && neighbours(conv.w) && conv.out_column_stride == 1;
-  }
-
   Winograd(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
-      : conv_(conv),
+      : view_(conv),
+        conv_(conv),
         tile_(tile),
-        grid_(conv.batch, conv.h.out_size, conv.w.out_size, tile.mh, tile.mw),
+        grid_(view_.batch, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw),
         tiles_(grid_.count) {
     panels_ = ceil_div(conv.outputs, kNr);
     taps_on_the_spot_ = conv.outputs > tiles_;
-    slices_ = ceil_div(conv.channels, kLanes);
+    slices_ = ceil_div(view_.channels, kLanes);
     const int64_t longest =
         taps_on_the_spot_ ? kTapBytes / (tile.planes() * kNr * kBytes) : Block::kKc;
     passes_ = ceil_div(slices_, max_of(1, longest / kLanes));
@@ -137,7 +130,7 @@ class Winograd {
     const double tiles = static_cast<double>(tiles_);
     const double channels = static_cast<double>(slices_ * kLanes);
     const double outputs = static_cast<double>(ceil_div(conv_.outputs, kLanes) * kLanes);
-    const double reduction = static_cast<double>(conv_.channels + 8 * passes_);
+    const double reduction = static_cast<double>(view_.channels + 8 * passes_);
     const double inputs = 10 * tiles * channels, products = 1.05 * tiles * outputs * reduction;
     const double taps = 8 * channels * outputs, results = 8 * tiles * outputs;
     return static_cast<double>(conv_.groups * tile_.planes()) *
@@ -188,12 +181,6 @@ class Winograd {
   }
 
  private:
-  static bool neighbours(const TapAxis& axis) {
-    for (int64_t t = 1; t < axis.taps; ++t)
-      if (axis.offset[t] != axis.offset[t - 1] + 1) return false;
-    return axis.taps > 0 && axis.stride == 1;
-  }
-
   double work() const { return conv_.multiply_adds(); }
   int64_t block_begin(int64_t block, int64_t blocks) const { return tiles_ * block / blocks; }
   int64_t block_size(int64_t blocks) const { return ceil_div(tiles_, blocks); }
@@ -204,7 +191,7 @@ class Winograd {
     return pass;
   }
   int64_t pass_begin(int64_t pass) const {
-    return min_of(pass_slice(pass) * kLanes, conv_.channels);
+    return min_of(pass_slice(pass) * kLanes, view_.channels);
   }
 
   // Into how many tasks the panels of a block are cut: two a thread, and no more panels in one than
@@ -268,7 +255,7 @@ class Winograd {
       for (int64_t slice = slice0; slice < slice1; ++slice) {
         const int64_t pass = pass_of(slice), c = slice * kLanes;
         transform_input_run(
-            conv_, tile_, run, group, c,
+            view_, tile_, run, group, c,
             v + pass * v_pass(count) + (tile - first) * tile_pitch_ + c - pass_begin(pass),
             v_plane(count), tile_pitch_, band);
       }
@@ -280,7 +267,7 @@ class Winograd {
 
   void transform_all_taps(T* u) const {
     const double moved = 8 * static_cast<double>(conv_.groups * u_size());
-    const int64_t pieces = ceil_div(ceil_div(conv_.channels, passes_), 2 * kTapChannels);
+    const int64_t pieces = ceil_div(ceil_div(view_.channels, passes_), 2 * kTapChannels);
     parallel_for(conv_.groups * panels_ * passes_ * pieces, moved, [&](int64_t task) {
       const int64_t piece = task % pieces, pass = task / pieces % passes_;
       const int64_t panel = task / pieces / passes_ % panels_;
@@ -297,7 +284,7 @@ class Winograd {
   void transform_taps(int64_t group, int64_t panel, int64_t c0, int64_t c1, T* u) const {
     constexpr int64_t kMostTaps = 49;
     alignas(64) T taps[kTapChannels * kMostTaps * kLanes];
-    const int64_t count = conv_.taps(), vectors = panel_vectors(panel);
+    const int64_t count = tile_.rh * tile_.rw, vectors = panel_vectors(panel);
     for (int64_t c = c0; c < c1; c += kTapChannels) {
       const int64_t channels = min_of(kTapChannels, c1 - c);
       for (int64_t v = 0; v < vectors; ++v) {
@@ -312,39 +299,33 @@ class Winograd {
 
   // [channel][tap][lane], where lane is an output from m on; zero behind the last output.
   void gather_taps(int64_t group, int64_t m, int64_t c, int64_t channels, T* to) const {
-    const int64_t count = conv_.taps(), outputs = min_of(kLanes, conv_.outputs - m);
-    const T* from = conv_.weight + group * conv_.weight_group_stride +
-                    m * conv_.weight_output_stride + c * conv_.weight_channel_stride;
-    const int64_t values = channels * count;
-    if (outputs == kLanes && conv_.weight_in_order() && values >= kLanes) {
+    const int64_t count = tile_.rh * tile_.rw, outputs = min_of(kLanes, conv_.outputs - m);
+    const int64_t values = channels * count, output_stride = conv_.weight_output_stride;
+    const bool whole = outputs == kLanes && view_.dense();
+    const T* from = conv_.weight + group * conv_.weight_group_stride + m * output_stride +
+                    c * conv_.weight_channel_stride;
+    if (whole && conv_.weight_in_order() && values >= kLanes) {
       for (int64_t k = 0; k < values; k += kLanes) {
         const int64_t at = min_of(k, values - kLanes);
-        Vec<T> square[kLanes];
-#pragma GCC unroll 16
-        for (int lane = 0; lane < kLanes; ++lane)
-          square[lane] = load<T>(from + lane * conv_.weight_output_stride + at);
-        Transposer<T>::run(square);
-#pragma GCC unroll 16
-        for (int lane = 0; lane < kLanes; ++lane) store<T>(to + (at + lane) * kLanes, square[lane]);
+        transpose_square(from + at, output_stride, to + at * kLanes, kLanes);
       }
       return;
     }
-    if (outputs == kLanes && conv_.weight_reversed() && count >= kLanes) {
-      for (int64_t i = 0; i < channels;
-           ++i, from += conv_.weight_channel_stride, to += count * kLanes)
+    if (whole && conv_.weight_reversed() && count >= kLanes) {
+      for (int64_t i = 0; i < channels; ++i, to += count * kLanes)
         for (int64_t k = 0; k < count; k += kLanes) {
           const int64_t at = min_of(k, count - kLanes);
-          transpose_square(from + at, conv_.weight_output_stride, to + (count - 1 - at) * kLanes,
-                           -kLanes);
+          transpose_square(from + i * conv_.weight_channel_stride + at, output_stride,
+                           to + (count - 1 - at) * kLanes, -kLanes);
         }
       return;
     }
-    for (int64_t i = 0; i < channels; ++i, from += conv_.weight_channel_stride)
-      for (int64_t h = 0; h < conv_.h.taps; ++h)
-        for (int64_t w = 0; w < conv_.w.taps; ++w, to += kLanes) {
-          const T* tap = from + conv_.h.index[h] * conv_.weight_row_stride + conv_.w.index[w];
+    for (int64_t i = 0; i < channels; ++i)
+      for (int64_t h = 0; h < tile_.rh; ++h)
+        for (int64_t w = 0; w < tile_.rw; ++w, to += kLanes) {
+          const T* tap = view_.tap(group, c + i, h, w);
           for (int64_t lane = 0; lane < kLanes; ++lane)
-            to[lane] = lane < outputs ? tap[lane * conv_.weight_output_stride] : T(0);
+            to[lane] = tap && lane < outputs ? tap[(m + lane) * output_stride] : T(0);
         }
   }
 
@@ -426,19 +407,17 @@ class Winograd {
   void write_band(const T* band, const TileRun& run, int64_t group, int64_t output) const {
     const int64_t channels = min_of(kLanes, conv_.outputs - output);
     const int64_t y = run.row * tile_.mh, x = run.column * tile_.mw;
-    const int64_t rows = min_of(tile_.mh, conv_.h.out_size - y);
-    const int64_t columns = min_of(run.tiles * tile_.mw, conv_.w.out_size - x);
-    T* out = conv_.out + run.image * conv_.out_image_stride +
-             (group * conv_.outputs + output) * conv_.out_channel_stride +
-             y * conv_.out_row_stride + x;
+    const int64_t rows = min_of(tile_.mh, view_.rows_from(run.image, y));
+    const int64_t columns = min_of(run.tiles * tile_.mw, view_.columns_from(run.image, x));
+    T* out = view_.out(run.image, group * conv_.outputs + output, y, x);
     alignas(64) T bias[kLanes] = {};
     if (conv_.bias)
       for (int64_t lane = 0; lane < channels; ++lane)
         bias[lane] = conv_.bias[group * conv_.outputs + output + lane];
     const Vec<T> bias_vector = load<T>(bias);
-    for (int64_t row = 0; row < rows;
-         ++row, band += band_pitch(tile_), out += conv_.out_row_stride) {
-      if (channels == kLanes && columns >= kLanes) {
+    const int64_t row_step = view_.h.dilation * conv_.out_row_stride, step = view_.w.dilation;
+    for (int64_t row = 0; row < rows; ++row, band += band_pitch(tile_), out += row_step) {
+      if (channels == kLanes && columns >= kLanes && step == 1) {
         for (int64_t k = 0; k < columns; k += kLanes) {
           const int64_t at = min_of(k, columns - kLanes);
           Vec<T> square[kLanes];
@@ -454,10 +433,11 @@ class Winograd {
       }
       for (int64_t lane = 0; lane < channels; ++lane)
         for (int64_t k = 0; k < columns; ++k)
-          out[lane * conv_.out_channel_stride + k] = band[k * kLanes + lane] + bias[lane];
+          out[lane * conv_.out_channel_stride + k * step] = band[k * kLanes + lane] + bias[lane];
     }
   }
 
+  const NeighbourView<T> view_;
   const TapConvolution<T> conv_;
   const WinogradTile<T> tile_;
   const TileGrid grid_;

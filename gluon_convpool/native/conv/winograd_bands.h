@@ -2,6 +2,7 @@
 // side.
 #pragma once
 
+#include "strip.h"
 #include "tap_convolution.h"
 #include "transpose.h"
 
@@ -28,44 +29,177 @@ struct TileGrid {
   }
 };
 
-// Channels of an image that lie `channel_stride` values apart; rows are dense.
+// Every row_step-th row and column_step-th column of channels that lie `channel_stride` values
+// apart; rows are dense.
 template <typename T>
 struct ChannelPlanes {
   const T* data;
-  int64_t channel_stride, height, width;
+  int64_t channel_stride, height, width, row_step, column_step;
 };
 
-// Writes `rows` rows of `columns` vectors from (y, x) on, rows `pitch` values apart. What lies
-// outside of the image, and lanes behind the last of `channels`, are zero.
+// The most columns of a band.
+inline constexpr int64_t kMostBandColumns = 64;
+
+// Writes `rows` rows of `columns` vectors, rows `pitch` values apart, from (y, x) on: the values of
+// `channels` channels, to the lanes from `lane` on. What lies outside of the image is zero.
 template <typename T>
-inline void fill_band(const ChannelPlanes<T>& image, int64_t channels, int64_t y, int64_t x,
-                      int64_t rows, int64_t columns, T* band, int64_t pitch) {
+inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t channels, int64_t y,
+                      int64_t x, int64_t rows, int64_t columns, T* band, int64_t pitch) {
   constexpr int kLanes = Simd<T>::kLanes;
-  const auto clear_columns = [](T* to, int64_t count) {
-    for (int64_t k = 0; k < count * kLanes; ++k) to[k] = T(0);
-  };
-  const int64_t begin = min_of(max_of(-x, 0), columns);
-  const int64_t end = max_of(begin, min_of(columns, image.width - x));
-  for (int64_t row = 0; row < rows; ++row, ++y, band += pitch) {
-    if (y < 0 || y >= image.height) {
-      clear_columns(band, columns);
-      continue;
+  const int64_t step = image.column_step;
+  const int64_t begin = x < 0 ? min_of(ceil_div(-x, step), columns) : 0;
+  const int64_t after = x < image.width ? min_of(ceil_div(image.width - x, step), columns) : 0;
+  const int64_t end = max_of(after, begin);
+  const bool squares = channels == kLanes && end - begin >= kLanes;
+  alignas(64) T dense[kLanes * kMostBandColumns];
+  for (int64_t row = 0; row < rows; ++row, y += image.row_step, band += pitch) {
+    const bool inside = y >= 0 && y < image.height;
+    const int64_t first = inside ? begin : columns, last = inside ? end : columns;
+    const auto clear_columns = [&](int64_t k, int64_t stop) {
+      if (channels == kLanes) return clear(band + k * kLanes, (stop - k) * kLanes);
+      for (; k < stop; ++k) clear(band + k * kLanes + lane, channels);
+    };
+    clear_columns(0, first);
+    clear_columns(last, columns);
+    if (first >= last) continue;
+    const T* from = image.data + y * image.width + x + first * step;
+    int64_t from_pitch = image.channel_stride;
+    if (squares && step > 1) {
+      for (int64_t c = 0; c < kLanes; ++c)
+        gather_columns(dense + c * kMostBandColumns, from + c * from_pitch, last - first, step);
+      from = dense;
+      from_pitch = kMostBandColumns;
     }
-    clear_columns(band, begin);
-    clear_columns(band + end * kLanes, columns - end);
-    const T* from = image.data + y * image.width + x;
-    if (channels == kLanes && end - begin >= kLanes) {
-      for (int64_t k = begin; k < end; k += kLanes) {
+    if (squares) {
+      for (int64_t k = 0; k < last - first; k += kLanes) {
         // The last square overlaps the one before it instead of reading behind the row.
-        const int64_t at = min_of(k, end - kLanes);
-        transpose_square<T>(from + at, image.channel_stride, band + at * kLanes, kLanes);
+        const int64_t at = min_of(k, last - first - kLanes);
+        transpose_square(from + at, from_pitch, band + (first + at) * kLanes, kLanes);
       }
       continue;
     }
-    for (int64_t lane = 0; lane < kLanes; ++lane, from += image.channel_stride)
-      for (int64_t k = begin; k < end; ++k)
-        band[k * kLanes + lane] = lane < channels ? from[k] : T(0);
+    for (int64_t c = 0; c < channels; ++c, from += from_pitch)
+      for (int64_t k = 0; k < last - first; ++k)
+        band[(first + k) * kLanes + lane + c] = from[k * step];
   }
 }
+
+// A convolution with a stride or a dilation as one over neighbours, so that it can be cut into
+// tiles.
+//
+// With stride s, the inputs that a tap reads lie s apart: the image is s x s smaller ones, and
+// their channels are as many more channels, each with every s-th tap. With dilation d, the outputs
+// that read the same inputs lie d apart: both images are d x d smaller ones, each an image of its
+// own.
+template <typename T>
+class NeighbourView {
+ public:
+  struct Axis {
+    int64_t stride, dilation;
+    int64_t taps;      // of the view; where the kernel has none behind its end, they are zero
+    int64_t out_size;  // of the largest of the smaller images
+
+    explicit Axis(const TapAxis& axis)
+        : stride(axis.stride), dilation(axis.taps > 1 ? axis.shift(1) : 1) {
+      taps = ceil_div(axis.taps, stride);
+      out_size = ceil_div(axis.out_size, dilation);
+    }
+    int64_t step() const { return stride * dilation; }
+  };
+
+  const TapConvolution<T> conv;
+  const Axis h, w;
+  const int64_t batch, channels;  // channels of a group
+
+  explicit NeighbourView(const TapConvolution<T>& problem)
+      : conv(problem),
+        h(problem.h),
+        w(problem.w),
+        batch(problem.batch * h.dilation * w.dilation),
+        channels(problem.channels * h.stride * w.stride) {}
+
+  static bool exists(const TapConvolution<T>& conv) {
+    return exists(conv.h) && exists(conv.w) && conv.out_column_stride == 1;
+  }
+  bool dense() const { return h.step() == 1 && w.step() == 1; }
+
+  // kLanes channels from `channel` on, of the rows and columns of the view from (y, x) on.
+  void fill(int64_t group, int64_t channel, int64_t image, int64_t y, int64_t x, int64_t rows,
+            int64_t columns, T* band, int64_t pitch) const {
+    constexpr int kLanes = Simd<T>::kLanes;
+    const T* data = conv.in + image / (h.dilation * w.dilation) * conv.in_image_stride +
+                    group * conv.channels * conv.in_channel_stride;
+    const int64_t row = y * h.step() + conv.h.first() + image / w.dilation % h.dilation;
+    const int64_t column = x * w.step() + conv.w.first() + image % w.dilation;
+    for (int64_t lane = 0; lane < kLanes;) {
+      ChannelPlanes<T> planes{nullptr, 0, 0, 0, h.step(), w.step()};
+      int64_t count = kLanes - lane, phase = 0;
+      if (channel + lane < channels) {
+        phase = (channel + lane) / conv.channels;
+        const int64_t c = (channel + lane) % conv.channels;
+        count = min_of(count, conv.channels - c);
+        planes.data = data + c * conv.in_channel_stride;
+        planes.channel_stride = conv.in_channel_stride;
+        planes.height = conv.h.in_size;
+        planes.width = conv.w.in_size;
+      }
+      fill_band(planes, lane, count, row + phase / w.stride, column + phase % w.stride, rows,
+                columns, band, pitch);
+      lane += count;
+    }
+  }
+
+  // The same of the output's gradient, from `output` on; lanes behind the group's last are zero.
+  void fill_gradient(int64_t group, int64_t output, int64_t image, int64_t y, int64_t x,
+                     int64_t rows, int64_t columns, T* band, int64_t pitch) const {
+    constexpr int kLanes = Simd<T>::kLanes;
+    const int64_t count = min_of(kLanes, conv.outputs - output);
+    const int64_t row = y * h.dilation + image / w.dilation % h.dilation;
+    const int64_t column = x * w.dilation + image % w.dilation;
+    const T* dy = conv.out + image / (h.dilation * w.dilation) * conv.out_image_stride +
+                  (group * conv.outputs + output) * conv.out_channel_stride;
+    fill_band<T>(
+        {dy, conv.out_channel_stride, conv.h.out_size, conv.w.out_size, h.dilation, w.dilation}, 0,
+        count, row, column, rows, columns, band, pitch);
+    if (count < kLanes)
+      fill_band<T>({nullptr, 0, 0, 0, 1, 1}, count, kLanes - count, 0, 0, rows, columns, band,
+                   pitch);
+  }
+
+  // The output from (y, x) of an image of the view on.
+  T* out(int64_t image, int64_t output, int64_t y, int64_t x) const {
+    return conv.out + image / (h.dilation * w.dilation) * conv.out_image_stride +
+           output * conv.out_channel_stride +
+           (y * h.dilation + image / w.dilation % h.dilation) * conv.out_row_stride +
+           x * w.dilation + image % w.dilation;
+  }
+  // How many rows and columns of an image of the view lie inside, from y or x on.
+  int64_t rows_from(int64_t image, int64_t y) const {
+    return inside(conv.h, h.dilation, image / w.dilation % h.dilation, y);
+  }
+  int64_t columns_from(int64_t image, int64_t x) const {
+    return inside(conv.w, w.dilation, image % w.dilation, x);
+  }
+
+  // Tap (i, j) of a channel of the view, of the first output of a group; null where there is none.
+  const T* tap(int64_t group, int64_t channel, int64_t i, int64_t j) const {
+    const int64_t phase = channel / conv.channels;
+    const int64_t row = i * h.stride + phase / w.stride, column = j * w.stride + phase % w.stride;
+    if (row >= conv.h.taps || column >= conv.w.taps) return nullptr;
+    return conv.weight + group * conv.weight_group_stride +
+           channel % conv.channels * conv.weight_channel_stride +
+           conv.h.index[row] * conv.weight_row_stride + conv.w.index[column];
+  }
+
+ private:
+  static bool exists(const TapAxis& axis) {
+    for (int64_t t = 1; t < axis.taps; ++t)
+      if (axis.shift(t) != t * axis.shift(1)) return false;
+    return axis.taps > 0 && (axis.stride == 1 || axis.taps == 1 || axis.shift(1) == 1);
+  }
+  static int64_t inside(const TapAxis& axis, int64_t dilation, int64_t phase, int64_t from) {
+    return max_of(0, ceil_div(axis.out_size - phase, dilation) - from);
+  }
+};
 
 }  // namespace convpool::CONVPOOL_ISA

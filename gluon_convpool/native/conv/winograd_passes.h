@@ -12,9 +12,9 @@ namespace winograd {
 template <typename T>
 inline constexpr const WinogradTile<T>* kTiles[] = {
     &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>, &kWinogradTile<T, 2, 5, 2, 5>,
-    &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 1, 1, 6, 3>, &kWinogradTile<T, 6, 3, 1, 1>,
-    &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>, &kWinogradTile<T, 1, 1, 4, 7>,
-    &kWinogradTile<T, 4, 7, 1, 1>,
+    &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 5, 4, 5, 4>, &kWinogradTile<T, 1, 1, 6, 3>,
+    &kWinogradTile<T, 6, 3, 1, 1>, &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>,
+    &kWinogradTile<T, 1, 1, 4, 7>, &kWinogradTile<T, 4, 7, 1, 1>,
 };
 
 template <typename T>
@@ -28,9 +28,10 @@ struct Choice {
 template <typename T, template <typename> class Computation>
 inline Choice<T> choose_tile(const TapConvolution<T>& problem, double most_bytes) {
   Choice<T> best{nullptr, 0};
-  if (!Winograd<T>::supports(problem)) return best;
+  if (!NeighbourView<T>::exists(problem)) return best;
+  const NeighbourView<T> view(problem);
   for (const WinogradTile<T>* tile : kTiles<T>) {
-    if (tile->rh != problem.h.taps || tile->rw != problem.w.taps) continue;
+    if (tile->rh != view.h.taps || tile->rw != view.w.taps) continue;
     const Computation<T> computation(problem, *tile);
     if (computation.memory() > most_bytes) continue;
     const double cost = computation.cost();
@@ -67,8 +68,11 @@ template <typename T>
 inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
   constexpr int64_t kLongest = 7;
-  if (!winograd_enabled() || window.kernel[0] > kLongest || window.kernel[1] > kLongest ||
-      window.stride[0] != 1 || window.stride[1] != 1)
+  if (!winograd_enabled() || window.kernel[0] > kLongest || window.kernel[1] > kLongest)
+    return {nullptr, 0};
+  // Each phase of a stride's data gradient has taps of its own, and few of them; and no gradient of
+  // the view's taps is one of the kernel's as it stands.
+  if (pass != CONVPOOL_FORWARD && (window.stride[0] != 1 || window.stride[1] != 1))
     return {nullptr, 0};
   int64_t taps[4 * kLongest];
   const TapConvolution<T> problem = problem_of<T>(conv, pass, taps);

@@ -32,21 +32,21 @@ class WinogradWeightGradient {
   // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
   // unused.
   WinogradWeightGradient(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
-      : conv_(conv), tile_(tile) {
+      : view_(conv), conv_(conv), tile_(tile) {
     slices_ = ceil_div(conv.channels, kLanes);
     output_slices_ = ceil_div(conv.outputs, kLanes);
     panels_ = ceil_div(conv.outputs, kNr);
-    tiles_per_image_ = ceil_div(conv.h.out_size, tile.mh) * ceil_div(conv.w.out_size, tile.mw);
+    tiles_per_image_ = TileGrid(1, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw).count;
     const int64_t image_bytes = tile.planes() * tiles_per_image_ * kBytes * conv.groups *
                                 (slices_ * kLanes + panels_ * kNr);
-    images_ = min_of(conv.batch, max_of(1, kPartBytes / image_bytes));
+    images_ = min_of(view_.batch, max_of(1, kPartBytes / image_bytes));
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
     chunks_ = ceil_div(slices_, max_of(1, fitting / kLanes));
   }
 
   // As Winograd::cost().
   double cost() const {
-    const double tiles = static_cast<double>(conv_.batch * tiles_per_image_);
+    const double tiles = static_cast<double>(view_.batch * tiles_per_image_);
     const double channels = static_cast<double>(slices_ * kLanes);
     const double outputs = static_cast<double>(output_slices_ * kLanes);
     const double inputs = 10 * tiles * (channels + outputs);
@@ -70,8 +70,8 @@ class WinogradWeightGradient {
     if (!arena.allocate()) return false;
     T *v = arena.template at<T>(v_at), *d = arena.template at<T>(d_at);
     bool failed = false;
-    for (int64_t image = 0; image < conv_.batch && !failed; image += images_) {
-      const int64_t images = min_of(images_, conv_.batch - image);
+    for (int64_t image = 0; image < view_.batch && !failed; image += images_) {
+      const int64_t images = min_of(images_, view_.batch - image);
       transform_part(image, images, v, d, &failed);
       parallel_for(conv_.groups * panels_ * chunks_, conv_.multiply_adds(), [&](int64_t task) {
         const int64_t chunk = task % chunks_, panel = task / chunks_ % panels_;
@@ -97,7 +97,7 @@ class WinogradWeightGradient {
 
   // V and D of `images` images from `image` on.
   void transform_part(int64_t image, int64_t images, T* v, T* d, bool* failed) const {
-    const TileGrid grid(conv_.batch, conv_.h.out_size, conv_.w.out_size, tile_.mh, tile_.mw);
+    const TileGrid grid(view_.batch, view_.h.out_size, view_.w.out_size, tile_.mh, tile_.mw);
     const int64_t tiles = images * tiles_per_image_, first = image * tiles_per_image_;
     const int64_t slices = slices_ + output_slices_, rows = images * grid.rows;
     parallel_for(conv_.groups * rows * slices, conv_.multiply_adds(), [&](int64_t task) {
@@ -114,7 +114,7 @@ class WinogradWeightGradient {
       for (int64_t tile = row * grid.columns; tile < end;) {
         const TileRun run = grid.run_at(first + tile, first + end, band_tiles(tile_));
         if (slice < slices_)
-          transform_input_run(conv_, tile_, run, group, slice * kLanes,
+          transform_input_run(view_, tile_, run, group, slice * kLanes,
                               v + group * v_size(tiles) + tile * tile_pitch() + slice * kLanes,
                               v_plane(tiles), tile_pitch(), band);
         else
@@ -128,11 +128,8 @@ class WinogradWeightGradient {
                               int64_t tiles, T* d, T* band) const {
     const int64_t output = slice * kLanes, panel = slice / Block::kNv;
     const int64_t pitch = panel_vectors(panel) * kLanes;
-    const T* dy = conv_.out + run.image * conv_.out_image_stride +
-                  (group * conv_.outputs + output) * conv_.out_channel_stride;
-    fill_band<T>({dy, conv_.out_channel_stride, conv_.h.out_size, conv_.w.out_size},
-                 min_of(kLanes, conv_.outputs - output), run.row * tile_.mh, run.column * tile_.mw,
-                 tile_.mh, run.tiles * tile_.mw, band, band_pitch(tile_));
+    view_.fill_gradient(group, output, run.image, run.row * tile_.mh, run.column * tile_.mw,
+                        tile_.mh, run.tiles * tile_.mw, band, band_pitch(tile_));
     tile_.output_gradient(band, band_pitch(tile_), run.tiles,
                           d + group * d_size(tiles) + panel * d_panel(tiles) + tile * pitch +
                               slice % Block::kNv * kLanes,
@@ -198,6 +195,7 @@ class WinogradWeightGradient {
         to[k] = taps[k * kLanes + lane] + (accumulate ? to[k] : T(0));
   }
 
+  const NeighbourView<T> view_;
   const TapConvolution<T> conv_;
   const WinogradTile<T> tile_;
   int64_t slices_, output_slices_;  // of kLanes channels and outputs of a group
