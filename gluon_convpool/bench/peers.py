@@ -164,7 +164,7 @@ class Process:
         self._errors.seek(0)
         said = self._errors.read().decode(errors='replace').strip().splitlines()[-1:]
         ended = f'was ended by signal {-status}' if status < 0 else f'ended with status {status}'
-        return f'{ended}: {said[0]}' if said else ended
+        return f'{ended}, and last said: {said[0]}' if said else ended
 
     def ask(self, **question: Any) -> Dict[str, Any]:
         """Return the answer to one question.
