@@ -349,6 +349,8 @@ def test_peers_are_pinned_and_have_a_worker(name):
 MACHINE = {
     'cpu': 'Paper CPU',
     'architecture': 'paper',
+    'processors': 2,
+    'load': 0.5,
     'instruction_set': 'avx2',
     'gluon_convpool': '0.1.0',
     'backend': 'native',

@@ -26,7 +26,7 @@ ENGINES = {'threaded': 'ThreadedEnginePerDevice', 'naive': 'NaiveEngine'}
 
 def environment(options: argparse.Namespace) -> Dict[str, str]:
     """Return the variables, beside the thread count, that MXNet must see when it is imported."""
-    return {ENGINE_VARIABLE: ENGINES[options.engine]}
+    return {ENGINE_VARIABLE: ENGINES[options.engine]} if options.engine else {}
 
 
 def add_parser(commands: Any) -> None:
@@ -81,9 +81,9 @@ def add_parser(commands: Any) -> None:
     how.add_argument(
         '--engine',
         choices=list(ENGINES),
-        default='threaded',
-        help="MXNet's engine: threaded, its default, hands each call to another thread and waits,"
-        ' which takes longer than a small layer; naive calls at once (%(default)s)',
+        help="MXNet's engine: threaded, its own choice, hands each call to another thread and"
+        ' waits, which takes longer than a small layer; naive calls at once'
+        f' ({ENGINE_VARIABLE}, or else threaded)',
     )
     how.add_argument(
         '--seconds',

@@ -172,6 +172,7 @@ def describe() -> Dict[str, Any]:
         'cpu': _cpu_model(),
         'architecture': platform.machine(),
         'processors': os.cpu_count(),
+        'load': round(os.getloadavg()[0], 2),  # before the first layer
         'instruction_set': info.instruction_set,
         'system': f'{platform.system()} {platform.release()}',
         'python': platform.python_version(),

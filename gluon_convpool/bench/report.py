@@ -159,7 +159,8 @@ def heading(results: Results) -> str:
     machine, peak = results['machine'], results['peak']
     lines = [
         f'{machine["cpu"]}, {machine["instruction_set"] or machine["architecture"]},'
-        f' threads: {results["threads"]}',
+        f' {machine["processors"]} processors, threads: {results["threads"]}, load average before the'
+        f' run: {machine["load"]:g}',
         f'gluon_convpool {machine["gluon_convpool"]} ({machine["backend"]} backend), MXNet'
         f' {machine["mxnet"]} ({results["engine"]}), {results["date"]}',
         f'command: {results["command"]}',
