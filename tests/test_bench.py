@@ -172,6 +172,14 @@ def test_each_algorithm_can_be_forced_or_says_why_not(native, in_numpy_mode):
     assert depthwise.obstacle == 'depthwise cannot do this layer'
 
 
+def test_hybridized_sides_agree_too(in_numpy_mode):
+    layer = only('seed', '3x3/2')
+    ours, builtin = sides.local_sides(layer, sides.make_arrays(layer), False, hybridize=True)
+    for which in suites.PASSES:
+        assert sides.disagreement(ours.results[which], builtin.results[which]) is None
+        assert ours.run(which, 2) > 0
+
+
 def test_arrays_are_the_same_in_each_run():
     layer = only('lenet', '5x5 1 to 6')
     one, other = sides.make_arrays(layer), sides.make_arrays(layer)
@@ -392,6 +400,7 @@ def results():
         'command': 'python -m gluon_convpool bench',
         'threads': 2,
         'engine': 'NaiveEngine',
+        'hybridized': False,
         'machine': MACHINE,
         'peak': {'registers': 1e11, 'micro_kernel': 9e10},
         'bandwidth': {'1048576': 1e10},

@@ -79,10 +79,16 @@ def add_parser(commands: Any) -> None:
         help='threads of every side (OMP_NUM_THREADS, or else all that may be used)',
     )
     how.add_argument(
+        '--hybridize',
+        action='store_true',
+        help="hybridize our and MXNet's layers, with static memory; else they are called"
+        ' imperatively',
+    )
+    how.add_argument(
         '--engine',
         choices=list(ENGINES),
-        help="MXNet's engine: threaded, its own choice, hands each call to another thread and"
-        ' waits, which takes longer than a small layer; naive calls at once'
+        help="MXNet's engine: threaded, its own choice, hands each call to another thread;"
+        ' naive computes at once'
         f' ({ENGINE_VARIABLE}, or else threaded)',
     )
     how.add_argument(
@@ -212,6 +218,7 @@ def measure(
         'command': shlex.join(['python', '-m', 'gluon_convpool', *command]),
         'threads': threads,
         'engine': os.environ.get(ENGINE_VARIABLE, ENGINES['threaded']),
+        'hybridized': options.hybridize,
         'seconds': options.seconds,
         'tolerance': TOLERANCE,
         'machine': machine.describe(),
@@ -258,7 +265,7 @@ def _measure_layers(
         for suite, layer in layers:
             bar.set_description(f'{suite}: {layer.title}')
             arrays = make_arrays(layer)
-            sides = local_sides(layer, arrays, options.algorithms)
+            sides = local_sides(layer, arrays, options.algorithms, options.hybridize)
             for process in processes:
                 try:
                     sides.append(process.side(layer, arrays))

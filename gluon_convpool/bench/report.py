@@ -157,12 +157,13 @@ def _render(rows: List[List[str]], markdown: bool) -> str:
 def heading(results: Results) -> str:
     """Return what a reader must know before the tables: machine, versions, limits."""
     machine, peak = results['machine'], results['peak']
+    called = 'hybridized' if results['hybridized'] else 'imperative'
     lines = [
         f'{machine["cpu"]}, {machine["instruction_set"] or machine["architecture"]},'
-        f' {machine["processors"]} processors, threads: {results["threads"]}, load average before the'
-        f' run: {machine["load"]:g}',
+        f' {machine["processors"]} processors, load average before the run {machine["load"]:g}',
         f'gluon_convpool {machine["gluon_convpool"]} ({machine["backend"]} backend), MXNet'
-        f' {machine["mxnet"]} ({results["engine"]}), {results["date"]}',
+        f' {machine["mxnet"]} ({results["engine"]}, {called} calls), threads: {results["threads"]},'
+        f' {results["date"]}',
         f'command: {results["command"]}',
     ]
     if peak['registers']:

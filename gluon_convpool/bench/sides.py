@@ -173,8 +173,8 @@ def _side(name: str, function: Callable[[Any], Any], tracked: Dict[str, Any], he
     return Side(name, results, lambda which, count: timed(calls[which], count))
 
 
-def block_side(name: str, block: Any, arrays: Arrays) -> Side:
-    """Return the side that calls a Gluon block, as a user does: imperatively.
+def block_side(name: str, block: Any, arrays: Arrays, hybridize: bool = False) -> Side:
+    """Return the side that calls a Gluon block, imperatively or hybridized.
 
     Every side gets arrays of its own. MXNet's convolution rearranges its weight in place into an
     order that suits it, and whoever shares the array pays for putting it back.
@@ -188,6 +188,8 @@ def block_side(name: str, block: Any, arrays: Arrays) -> Side:
             parameter = getattr(block, array)
             parameter.set_data(mx.np.array(arrays[array]))
             tracked[array] = parameter.data()
+    if hybridize:
+        block.hybridize(static_alloc=True, static_shape=True)
     return _side(name, block, tracked, mx.np.array(arrays['head']))
 
 
@@ -203,11 +205,13 @@ def algorithm_side(layer: Layer, arrays: Arrays, algorithm: str) -> Side:
     return _side(name, function, tracked, mx.np.array(arrays['head']))
 
 
-def local_sides(layer: Layer, arrays: Arrays, algorithms: bool) -> List[Side]:
+def local_sides(
+    layer: Layer, arrays: Arrays, algorithms: bool, hybridize: bool = False
+) -> List[Side]:
     """List ours, MXNet's and, if wanted, ours by each algorithm."""
     sides = [
-        block_side(OURS, our_block(layer), arrays),
-        block_side(BUILTIN, builtin_block(layer), arrays),
+        block_side(OURS, our_block(layer), arrays, hybridize),
+        block_side(BUILTIN, builtin_block(layer), arrays, hybridize),
     ]
     if algorithms and layer.weight:
         sides += [algorithm_side(layer, arrays, name) for name in machine.ALGORITHMS[1:]]
