@@ -1,7 +1,7 @@
 # PYTHON  the interpreter to build for (any of 3.8 to 3.13)
 # VENV    the folder of the virtual environment
 # NUMPY   another NumPy than the one that MXNet's metadata asks for, such as NUMPY='numpy>=2'
-# ARGS    further arguments of the demo or of pytest, such as ARGS='--epochs 5'
+# ARGS    further arguments of the demo, the benchmark or pytest, such as ARGS='--epochs 5'
 PYTHON ?= python3
 VENV ?= .venv
 NUMPY ?=
@@ -13,7 +13,7 @@ PYTHON_SOURCES = gluon_convpool tests tools setup.py
 NATIVE_SOURCES = $(shell find gluon_convpool/native -name '*.cc' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo bench test check format clean
 
 help:  ## Show this list
 	@echo "make [PYTHON=python3] [VENV=.venv] [NUMPY='numpy>=2'] [ARGS=…] TARGET"
@@ -22,6 +22,11 @@ help:  ## Show this list
 demo:  ## Train LeNet on handwritten digits with our layers and with MXNet's own
 	@$(INSTALL) --extras demo
 	$(BIN)/python -m gluon_convpool demo $(ARGS)
+
+bench:  ## Measure our layers against MXNet's own and other libraries, which it installs in .bench
+	@$(INSTALL) --extras bench
+	$(BIN)/python tools/install_peers.py
+	$(BIN)/python -m gluon_convpool bench --peers $(ARGS)
 
 test:  ## Run the whole test suite
 	@$(INSTALL) --extras test
@@ -41,6 +46,6 @@ format:  ## Rewrite the sources in the style that check asks for
 	$(BIN)/clang-format -i $(NATIVE_SOURCES)
 
 clean:  ## Remove the environment and everything that was built
-	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f gluon_convpool/libconvpool.so gluon_convpool/_build.json
 	find gluon_convpool tests tools -name __pycache__ -prune -exec rm -rf {} +

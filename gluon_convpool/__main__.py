@@ -1,7 +1,8 @@
 """The command line: ``python -m gluon_convpool`` and ``gluon-convpool``.
 
-Exit statuses: 0 when all is well, 1 when the demo's accuracy is too low, 2 when something that was
-asked for cannot be done, 130 when stopped by Ctrl-C.
+Exit statuses: 0 when all is well, 1 when a result is not good enough (the demo's accuracy, or the
+numbers of a benchmarked layer), 2 when something that was asked for cannot be done, 130 when
+stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import List, Optional
 
 import gluon_convpool
 from gluon_convpool import _mxnet, backends
+from gluon_convpool._program import CommandError, choose_threads
+from gluon_convpool.bench import command as bench
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -51,6 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
         help=f'who computes our layers (%(default)s, from {backends.ENVIRONMENT_VARIABLE})',
     )
 
+    bench.add_parser(commands)
+
     commands.add_parser(
         'info', help='say which library, instruction set, threads and backend are in use'
     )
@@ -73,17 +78,13 @@ def show_info() -> int:
 def run_demo(options: argparse.Namespace) -> int:
     from gluon_convpool import demo
 
-    try:
-        result = demo.run(
-            options.epochs,
-            options.seed,
-            options.output,
-            options.threads,
-            options.backend,
-        )
-    except demo.DemoError as error:
-        print(f'gluon-convpool demo: {error}', file=sys.stderr)
-        return 2
+    result = demo.run(
+        options.epochs,
+        options.seed,
+        options.output,
+        options.threads,
+        options.backend,
+    )
     if result.accuracy[0] < demo.REQUIRED_ACCURACY:
         print(
             f'gluon-convpool demo: the accuracy, {result.accuracy[0]:.2%}, is below the'
@@ -97,27 +98,36 @@ def run_demo(options: argparse.Namespace) -> int:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command in this process and return its exit status."""
     options = make_parser().parse_args(argv)
-    return run_demo(options) if options.command == 'demo' else show_info()
+    try:
+        if options.command == 'demo':
+            return run_demo(options)
+        if options.command == 'bench':
+            return bench.run(options, sys.argv[1:] if argv is None else argv)
+    except CommandError as error:
+        print(f'gluon-convpool {options.command}: {error}', file=sys.stderr)
+        return 2
+    return show_info()
 
 
 def start_again_with_threads() -> None:
     """Replace the process by one whose MXNet uses as many threads as our kernels.
 
+    That is for the commands that time MXNet's layers beside ours: they have the option --threads.
     MXNet reads ``OMP_NUM_THREADS`` while it is imported, and that has happened already: Python
-    imports the package before this file.
+    imports the package before this file. The same goes for the benchmark's choice of an engine.
     """
     options = make_parser().parse_args()
-    if options.command != 'demo':
+    if not hasattr(options, 'threads'):
         return
-    from gluon_convpool import demo
-
     try:
-        threads = str(demo.choose_threads(options.threads))
-    except demo.DemoError:
+        variables = {'OMP_NUM_THREADS': str(choose_threads(options.threads))}
+    except CommandError:
         return  # main() will say it
-    if os.environ.get('OMP_NUM_THREADS') == threads:
+    if options.command == 'bench':
+        variables.update(bench.environment(options))
+    if all(os.environ.get(name) == value for name, value in variables.items()):
         return
-    environment = {**os.environ, 'OMP_NUM_THREADS': threads}
+    environment = {**os.environ, **variables}
     as_module = os.path.basename(sys.argv[0]) == '__main__.py'
     program = ['-m', 'gluon_convpool'] if as_module else [sys.argv[0]]
     sys.stdout.flush()

@@ -13,7 +13,6 @@ import statistics
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
@@ -23,16 +22,13 @@ import numpy
 import gluon_convpool
 
 from ._mxnet import mx
+from ._program import CommandError, choose_threads, picture_path, require_extra
 
 REQUIRED_ACCURACY = 0.97
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
 # What the pictures need beside the package: import name and the name that pip knows.
 EXTRAS = {'matplotlib': 'matplotlib', 'sklearn': 'scikit-learn', 'tqdm': 'tqdm'}
-
-
-class DemoError(Exception):
-    """Why the demo cannot run, in a sentence for the person who started it."""
 
 
 # --------------------------------------------------------------------------- data and network
@@ -304,45 +300,6 @@ class Result(NamedTuple):
     picture: Path
 
 
-def require_extras() -> None:
-    missing = [package for module, package in EXTRAS.items() if find_spec(module) is None]
-    if missing:
-        raise DemoError(
-            f'the demo needs {", ".join(missing)}: pip install gluon_convpool[demo]'
-            ' (in a checkout: make demo)'
-        )
-
-
-def picture_path(output: str) -> Path:
-    """Return the absolute path of the picture, after a look whether it can be written."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    path = Path(output).expanduser().resolve()
-    known = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if path.suffix[1:].lower() not in known:
-        raise DemoError(f'--output={output}: the name must end in one of .{", .".join(known)}')
-    if not path.parent.is_dir():
-        raise DemoError(f'--output={output}: there is no folder {path.parent}')
-    if not os.access(path.parent, os.W_OK):
-        raise DemoError(f'--output={output}: the folder {path.parent} cannot be written to')
-    return path
-
-
-def choose_threads(threads: Optional[int]) -> int:
-    """Return the thread count for both sides: asked for, else from the environment, else all.
-
-    MXNet reads ``OMP_NUM_THREADS`` once, when it is imported; ``python -m gluon_convpool`` sees to
-    it that it has the right value then.
-    """
-    if threads is None:
-        # OpenMP also takes a list, one entry for each level of nesting.
-        asked = os.environ.get('OMP_NUM_THREADS', '').split(',')[0].strip()
-        threads = int(asked) if asked.isdigit() and int(asked) else gluon_convpool.get_num_threads()
-    if threads < 1:
-        raise DemoError(f'--threads={threads}: must be at least 1')
-    return threads
-
-
 def take_turns(ours: Side, builtin: Side) -> Iterator[Tuple[Side, Side]]:
     """Yield the two sides for ever; each begins every other epoch."""
     while True:
@@ -380,7 +337,7 @@ def run(
 
     Raises
     ------
-    DemoError
+    CommandError
         If an argument is not allowed, or a package of the extra ``demo`` is missing.
 
     Examples
@@ -391,11 +348,11 @@ def run(
     True
     """
     if epochs < 1:
-        raise DemoError(f'--epochs={epochs}: must be at least 1')
+        raise CommandError(f'--epochs={epochs}: must be at least 1')
     if not 0 <= seed < 2**31:
-        raise DemoError(f'--seed={seed}: must be from 0 to {2**31 - 1}')
-    require_extras()
-    path = picture_path(output)
+        raise CommandError(f'--seed={seed}: must be from 0 to {2**31 - 1}')
+    require_extra('the demo', 'demo', EXTRAS)
+    path = picture_path('--output', output)
     threads = choose_threads(threads)
     previous_threads = gluon_convpool.get_num_threads()
     try:
@@ -405,7 +362,7 @@ def run(
             return _run(epochs, seed, path, threads)
     except ValueError as error:
         if backend == 'native' and 'use_backend' in str(error):
-            raise DemoError(f'--backend=native: {error}') from None
+            raise CommandError(f'--backend=native: {error}') from None
         raise
     finally:
         gluon_convpool.set_num_threads(previous_threads)

@@ -1,0 +1,73 @@
+"""What the commands of the command line share: threads, extras, and where results are written."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Mapping, Optional, Sequence
+
+from . import backends
+
+
+class CommandError(Exception):
+    """Why a command cannot run, in a sentence for the person who started it."""
+
+
+def choose_threads(threads: Optional[int]) -> int:
+    """Return the thread count of a command: asked for, else from the environment, else all.
+
+    MXNet reads ``OMP_NUM_THREADS`` once, when it is imported; ``python -m gluon_convpool`` sees to
+    it that it has the right value then.
+    """
+    if threads is None:
+        # OpenMP also takes a list, one entry for each level of nesting.
+        asked = os.environ.get('OMP_NUM_THREADS', '').split(',')[0].strip()
+        threads = int(asked) if asked.isdigit() and int(asked) else backends.get_num_threads()
+    if threads < 1:
+        raise CommandError(f'--threads={threads}: must be at least 1')
+    return threads
+
+
+def require_extra(command: str, extra: str, modules: Mapping[str, str]) -> None:
+    """Refuse to start a command that lacks packages of its extra.
+
+    Parameters
+    ----------
+    command : str
+        What the sentence begins with, such as ``'the demo'``.
+    extra : str
+        The extra of pyproject.toml, which is also the name of the make target.
+    modules : mapping of str to str
+        Import names, and the names under which pip knows them.
+    """
+    missing = [package for module, package in modules.items() if find_spec(module) is None]
+    if missing:
+        raise CommandError(
+            f'{command} needs {", ".join(missing)}: pip install gluon_convpool[{extra}]'
+            f' (in a checkout: make {extra})'
+        )
+
+
+def output_path(option: str, value: str, endings: Optional[Sequence[str]] = None) -> Path:
+    """Return the absolute path of a file to write, after a look whether it can be written.
+
+    `option` is what the person typed before `value`; `endings`, without a dot, are those allowed.
+    """
+    path = Path(value).expanduser().resolve()
+    if endings is not None and path.suffix[1:].lower() not in endings:
+        raise CommandError(f'{option}={value}: the name must end in one of .{", .".join(endings)}')
+    if not path.parent.is_dir():
+        raise CommandError(f'{option}={value}: there is no folder {path.parent}')
+    if path.is_dir():
+        raise CommandError(f'{option}={value}: is a folder, not a file')
+    if not os.access(path.parent, os.W_OK):
+        raise CommandError(f'{option}={value}: the folder {path.parent} cannot be written to')
+    return path
+
+
+def picture_path(option: str, value: str) -> Path:
+    """Return the absolute path of a picture, whose ending Matplotlib must know."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    return output_path(option, value, sorted(FigureCanvasAgg.get_supported_filetypes()))

@@ -1,0 +1,248 @@
+"""The two sides that live in this process: our layer and MXNet's, as one interface with the peers.
+
+A side knows how to run a pass of one layer many times and how long that took, and which arrays the
+pass gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from zlib import crc32
+
+import numpy
+
+import gluon_convpool
+
+from .. import _mxnet, geometry
+from .._mxnet import mx
+from . import machine
+from .suites import PASSES, Layer
+from .workers.protocol import timed
+
+OURS, BUILTIN = 'ours', 'builtin'
+Arrays = Dict[str, numpy.ndarray]
+
+
+class Side(NamedTuple):
+    """One who computes a layer.
+
+    Attributes
+    ----------
+    name : str
+        'ours', 'builtin', 'ours:ALGORITHM' or the name of a peer.
+    results : dict
+        By pass: the arrays that it gave, by name.
+    run : callable
+        ``run(pass, calls)`` gives seconds.
+    obstacle : str
+        Why the side cannot do the layer; empty if it can.
+    """
+
+    name: str
+    results: Dict[str, Arrays]
+    run: Callable[[str, int], float]
+    obstacle: str = ''
+
+
+def cannot(name: str, reason: str) -> Side:
+    """Return the side that cannot do the layer, and says why."""
+
+    def run(which: str, calls: int) -> float:
+        raise AssertionError(f'{name} was asked to run {which} that it cannot do')
+
+    return Side(name, {}, run, reason)
+
+
+def make_arrays(layer: Layer) -> Arrays:
+    """Return 'x', 'head' and, for a convolution, 'weight' and 'bias': the same in each run.
+
+    The weight is scaled as at the start of a training, so that outputs are of the data's size.
+    """
+    random = numpy.random.RandomState(crc32(layer.title.encode()))
+
+    def normal(shape: Any, scale: float = 1.0) -> numpy.ndarray:
+        return (scale * random.standard_normal(shape)).astype('float32')
+
+    arrays = {'x': normal(layer.data), 'head': normal(layer.out)}
+    if layer.weight:
+        fan_in = layer.weight[1] * layer.weight[2] * layer.weight[3]
+        arrays['weight'] = normal(layer.weight, (2 / fan_in) ** 0.5)
+        arrays['bias'] = normal(layer.weight[:1], 0.1)
+    return arrays
+
+
+# --------------------------------------------------------------------------- layers
+
+
+def _convolution(nn: Any, arguments: geometry.Convolution, in_channels: int) -> Any:
+    return nn.Conv2D(
+        arguments.channels,
+        arguments.kernel,
+        arguments.stride,
+        arguments.pad,
+        arguments.dilate,
+        arguments.groups,
+        in_channels=in_channels,
+    )
+
+
+def our_block(layer: Layer) -> Any:
+    """Return our layer, without values."""
+    arguments = layer.arguments
+    if isinstance(arguments, geometry.Convolution):
+        return _convolution(gluon_convpool.nn, arguments, layer.data[1])
+    return gluon_convpool.Pool2D(
+        arguments.kernel,
+        arguments.stride,
+        arguments.pad,
+        arguments.mode,
+        arguments.ceil_mode,
+        arguments.count_include_pad,
+        arguments.p,
+        arguments.global_pool,
+    )
+
+
+def builtin_block(layer: Layer) -> Any:
+    """Return MXNet's layer, without values."""
+    from mxnet.gluon.nn import conv_layers
+
+    arguments = layer.arguments
+    if isinstance(arguments, geometry.Convolution):
+        return _convolution(mx.gluon.nn, arguments, layer.data[1])
+    # Its public layers pass on no mode but max and avg to this one, which takes all.
+    block = conv_layers._Pooling(
+        arguments.kernel,
+        arguments.stride,
+        arguments.pad,
+        arguments.ceil_mode,
+        arguments.global_pool,
+        arguments.mode,
+        'NCHW',
+        arguments.count_include_pad if arguments.mode == 'avg' else None,
+    )
+    if arguments.mode == 'lp':
+        block._kwargs['p_value'] = arguments.p
+    return block
+
+
+def _forced_convolution(layer: Layer, arrays: Dict[str, Any], algorithm: str) -> Callable[..., Any]:
+    """Return the convolution by one algorithm as a function of x: the operator itself."""
+    arguments = layer.arguments
+    assert isinstance(arguments, geometry.Convolution)
+    operator = _mxnet.native_operator('convolution', _mxnet.NP_ARRAY)
+    attributes = {
+        'kernel': arguments.kernel,
+        'stride': arguments.stride,
+        'dilate': arguments.dilate,
+        'pad': arguments.pad,
+        'num_filter': arguments.channels,
+        'num_group': arguments.groups,
+        'algorithm': algorithm,
+    }
+    return lambda x: operator(x, arrays['weight'], arrays['bias'], **attributes)
+
+
+# --------------------------------------------------------------------------- sides
+
+
+def _side(name: str, function: Callable[[Any], Any], tracked: Dict[str, Any], head: Any) -> Side:
+    """Return the side that computes `function` of ``tracked['x']``.
+
+    `tracked` holds the arrays by whose gradients it is asked.
+    """
+    x = tracked['x']
+    gradients = [array.grad for array in tracked.values()]
+
+    def forward() -> Any:
+        out = function(x)
+        out.wait_to_read()
+        return out
+
+    def both() -> None:
+        with mx.autograd.record():
+            out = function(x)
+        out.backward(head)
+        for gradient in gradients:
+            gradient.wait_to_read()
+
+    calls = dict(zip(PASSES, (forward, both)))
+    results = {PASSES[0]: {'output': forward().asnumpy()}}
+    both()
+    results[PASSES[1]] = {array: tracked[array].grad.asnumpy() for array in tracked}
+    return Side(name, results, lambda which, count: timed(calls[which], count))
+
+
+def block_side(name: str, block: Any, arrays: Arrays, hybridize: bool = False) -> Side:
+    """Return the side that calls a Gluon block, imperatively or hybridized.
+
+    Every side gets arrays of its own. MXNet's convolution rearranges its weight in place into an
+    order that suits it, and whoever shares the array pays for putting it back.
+    """
+    x = mx.np.array(arrays['x'])
+    x.attach_grad()
+    tracked = {'x': x}
+    block.initialize()
+    for array in ('weight', 'bias'):
+        if array in arrays:
+            parameter = getattr(block, array)
+            parameter.set_data(mx.np.array(arrays[array]))
+            tracked[array] = parameter.data()
+    if hybridize:
+        block.hybridize(static_alloc=True, static_shape=True)
+    return _side(name, block, tracked, mx.np.array(arrays['head']))
+
+
+def algorithm_side(layer: Layer, arrays: Arrays, algorithm: str) -> Side:
+    """Return the side of our convolution by one algorithm, whichever would be chosen."""
+    name = f'{OURS}:{algorithm}'
+    if machine.algorithm_of(layer, forced=algorithm) is None:
+        return cannot(name, f'{algorithm} cannot do this layer')
+    tracked = {key: mx.np.array(value) for key, value in arrays.items() if key != 'head'}
+    for value in tracked.values():
+        value.attach_grad()
+    function = _forced_convolution(layer, tracked, algorithm)
+    return _side(name, function, tracked, mx.np.array(arrays['head']))
+
+
+def local_sides(
+    layer: Layer, arrays: Arrays, algorithms: bool, hybridize: bool = False
+) -> List[Side]:
+    """List ours, MXNet's and, if wanted, ours by each algorithm."""
+    sides = [
+        block_side(OURS, our_block(layer), arrays, hybridize),
+        block_side(BUILTIN, builtin_block(layer), arrays, hybridize),
+    ]
+    if algorithms and layer.weight:
+        sides += [algorithm_side(layer, arrays, name) for name in machine.ALGORITHMS[1:]]
+    return sides
+
+
+# --------------------------------------------------------------------------- the same numbers
+
+# Of the largest value. Sums of thousands of products in another order differ by some 1e-6, and
+# fast algorithms by some 1e-5; a layer that computes something else differs by some 1.
+TOLERANCE = 1e-4
+
+
+def disagreement(actual: Arrays, expected: Arrays) -> Optional[str]:
+    """Say how the arrays of a side differ from the expected ones by more than `TOLERANCE`.
+
+    Returns None where they agree.
+    """
+    for name, wanted in expected.items():
+        found = actual.get(name)
+        if found is None:
+            return f'{name} is missing'
+        if found.shape != wanted.shape:
+            return f'{name} has shape {found.shape} instead of {wanted.shape}'
+        largest = float(numpy.abs(wanted).max())
+        difference = difference_of(found, wanted)
+        if not difference <= TOLERANCE * largest:  # NaN is no agreement either
+            return f'{name} differs by {difference:.1e}, where the largest value is {largest:.1e}'
+    return None
+
+
+def difference_of(actual: numpy.ndarray, expected: numpy.ndarray) -> float:
+    """Return the largest absolute difference of two arrays of one shape."""
+    return float(numpy.abs(actual.astype('float64') - expected).max())
