@@ -147,32 +147,50 @@ class Depthwise {
 
   // As fill_strip does. A strip that held the same rows of another plane still holds its padding.
   void fill(const T* image, int64_t row0, int64_t rows, bool clear_padding, T* to) const {
-    const int64_t plane_size = conv_.h.in_size * conv_.w.in_size, stride = conv_.w.stride;
     const int64_t first = row0 * conv_.h.stride + conv_.h.first();
-    for (int64_t c = 0; c < conv_.channels; ++c, image += conv_.in_channel_stride)
-      for (int64_t row = first; row < first + strip_rows(rows); ++row, to += row_pitch_) {
-        if (row < 0 || row >= conv_.h.in_size) {
-          if (clear_padding) clear(to, row_pitch_);
-          continue;
-        }
-        const T* from = image + row * conv_.w.in_size;
-        for (int64_t phase = 0; phase < stride && clear_padding; ++phase) {
-          const Run& run = runs_[phase];
-          clear(to + phase * columns_, run.begin - phase * columns_);
-          clear(to + run.begin + run.count, run.end - run.begin - run.count);
-        }
-        if (stride == 2) {
-          const Run &even = runs_[even_], &odd = runs_[1 - even_];
-          const int64_t pairs = min_of(even.count, odd.count), rest = even.count - pairs;
-          split_columns(to + even.begin, to + odd.begin, from + even.from, pairs,
-                        plane_size - row * conv_.w.in_size - even.from);
-          gather_columns(to + even.begin + pairs, from + even.from + 2 * pairs, rest, 2);
-          continue;
-        }
+    const int64_t above = min_of(max_of(0, -first), strip_rows(rows));
+    const int64_t after = max_of(above, min_of(conv_.h.in_size - first, strip_rows(rows)));
+    for (int64_t c = 0; c < conv_.channels; ++c) {
+      if (clear_padding) {
+        clear(to, above * row_pitch_);
+        clear(to + after * row_pitch_, (strip_rows(rows) - after) * row_pitch_);
+        for (int64_t row = above; row < after; ++row)
+          for (int64_t phase = 0; phase < conv_.w.stride; ++phase) {
+            const Run& run = runs_[phase];
+            T *begin = to + row * row_pitch_ + run.begin, *end = begin + run.count;
+            clear(begin - (run.begin - phase * columns_), run.begin - phase * columns_);
+            clear(end, run.end - run.begin - run.count);
+          }
+      }
+      fill_rows(image + c * conv_.in_channel_stride, first + above, after - above,
+                to + above * row_pitch_);
+      to += strip_rows(rows) * row_pitch_;
+    }
+  }
+
+  // The columns of rows inside the image.
+  void fill_rows(const T* image, int64_t first, int64_t rows, T* to) const {
+    const int64_t width = conv_.w.in_size, stride = conv_.w.stride;
+    const Run run = runs_[0];
+    const T* from = image + first * width;
+    if (stride == 1 && run.count < kLanes) {
+      for (int64_t row = 0; row < rows; ++row)
+        copy_short<T, kLanes / 2>(to + row * row_pitch_ + run.begin, from + row * width + run.from,
+                                  run.count);
+    } else if (stride == 2) {
+      const Run even = runs_[even_], odd = runs_[1 - even_];
+      const int64_t pairs = min_of(even.count, odd.count), rest = even.count - pairs;
+      int64_t readable = (conv_.h.in_size - first) * width - even.from;
+      for (int64_t row = 0; row < rows; ++row, to += row_pitch_, from += width, readable -= width) {
+        split_columns(to + even.begin, to + odd.begin, from + even.from, pairs, readable);
+        for (int64_t k = pairs; k < pairs + rest; ++k) to[even.begin + k] = from[even.from + 2 * k];
+      }
+    } else {
+      for (int64_t row = 0; row < rows; ++row, to += row_pitch_, from += width)
         for (int64_t phase = 0; phase < stride; ++phase)
           gather_columns(to + runs_[phase].begin, from + runs_[phase].from, runs_[phase].count,
                          stride);
-      }
+    }
   }
 
   // The rows of a set of a phase; strip and output start at the first output row.
@@ -296,18 +314,22 @@ class Depthwise {
   void put_in_place(const DepthwisePhase* phases, int64_t rows, const Buffers& buffers,
                     T* to) const {
     const T* from = buffers.apart;
-    for (int64_t row = 0; row < rows;
-         ++row, from += buffers.apart_pitch, to += conv_.out_row_stride) {
-      if (column_step_ == 1) {
-        gather_columns(to, from, phases[0].columns, 1);
-      } else if (column_step_ == 2) {
-        interleave_columns(to, from, from + buffers.apart_size,
-                           phases[0].columns + phases[1].columns);
-      } else {
-        for (int64_t phase = 0; phase < column_step_; ++phase)
+    const int64_t pitch = buffers.apart_pitch, size = buffers.apart_size;
+    const int64_t out_pitch = conv_.out_row_stride, step = column_step_;
+    if (step == 1) {  // rows shorter than a vector
+      const int64_t columns = phases[0].columns;
+      for (int64_t row = 0; row < rows; ++row)
+        copy_short<T, kLanes / 2>(to + row * out_pitch, from + row * pitch, columns);
+    } else if (step == 2) {
+      const int64_t columns = phases[0].columns + phases[1].columns;
+      for (int64_t row = 0; row < rows; ++row)
+        interleave_columns(to + row * out_pitch, from + row * pitch, from + size + row * pitch,
+                           columns);
+    } else {
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t phase = 0; phase < step; ++phase)
           for (int64_t k = 0; k < phases[phase].columns; ++k)
-            to[phase + k * column_step_] = from[phase * buffers.apart_size + k];
-      }
+            to[row * out_pitch + phase + k * step] = from[phase * size + row * pitch + k];
     }
   }
 
