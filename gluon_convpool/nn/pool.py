@@ -120,6 +120,7 @@ class _Pooling(DataGradient, builtin._Pooling):
         self._normalised: Optional[geometry.Pooling] = None
         # What a graph is traced for: symbols don't know it. None until cast or data tells.
         self._dtype: Optional[str] = None
+        self._fits: Any = None
 
     @property
     def _arguments(self) -> geometry.Pooling:
@@ -145,17 +146,28 @@ class _Pooling(DataGradient, builtin._Pooling):
     def cast(self, dtype: Any) -> None:
         super().cast(dtype)
         self._dtype = functional.dtype_name(dtype)
+        self._fits = None
 
     def forward(self, x: Any) -> Any:
         if array_kind(self, x).symbol:
             return super().forward(x)
+        self._check(x)
+        return self._forward_alone(x) if self._active else super().forward(x)
+
+    def _check(self, x: Any) -> None:
+        """Refuse an array that does not fit, before a graph runs."""
+        arguments = self._arguments
+        # Most calls are like the one before.
+        seen = (arguments, x.shape, x.dtype)
+        if seen == self._fits:
+            return
         dtype, _ = functional.check_arrays('pooling', (x,))
-        geometry.pooling_shape(self._arguments, x.shape)
+        geometry.pooling_shape(arguments, x.shape)
         if dtype != self._dtype:
             # a graph traced for another dtype may have chosen a backend that lacks this one
             self._dtype = dtype
             self._clear_cached_op()
-        return self._forward_alone(x) if self._active else super().forward(x)
+        self._fits = seen
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         kind = kind_of(x)
