@@ -294,6 +294,20 @@ def test_depthwise_serves_what_it_is_for(library):
     assert not any(served(library, case, DEPTHWISE) for case in CONVOLUTIONS if case[1] != case[3])
 
 
+def test_depthwise_is_chosen_where_it_is_faster(library):
+    layers = {
+        (1, 32, 32, 32, (112, 112)) + DEPTHWISE_GEOMETRIES[0]: True,
+        (8, 672, 672, 672, (14, 14)) + DEPTHWISE_GEOMETRIES[3]: True,
+        (1, 1, 6, 1, (28, 28)) + DEPTHWISE_GEOMETRIES[2]: True,
+        (1, 1, 256, 1, (28, 28)) + DEPTHWISE_GEOMETRIES[2]: False,
+        (1, 64, 64, 32, (28, 28)) + DEPTHWISE_GEOMETRIES[0]: False,
+    }
+    for case, expected in layers.items():
+        problem = convolution_problem(case)
+        chosen = library.convpool_convolution_algorithm(ctypes.byref(problem), 0)
+        assert (chosen == DEPTHWISE) == expected, case
+
+
 @pytest.mark.parametrize(
     'case', DEPTHWISE_CONVOLUTIONS + grouped_by_channel(CONVOLUTIONS), ids=_text
 )

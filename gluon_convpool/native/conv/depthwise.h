@@ -1,6 +1,6 @@
 // Depthwise convolution: every output reads one input channel, so there is no matrix product to
 // make of it. A plane is computed directly (depthwise_tiles.h) from strips of its padded image that
-// stay in L1.
+// stay in cache.
 //
 // The gradient of the input is the same computation for each phase of the stride, all phases from
 // one strip. A value is summed in the order of its taps, whatever the strips and tasks are.
@@ -9,7 +9,7 @@
 #include "../arena.h"
 #include "../parallel.h"
 #include "depthwise_tiles.h"
-#include "strip.h"
+#include "plane_strip.h"
 
 namespace convpool::CONVPOOL_ISA {
 
@@ -22,8 +22,8 @@ inline constexpr int64_t kFewestRows = 8;
 // not a multiple of `sets` read no row in common; the taps of a piece read rows `unit` apart.
 struct DepthwisePhase {
   int64_t row, column, rows, columns;
-  int64_t kernel, row_stride, sets, unit;
-  int64_t pieces;
+  int64_t kernel = 1, row_stride = 1, sets = 1, unit = 1;
+  int64_t pieces = 0;
   const int64_t* shift;
   const int64_t* weight;  // of each piece and tap, from the channel's first weight
 };
@@ -34,8 +34,9 @@ class Depthwise {
   using Rows = DepthwiseRows<T>;
   using V = Vec<T>;
   static constexpr int kLanes = Simd<T>::kLanes;
-  // Half of L1: the outputs pass through it too.
-  static constexpr int64_t kStripBytes = 16 << 10;
+  // In L2, with as much again of inputs and outputs that pass through it. Smaller strips, in L1,
+  // lose more by what neighbouring ones both copy.
+  static constexpr int64_t kStripBytes = 64 << 10;
 
  public:
   // `conv` holds the arrays and their strides; its axes cover what all phases read. The outputs of
@@ -59,62 +60,42 @@ class Depthwise {
 
  private:
   Depthwise(const TapConvolution<T>& conv, int64_t row_step)
-      : conv_(conv), row_step_(row_step), column_step_(conv.out_column_stride) {
-    const StripShape strip(conv.h, conv.w, 0, 1, 0, conv.w.out_size);
-    out_row_ = conv.out_row_stride / row_step;
-    columns_ = strip.columns;
-    row_pitch_ = strip.row_pitch;
-    const int64_t rows = kStripBytes / (conv.channels * row_pitch_ * int64_t{sizeof(T)});
+      : conv_(conv),
+        strip_(conv.h, conv.w),
+        row_step_(row_step),
+        column_step_(conv.out_column_stride),
+        out_row_(conv.out_row_stride / row_step) {
+    const int64_t rows = kStripBytes / (conv.channels * strip_.row_pitch() * int64_t{sizeof(T)});
     const int64_t band = (rows - conv.h.extent() - 1) / conv.h.stride + 1;
     bands_ = ceil_div(conv.h.out_size, max_of(kFewestRows, band));
   }
 
-  // What a row of the image is in a row of the strip, for one phase of the columns.
-  struct Run {
-    int64_t from, count, begin, end;  // in the strip's row: [begin, begin + count), zero up to end
-  };
-
-  // Fills the tables, which live in the calling thread's shared scratch.
+  // Fills the table of phases, which lives in the calling thread's shared scratch.
   template <typename Axes>
   bool plan(int64_t taps, const Axes& axes) {
     Arena arena(Scratch::kShared);
-    const size_t runs_at = arena.template reserve<Run>(conv_.w.stride);
     const size_t shift_at = arena.template reserve<int64_t>(taps);
     const size_t weight_at = arena.template reserve<int64_t>(taps);
     if (!arena.allocate()) return false;
-    runs_ = arena.template at<Run>(runs_at);
-    for (int64_t phase = 0; phase < conv_.w.stride; ++phase) {
-      const int64_t stride = conv_.w.stride, start = conv_.w.first() + phase;
-      const int64_t begin = start < 0 ? min_of(ceil_div(-start, stride), columns_) : 0;
-      const int64_t inside = ceil_div(max_of(conv_.w.in_size - start, 0), stride);
-      runs_[phase] = {start + begin * stride, max_of(0, min_of(inside, columns_) - begin),
-                      phase * columns_ + begin, (phase + 1) * columns_};
-    }
-    even_ = conv_.w.stride == 2 && runs_[1].from < runs_[0].from ? 1 : 0;
     int64_t* shift = arena.template at<int64_t>(shift_at);
     int64_t* weight = arena.template at<int64_t>(weight_at);
     for (int64_t p = 0; p < row_step_ * column_step_; ++p) {
       TapAxis h = conv_.h, w = conv_.w;
       axes(p / column_step_, p % column_step_, &h, &w);
       DepthwisePhase& phase = phases_[p];
-      phase = {p / column_step_,
-               p % column_step_,
-               h.out_size,
-               w.out_size,
-               1,
-               1,
-               1,
-               h.stride,
-               0,
-               shift,
-               weight};
+      phase = DepthwisePhase{};
+      phase.row = p / column_step_;
+      phase.column = p % column_step_;
+      phase.rows = h.out_size;
+      phase.columns = w.out_size;
+      phase.unit = h.stride;
+      phase.shift = shift;
+      phase.weight = weight;
       join_taps(h, &phase);
       phase.pieces = h.taps * w.taps / phase.kernel;
       for (int64_t i = 0; i < h.taps; i += phase.kernel)
         for (int64_t j = 0; j < w.taps; ++j) {
-          const int64_t from = w.offset[j] - conv_.w.first();
-          *shift++ = (h.offset[i] - conv_.h.first()) * row_pitch_ + from % w.stride * columns_ +
-                     from / w.stride;
+          *shift++ = strip_.shift(h.offset[i], w.offset[j]);
           for (int64_t k = i; k < i + phase.kernel; ++k)
             *weight++ = h.index[k] * conv_.weight_row_stride + w.index[j];
         }
@@ -138,67 +119,12 @@ class Depthwise {
     phase->kernel = h.taps;
   }
 
-  int64_t strip_rows(int64_t rows) const {
-    return (rows - 1) * conv_.h.stride + conv_.h.extent() + 1;
-  }
-  int64_t strip_size(int64_t bands) const {
-    return conv_.channels * strip_rows(ceil_div(conv_.h.out_size, bands)) * row_pitch_ + kLanes;
-  }
-
-  // As fill_strip does. A strip that held the same rows of another plane still holds its padding.
-  void fill(const T* image, int64_t row0, int64_t rows, bool clear_padding, T* to) const {
-    const int64_t first = row0 * conv_.h.stride + conv_.h.first();
-    const int64_t above = min_of(max_of(0, -first), strip_rows(rows));
-    const int64_t after = max_of(above, min_of(conv_.h.in_size - first, strip_rows(rows)));
-    for (int64_t c = 0; c < conv_.channels; ++c) {
-      if (clear_padding) {
-        clear(to, above * row_pitch_);
-        clear(to + after * row_pitch_, (strip_rows(rows) - after) * row_pitch_);
-        for (int64_t row = above; row < after; ++row)
-          for (int64_t phase = 0; phase < conv_.w.stride; ++phase) {
-            const Run& run = runs_[phase];
-            T *begin = to + row * row_pitch_ + run.begin, *end = begin + run.count;
-            clear(begin - (run.begin - phase * columns_), run.begin - phase * columns_);
-            clear(end, run.end - run.begin - run.count);
-          }
-      }
-      fill_rows(image + c * conv_.in_channel_stride, first + above, after - above,
-                to + above * row_pitch_);
-      to += strip_rows(rows) * row_pitch_;
-    }
-  }
-
-  // The columns of rows inside the image.
-  void fill_rows(const T* image, int64_t first, int64_t rows, T* to) const {
-    const int64_t width = conv_.w.in_size, stride = conv_.w.stride;
-    const Run run = runs_[0];
-    const T* from = image + first * width;
-    if (stride == 1 && run.count < kLanes) {
-      for (int64_t row = 0; row < rows; ++row)
-        copy_short<T, kLanes / 2>(to + row * row_pitch_ + run.begin, from + row * width + run.from,
-                                  run.count);
-    } else if (stride == 2) {
-      const Run even = runs_[even_], odd = runs_[1 - even_];
-      const int64_t pairs = min_of(even.count, odd.count), rest = even.count - pairs;
-      int64_t readable = (conv_.h.in_size - first) * width - even.from;
-      for (int64_t row = 0; row < rows; ++row, to += row_pitch_, from += width, readable -= width) {
-        split_columns(to + even.begin, to + odd.begin, from + even.from, pairs, readable);
-        for (int64_t k = pairs; k < pairs + rest; ++k) to[even.begin + k] = from[even.from + 2 * k];
-      }
-    } else {
-      for (int64_t row = 0; row < rows; ++row, to += row_pitch_, from += width)
-        for (int64_t phase = 0; phase < stride; ++phase)
-          gather_columns(to + runs_[phase].begin, from + runs_[phase].from, runs_[phase].count,
-                         stride);
-    }
-  }
-
   // The rows of a set of a phase; strip and output start at the first output row.
   Rows rows_of_set(const DepthwisePhase& phase, int64_t set, int64_t rows, const T* strip,
                    int64_t channel_pitch, T* out, int64_t out_pitch) const {
     const int64_t count = phase.sets == 1 ? rows : ceil_div(rows - set, phase.sets);
-    return {strip + set * conv_.h.stride * row_pitch_,
-            phase.unit * row_pitch_,
+    return {strip + set * conv_.h.stride * strip_.row_pitch(),
+            phase.unit * strip_.row_pitch(),
             channel_pitch,
             conv_.channels,
             phase.pieces,
@@ -241,7 +167,7 @@ class Depthwise {
       buffers.apart_pitch = max_of(kLanes, conv_.w.out_size);
       buffers.apart_size = band_rows * buffers.apart_pitch;
       Arena arena(Scratch::kTask);
-      const size_t strip_at = arena.template reserve<T>(strip_size(bands));
+      const size_t strip_at = arena.template reserve<T>(strip_.size(conv_.channels, band_rows));
       const size_t weight_at = arena.template reserve<T>(conv_.channels * most_taps());
       const size_t apart_at = arena.template reserve<T>(column_step_ * buffers.apart_size);
       if (!arena.allocate()) return false;
@@ -276,10 +202,10 @@ class Depthwise {
   // All outputs of a group that stand in the phases' rows [row0, row1).
   void compute_band(int64_t image, int64_t group, int64_t row0, int64_t row1, bool clear_padding,
                     const Buffers& buffers) const {
-    const int64_t channel_pitch = strip_rows(row1 - row0) * row_pitch_;
-    fill(
+    const int64_t channel_pitch = strip_.rows(row1 - row0) * strip_.row_pitch();
+    strip_.fill(
         conv_.in + image * conv_.in_image_stride + group * conv_.channels * conv_.in_channel_stride,
-        row0, row1 - row0, clear_padding, buffers.strip);
+        conv_.channels, conv_.in_channel_stride, row0, row1 - row0, clear_padding, buffers.strip);
     const bool in_place = column_step_ == 1 && conv_.w.out_size >= kLanes;
     const int64_t pitch = in_place ? conv_.out_row_stride : buffers.apart_pitch;
     for (int64_t m = 0; m < conv_.outputs; ++m) {
@@ -333,64 +259,70 @@ class Depthwise {
     }
   }
 
-  // Bands and images decide the order of a sum, so nothing here depends on the number of threads.
+  // Bands and images decide the order of a sum, so they do not depend on the number of threads. The
+  // outputs of a channel are split where channels are few.
   bool weight_gradient_all(T* dweight) const {
-    const DepthwisePhase& phase = phases_[0];
-    const auto add_rows = Tiles::functions(phase.kernel, phase.row_stride)->add_rows;
-    const int64_t taps = conv_.taps(), all_taps = conv_.outputs * taps;
-    const int64_t columns = conv_.w.out_size, height = conv_.h.out_size;
-    return for_each_range(conv_.groups, [&](int64_t first, int64_t end) {
+    const int64_t parts = min_of(conv_.outputs, ceil_div(2 * num_threads(), conv_.groups));
+    return for_each_range(conv_.groups * parts, [&](int64_t first, int64_t end) {
+      const int64_t rows = ceil_div(conv_.h.out_size, bands_);
       Arena arena(Scratch::kTask);
-      const size_t strip_at = arena.template reserve<T>(strip_size(bands_));
-      const size_t apart_at =
-          arena.template reserve<T>(ceil_div(height, bands_) * columns + kLanes);
-      const size_t sums_at = arena.template reserve<V>(all_taps);
+      const size_t strip_at = arena.template reserve<T>(strip_.size(1, rows));
+      const size_t gradient_at = arena.template reserve<T>(rows * conv_.w.out_size + kLanes);
+      const size_t sums_at =
+          arena.template reserve<V>(ceil_div(conv_.outputs, parts) * conv_.taps());
       if (!arena.allocate()) return false;
-      T *strip = arena.template at<T>(strip_at), *apart = arena.template at<T>(apart_at);
-      V* sums = arena.template at<V>(sums_at);
-      for (int64_t group = first; group < end; ++group) {
-        for (int64_t t = 0; t < all_taps; ++t) sums[t] = V{};
-        for (int64_t image = 0; image < conv_.batch; ++image)
-          for (int64_t band = 0; band < bands_; ++band) {
-            const int64_t row0 = height * band / bands_;
-            const int64_t rows = height * (band + 1) / bands_ - row0;
-            fill(conv_.in + image * conv_.in_image_stride + group * conv_.in_channel_stride, row0,
-                 rows, /*clear_padding=*/bands_ > 1 || (group == first && image == 0), strip);
-            for (int64_t m = 0; m < conv_.outputs; ++m) {
-              T* dy = conv_.out + image * conv_.out_image_stride +
-                      (group * conv_.outputs + m) * conv_.out_channel_stride + row0 * columns;
-              if (columns < kLanes) {  // its last vector would reach behind the plane
-                gather_columns(apart, dy, rows * columns, 1);
-                dy = apart;
-              }
-              for (int64_t set = 0; set < min_of(phase.sets, rows); ++set)
-                add_rows(rows_of_set(phase, set, rows, strip, 0, dy, columns), sums + m * taps);
-            }
-          }
-        for (int64_t m = 0; m < conv_.outputs; ++m)
-          for (int64_t t = 0; t < taps; ++t) {
-            T sum = 0;
-            for (int lane = 0; lane < kLanes; ++lane) sum += sums[m * taps + t][lane];
-            dweight[group * all_taps + m * taps + phase.weight[t]] = sum;
-          }
-      }
+      for (int64_t item = first; item < end; ++item)
+        output_gradients(item / parts, conv_.outputs * (item % parts) / parts,
+                         conv_.outputs * (item % parts + 1) / parts, item == first,
+                         arena.template at<T>(strip_at), arena.template at<T>(gradient_at),
+                         arena.template at<V>(sums_at), dweight);
       return true;
     });
   }
 
+  // Of the outputs [m0, m1) of a group.
+  void output_gradients(int64_t group, int64_t m0, int64_t m1, bool clear_padding, T* strip,
+                        T* gradient, V* sums, T* dweight) const {
+    const DepthwisePhase& phase = phases_[0];
+    const auto add_rows = Tiles::functions(phase.kernel, phase.row_stride)->add_rows;
+    const int64_t taps = conv_.taps(), columns = conv_.w.out_size, height = conv_.h.out_size;
+    for (int64_t t = 0; t < (m1 - m0) * taps; ++t) sums[t] = V{};
+    for (int64_t image = 0; image < conv_.batch; ++image)
+      for (int64_t band = 0; band < bands_; ++band) {
+        const int64_t row0 = height * band / bands_;
+        const int64_t rows = height * (band + 1) / bands_ - row0;
+        strip_.fill(conv_.in + image * conv_.in_image_stride + group * conv_.in_channel_stride, 1,
+                    0, row0, rows, bands_ > 1 || (clear_padding && image == 0), strip);
+        for (int64_t m = m0; m < m1; ++m) {
+          T* dy = conv_.out + image * conv_.out_image_stride +
+                  (group * conv_.outputs + m) * conv_.out_channel_stride + row0 * columns;
+          if (columns < kLanes) {  // its last vector would reach behind the plane
+            gather_columns(gradient, dy, rows * columns, 1);
+            dy = gradient;
+          }
+          for (int64_t set = 0; set < min_of(phase.sets, rows); ++set)
+            add_rows(rows_of_set(phase, set, rows, strip, 0, dy, columns), sums + (m - m0) * taps);
+        }
+      }
+    for (int64_t m = m0; m < m1; ++m)
+      for (int64_t t = 0; t < taps; ++t, ++sums) {
+        T sum = 0;
+        for (int lane = 0; lane < kLanes; ++lane) sum += (*sums)[lane];
+        dweight[(group * conv_.outputs + m) * taps + phase.weight[t]] = sum;
+      }
+  }
+
   const TapConvolution<T> conv_;
+  const PlaneStrip<T> strip_;
   const int64_t row_step_, column_step_;
-  int64_t columns_, row_pitch_;  // of a strip's row: columns of one phase, values in all
-  int64_t out_row_;              // values from one row of an output plane to the next
-  int64_t bands_;                // of a plane's rows, so that a band's strip stays in L1
-  Run* runs_;
-  int64_t even_;  // where there are two runs, which of them starts first
+  const int64_t out_row_;  // values from one row of an output plane to the next
+  int64_t bands_;          // of a plane's rows, so that a band's strip stays in cache
   DepthwisePhase phases_[kMaxPhaseStride * kMaxPhaseStride];
 };
 
 namespace depthwise {
 
-// A strip beyond this leaves L2.
+// Values; what reads a larger strip waits for memory.
 inline constexpr int64_t kLargestStrip = 64 << 10;
 
 // The axis that one strip for all phases of the input's gradient covers: from the first position
@@ -426,10 +358,16 @@ inline bool supports(const convpool_convolution& conv, convpool_pass pass) {
          (conv.window.stride[0] <= kMaxPhaseStride && conv.window.stride[1] <= kMaxPhaseStride);
 }
 
-inline double cost(const convpool_convolution& conv, convpool_pass) {
-  return 0.5 * static_cast<double>(conv.batch * conv.out_channels * conv.window.out_size[0]) *
-         static_cast<double>(conv.window.out_size[1] * conv.window.kernel[0] *
-                             conv.window.kernel[1]);
+// Measured: this takes 2.2 times what the multiply-adds alone would take; the matrix product, whose
+// estimate is for many outputs that share what it packs, takes 1.9 + 14 / outputs times its
+// estimate here. What counts is the ratio: the two meet at about 50 outputs of a channel.
+inline double cost(const convpool_convolution& conv, convpool_pass pass) {
+  const convpool_window& window = conv.window;
+  const int64_t outputs = pass == CONVPOOL_BACKWARD_DATA ? 1 : conv.out_channels / conv.groups;
+  return 2.2 / (1.9 + 14.0 / static_cast<double>(outputs)) *
+         static_cast<double>(conv.batch * conv.out_channels) *
+         static_cast<double>(window.kernel[0] * window.kernel[1]) *
+         static_cast<double>(window.out_size[0] * window.out_size[1]);
 }
 
 template <typename T>
