@@ -22,7 +22,7 @@ class ImplicitGemm {
   // A strip larger than this would push the weights out of L2.
   static constexpr int64_t kStripBytes = 192 << 10;
   // As much of A as may stay in L2.
-  static constexpr int64_t kBlockBytes = 192 << 10;
+  static constexpr int64_t kBlockBytes = 64 << 10;
   static constexpr int64_t kBytes = sizeof(T);
 
  public:
