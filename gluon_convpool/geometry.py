@@ -85,6 +85,16 @@ def message(key: str, **values: Any) -> str:
     return MESSAGES[key].format(**values)
 
 
+class _Dots(Dict[str, Any]):
+    def __missing__(self, name: str) -> str:
+        return '...'
+
+
+def unfinished_message(key: str, **values: Any) -> str:
+    """The sentence for one kind of mistake, with dots for the values that are not known yet."""
+    return MESSAGES[key].format_map(_Dots(values))
+
+
 def refuse(key: str, **values: Any) -> NoReturn:
     """Raise ``ValueError`` with the sentence for one kind of mistake."""
     raise ValueError(message(key, **values))
@@ -358,6 +368,29 @@ def _checked_size(op: str, shape: Ints) -> Ints:
     return shape
 
 
+def weight_text(arguments: Convolution, inner: str) -> str:
+    """The shape of the weight as a person reads it, with words for what the data decides."""
+    sizes = join_shape(arguments.channels, 0, arguments.kernel, arguments.layout)
+    axis = arguments.layout.index('C')
+    return '({})'.format(', '.join(inner if i == axis else str(n) for i, n in enumerate(sizes)))
+
+
+def check_weight(arguments: Convolution, weight: Ints, op: str = 'convolution') -> None:
+    """Refuse a weight of a wrong shape; its input channels are left to the data."""
+    axis = arguments.layout.index('C')
+    known = weight_shape(arguments, 0)
+    fits = weight[:axis] + weight[axis + 1 :] == known[:axis] + known[axis + 1 :]
+    if len(weight) != len(known) or not fits:
+        expected = weight_text(arguments, 'in_channels / groups')
+        refuse('weight_shape', op=op, weight_shape=weight, expected=expected)
+
+
+def check_bias(arguments: Convolution, bias: Ints, op: str = 'convolution') -> None:
+    """Refuse a bias of a wrong shape."""
+    if bias != (arguments.channels,):
+        refuse('bias_shape', op=op, bias_shape=bias, expected=(arguments.channels,))
+
+
 def convolution_shape(
     arguments: Convolution,
     data: Ints,
@@ -374,19 +407,8 @@ def convolution_shape(
     """
     batch, channels, sizes = split_shape(op, data, arguments.layout)
     if weight is not None:
-        known = weight_shape(arguments, 0)
-        inner_axis = 1 if arguments.layout[1] == 'C' else len(known) - 1
-        if len(weight) != len(known) or any(
-            a != b for i, (a, b) in enumerate(zip(weight, known)) if i != inner_axis
-        ):
-            expected = '({})'.format(
-                ', '.join(
-                    'in_channels / groups' if i == inner_axis else str(n)
-                    for i, n in enumerate(known)
-                )
-            )
-            refuse('weight_shape', op=op, weight_shape=weight, expected=expected)
-        inner = weight[inner_axis]
+        check_weight(arguments, weight, op)
+        inner = weight[arguments.layout.index('C')]
         if inner > 0 and inner * arguments.groups != channels:
             refuse(
                 'channels_mismatch',
@@ -403,8 +425,8 @@ def convolution_shape(
             name='in_channels',
             value=channels,
         )
-    if bias is not None and bias != (arguments.channels,):
-        refuse('bias_shape', op=op, bias_shape=bias, expected=(arguments.channels,))
+    if bias is not None:
+        check_bias(arguments, bias, op)
     out = _window_outputs(
         op, sizes, arguments.kernel, arguments.stride, arguments.pad, arguments.dilate, False
     )
