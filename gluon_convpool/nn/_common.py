@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import inspect
 import weakref
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from .._mxnet import Kind, kind_of, mx, to_world
+from ..backends import native
 
 
 def array_kind(block: Any, x: Any) -> Kind:
@@ -51,12 +52,26 @@ class DataGradient:
 _without_detour: weakref.WeakSet = weakref.WeakSet()
 
 
+# How many users without the detour one array of a graph may have. With one node more they are still
+# fewer than the 8 gradients whose sum MXNet turns into in-place additions.
+_USERS_WITHOUT_DETOUR = 6
+
+
 class WatchedParameter(mx.gluon.Parameter):
     """A parameter that has graphs traced anew when its gradient is to be added up.
 
     Copying a weight in each call costs up to half of a small inference, so that graphs traced
     outside of training do without; this is what makes that safe.
     """
+
+    # The symbol that stands for the parameter in the graph that is being traced, and its users.
+    _link: Optional[Tuple[Any, int]] = None
+
+    def data(self, ctx: Any = None) -> Any:
+        # Gluon asks for the array after it has traced a graph, and never while it does.
+        if self._link is not None:
+            self._link = None
+        return mx.gluon.Parameter.data(self, ctx)
 
     @property
     def grad_req(self) -> str:
@@ -88,16 +103,25 @@ def watch(parameter: Any) -> None:
         parameter.__class__ = WatchedParameter
 
 
-def parameter_adds(parameter: Any, symbol: bool) -> Optional[bool]:
-    """Whether an operator may have to add to the gradient of `parameter`; None for unknown."""
+def parameter_input(parameter: Any, value: Any, kind: Kind) -> Tuple[Any, Optional[bool]]:
+    """What an operator gets for `value`, the array or symbol of `parameter`.
+
+    And whether it may have to add to the gradient of that; None for unknown.
+    """
     if parameter.grad_req == 'add':
-        return True
-    if not symbol:
-        return False
+        return value, True
+    if not kind.symbol:
+        return value, False
     if mx.autograd.is_recording() or not isinstance(parameter, WatchedParameter):
-        return None
+        return value, None
     _without_detour.add(parameter)
-    return False
+    # A chain of nodes, each of which a few users share, sums up any number of gradients.
+    link, users = parameter._link or (value, 0)
+    link = to_world(link, kind.numpy)
+    if users == _USERS_WITHOUT_DETOUR:
+        link, users = native.detour_in_graph(link, kind), 0
+    parameter._link = link, users + 1
+    return link, False
 
 
 def fill_in_signature(cls: Any, doc: str, **values: Any) -> None:
