@@ -149,6 +149,29 @@ def test_an_imported_network_is_trained_further(backend, arrays, tmp_path):
             assert_close(name, parameter.grad().asnumpy(), named[name].grad().asnumpy())
 
 
+def test_a_network_exported_after_recording_adds_up_gradients(backend, arrays, tmp_path):
+    net = started(nn)
+    net.hybridize()
+    with mx.autograd.record():
+        net(image())
+    net.export(str(tmp_path / 'net'))
+    again = gluon.SymbolBlock.imports(
+        str(tmp_path / 'net-symbol.json'), ['data'], str(tmp_path / 'net-0000.params')
+    )
+    with mx.autograd.record():
+        loss = (again(image()) ** 2).sum()
+    loss.backward()
+    once = {name: p.grad().asnumpy() for name, p in again.collect_params().items()}
+    again.collect_params().setattr('grad_req', 'add')
+    again.collect_params().zero_grad()
+    for _ in range(3):
+        with mx.autograd.record():
+            loss = (again(image()) ** 2).sum()
+        loss.backward()
+    for name, parameter in again.collect_params().items():
+        assert_close(name, parameter.grad().asnumpy(), 3 * once[name])
+
+
 DEFAULTS = {'no_bias': 'False', 'layout': 'NCHW', 'pool_type': 'max', 'global_pool': 'False'}
 
 

@@ -35,9 +35,10 @@ class _Operators:
     def reshape(self, x: Any, legacy: Ints, numpy: Ints, name: Optional[str] = None) -> Any:
         """Reshape by special codes, which differ between the worlds (`legacy`, `numpy`).
 
-        The NumPy world needs its own operator, since the legacy one refuses empty arrays.
+        The legacy operator refuses empty arrays, so only legacy arrays take it, which `convolution`
+        and `pooling` know not to be empty.
         """
-        if not self.kind.numpy:
+        if self.kind == _mxnet.ND_ARRAY:
             return self.F.reshape(x, shape=legacy, name=name)
         x = x.as_np_ndarray()
         if self.kind.symbol:
@@ -46,7 +47,7 @@ class _Operators:
 
     def sum(self, x: Any, axes: Ints) -> Any:
         """Sum over the last axes, `axes`, which are kept with size 1."""
-        if not self.kind.numpy:
+        if self.kind == _mxnet.ND_ARRAY:
             return self.F.sum(x, axis=axes, keepdims=True)
         # a product with ones, since reductions refuse empty arrays
         columns = x
