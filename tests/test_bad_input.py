@@ -194,6 +194,7 @@ def shape_mistakes():
         ('three axes', conv(4, 3), good, (3, 9, 9), ['(3, 9, 9)', 'NCHW', '4']),
         ('five axes', conv(4, 3), good, (2, 3, 9, 9, 9), ['(2, 3, 9, 9, 9)', 'NCHW', '4']),
         ('one axis', conv(4, 3), good, (7,), ['(7,)', 'NCHW', '4']),
+        ('wide three axes', conv(4, 3, padding=4), good, (3, 9, 9), ['(3, 9, 9)', 'NCHW', '4']),
         ('small', conv(4, 3), good, (2, 3, 2, 9), ['(3, 3)', '(2, 9)']),
         (
             'small padded',

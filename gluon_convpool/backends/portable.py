@@ -100,14 +100,14 @@ _OPERATORS: Dict[Kind, _Operators] = {
 }
 
 
-def _check(key: str, **values: Any) -> str:
+def _check(node: str, key: str, **values: Any) -> str:
     """The name of a node that fails exactly where data does not fit.
 
     The node learns sizes when the graph is inferred, and all of it that MXNet's error shows is its
     name. So the name holds the sentence, with dots in the place of those sizes, and MXNet's own
     words, which follow it, have them.
     """
-    return f'check ({geometry.unfinished_message(key, **values)})'
+    return f'{node} ({geometry.unfinished_message(key, **values)})'
 
 
 def _with_checked_sizes(
@@ -126,38 +126,55 @@ def _with_checked_sizes(
     is.
     """
     F = ops.F
-    axes = _check('wrong_axes', op=op, layout=layout, expected=len(layout))
+
+    def axes(node: str) -> str:
+        return _check(node, 'wrong_axes', op=op, layout=layout, expected=len(layout))
+
+    extents = tuple(map(geometry.extent, kernel, dilation))
+
+    def too_large(node: str) -> str:
+        return _check(
+            node,
+            'kernel_too_large',
+            op=op,
+            kernel_size=kernel,
+            dilation=dilation,
+            padding=pad,
+            extent=extents,
+        )
+
     ends = tuple(1 if axis in 'NC' else None for axis in layout)
     begins = tuple(0 if axis in 'NC' else None for axis in layout)
-    plane = F.slice(x, begin=begins, end=ends, name=axes)
-    plane = F.transpose(F.BlockGrad(plane), axes=tuple(range(len(layout))), name=axes)
-    extents = tuple(map(geometry.extent, kernel, dilation))
-    too_large = _check(
-        'kernel_too_large',
-        op=op,
-        kernel_size=kernel,
-        dilation=dilation,
-        padding=pad,
-        extent=extents,
-    )
+    plane = F.slice(x, begin=begins, end=ends, name=axes('plane'))
+    order = tuple(range(len(layout)))
+    plane = F.transpose(F.BlockGrad(plane), axes=order, name=axes('axes'))
+    one = F.slice_axis(F.shape_array(plane), axis=0, begin=0, end=1)
+    x = _after(ops, x, one, axes('order'), axes('checked'))
     for axis, extent, p in zip(layout.strip('NC'), extents, pad):
         least = extent - 2 * p
         if least < 1:
             continue
         row = F.contrib.arange_like(plane, axis=layout.index(axis))
-        last = F.slice_axis(row, axis=0, begin=least - 1, end=least, name=too_large)
-        # a slice of an empty row is empty, and does not fit the new axis of size 1
-        x = F.reshape_like(
-            F.expand_dims(x, axis=0),
-            F.BlockGrad(last),
-            lhs_begin=0,
-            lhs_end=1,
-            rhs_begin=0,
-            rhs_end=1,
-            name=too_large,
-        )
-        x = F.squeeze(x, axis=0, name=too_large)
+        end = too_large(f'end_{axis}')
+        last = F.slice_axis(row, axis=0, begin=least - 1, end=least, name=end)
+        # a slice of an empty row is empty, which `_after` refuses
+        x = _after(ops, x, last, too_large(f'fits_{axis}'), too_large(f'checked_{axis}'))
     return x
+
+
+def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
+    """`x`, in a graph where it cannot be computed without `one`, a row of one element."""
+    F = ops.F
+    x = F.reshape_like(
+        F.expand_dims(x, axis=0),
+        F.BlockGrad(one),
+        lhs_begin=0,
+        lhs_end=1,
+        rhs_begin=0,
+        rhs_end=1,
+        name=fits,
+    )
+    return F.squeeze(x, axis=0, name=checked)
 
 
 def _legacy_and_empty(x: Any, kind: Kind) -> bool:
@@ -289,18 +306,25 @@ def _with_checked_shape(
         geometry.check_weight(arguments, shape)
     F, groups, ndim = ops.F, arguments.groups, arguments.ndim
     inner_axis = arguments.layout.index('C')
-    not_divisible = _check(
-        'channels_not_divisible', op='convolution', groups=groups, name='in_channels'
-    )
-    mismatch = _check(
-        'channels_mismatch',
-        op='convolution',
-        weight_shape=shape or geometry.weight_text(arguments, '...'),
-        groups=groups,
-    )
+
+    def not_divisible(node: str) -> str:
+        return _check(
+            node, 'channels_not_divisible', op='convolution', groups=groups, name='in_channels'
+        )
+
+    def mismatch(node: str) -> str:
+        return _check(
+            node,
+            'channels_mismatch',
+            op='convolution',
+            weight_shape=shape or geometry.weight_text(arguments, '...'),
+            groups=groups,
+        )
+
     # a row as long as there are channels in the data, and of that what one group has
     row = F.BlockGrad(F.contrib.arange_like(x, axis=0))
-    row = F.reshape(row, shape=(-4, groups, -1), name=mismatch if shape else not_divisible)
+    name = (mismatch if shape else not_divisible)('groups')
+    row = F.reshape(row, shape=(-4, groups, -1), name=name)
     inner = F.slice_axis(row, axis=0, begin=0, end=1)
     if shape is not None:
         return F.reshape_like(
@@ -310,13 +334,13 @@ def _with_checked_shape(
             lhs_end=inner_axis + 1,
             rhs_begin=1,
             rhs_end=2,
-            name=mismatch,
+            name=mismatch('weight'),
         )
     inner = F.reshape(inner, shape=tuple(-1 if i == inner_axis else 1 for i in range(ndim + 2)))
     full = geometry.weight_shape(arguments, 0)
     others = tuple(i for i in range(ndim + 2) if i != inner_axis)
     like = F.broadcast_axis(inner, axis=others, size=tuple(full[i] for i in others))
-    return F._internal._identity_with_attr_like_rhs(weight, like, name=mismatch)
+    return F._internal._identity_with_attr_like_rhs(weight, like, name=mismatch('weight'))
 
 
 def _with_checked_bias(
@@ -327,7 +351,7 @@ def _with_checked_bias(
     if shape is not None:
         geometry.check_bias(arguments, shape)
         return bias
-    wrong = _check('bias_shape', op='convolution', expected=(arguments.channels,))
+    wrong = _check('bias', 'bias_shape', op='convolution', expected=(arguments.channels,))
     flat = ops.F.reshape(weight, shape=(-1,))
     like = ops.F.slice_axis(flat, axis=0, begin=0, end=arguments.channels)
     return ops.F._internal._identity_with_attr_like_rhs(bias, like, name=wrong)
