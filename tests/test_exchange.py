@@ -424,6 +424,38 @@ def test_layers_mix_with_builtin_layers_in_one_network(backend, arrays):
     assert_layers_match(ours, theirs, draw('mixed', (2, 3, 14, 14))[0])
 
 
+def _symbol_through(net):
+    data = mx.sym.var('data')
+    symbol = net(data.as_np_ndarray() if mx.util.is_np_array() else data)
+    assert len(set(symbol.list_arguments())) == len(symbol.list_arguments())
+
+
+def test_a_network_is_cast_after_symbols_went_through_it(any_dtype_backend, arrays):
+    net = started(nn)
+    expected = net(image()).asnumpy()
+    for dtype in ('float64', 'float32'):
+        for _ in range(10):
+            _symbol_through(net)
+        net.cast(dtype)
+        net.hybridize()
+        _symbol_through(net)
+        assert_close('output', net(image().astype(dtype)).asnumpy(), expected)
+
+
+@pytest.mark.parametrize('times', [1, 10])
+def test_a_layer_is_copied_after_symbols_went_through_it(times, backend, arrays):
+    layer = nn.Conv2D(4, 3)
+    layer.initialize(mx.init.Normal(1))
+    expected = layer(image()).asnumpy()
+    for copied in (copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))):
+        for _ in range(times):
+            _symbol_through(layer)
+        again = copied(layer)
+        _symbol_through(again)
+        again.hybridize()
+        assert_close('output', again(image()).asnumpy(), expected)
+
+
 def test_hybrid_blocks_of_users_may_call_the_functions(backend, arrays):
     class Mine(gluon.HybridBlock):
         def __init__(self):

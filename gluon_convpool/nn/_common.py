@@ -57,6 +57,27 @@ _without_detour: weakref.WeakSet = weakref.WeakSet()
 _USERS_WITHOUT_DETOUR = 6
 
 
+class _Link:
+    """What stands for a parameter in the graph that is being traced, for a few users."""
+
+    def __init__(self, symbol: Any) -> None:
+        self._symbol = symbol
+        self._users = 0
+
+    def next_user(self, kind: Kind) -> Any:
+        """The symbol for one user more: nodes in a chain sum up any number of gradients."""
+        symbol = to_world(self._symbol, kind.numpy)
+        if self._users == _USERS_WITHOUT_DETOUR:
+            symbol, self._users = native.detour_in_graph(symbol, kind), 0
+        self._symbol = symbol
+        self._users += 1
+        return symbol
+
+    def __reduce__(self) -> Any:
+        # a copied parameter has a variable of its own, and no graph yet
+        return type(None), ()
+
+
 class WatchedParameter(mx.gluon.Parameter):
     """A parameter that has graphs traced anew when its gradient is to be added up.
 
@@ -64,8 +85,7 @@ class WatchedParameter(mx.gluon.Parameter):
     outside of training do without; this is what makes that safe.
     """
 
-    # The symbol that stands for the parameter in the graph that is being traced, and its users.
-    _link: Optional[Tuple[Any, int]] = None
+    _link: Optional[_Link] = None
 
     def data(self, ctx: Any = None) -> Any:
         # Gluon asks for the array after it has traced a graph, and never while it does.
@@ -115,13 +135,9 @@ def parameter_input(parameter: Any, value: Any, kind: Kind) -> Tuple[Any, Option
     if mx.autograd.is_recording() or not isinstance(parameter, WatchedParameter):
         return value, None
     _without_detour.add(parameter)
-    # A chain of nodes, each of which a few users share, sums up any number of gradients.
-    link, users = parameter._link or (value, 0)
-    link = to_world(link, kind.numpy)
-    if users == _USERS_WITHOUT_DETOUR:
-        link, users = native.detour_in_graph(link, kind), 0
-    parameter._link = link, users + 1
-    return link, False
+    if parameter._link is None:
+        parameter._link = _Link(value)
+    return parameter._link.next_user(kind), False
 
 
 def fill_in_signature(cls: Any, doc: str, **values: Any) -> None:
