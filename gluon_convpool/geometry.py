@@ -53,7 +53,9 @@ MESSAGES: Dict[str, str] = {
     ),
     'needs_implicit_gemm': 'two spatial axes, layout NCHW and float32',
     'needs_winograd': (
-        'strides=1, dilation=1 and a kernel_size that it has transforms for, as it has for 3'
+        'a kernel_size of (3, 3), (5, 5), or 3, 5 or 7 along one axis and 1 along the other with'
+        ' strides=1, or (7, 7) with strides=2 and dilation=1, and data that are not too small beside'
+        ' the transformed weights'
     ),
     'needs_depthwise': (
         'groups equal to the number of input channels, and windows that span few enough elements'
@@ -83,6 +85,16 @@ Ints = Tuple[int, ...]
 def message(key: str, **values: Any) -> str:
     """The sentence for one kind of mistake, with its values filled in."""
     return MESSAGES[key].format(**values)
+
+
+class _Dots(Dict[str, Any]):
+    def __missing__(self, name: str) -> str:
+        return '...'
+
+
+def unfinished_message(key: str, **values: Any) -> str:
+    """The sentence for one kind of mistake, with dots for the values that are not known yet."""
+    return MESSAGES[key].format_map(_Dots(values))
 
 
 def refuse(key: str, **values: Any) -> NoReturn:
@@ -358,6 +370,29 @@ def _checked_size(op: str, shape: Ints) -> Ints:
     return shape
 
 
+def weight_text(arguments: Convolution, inner: str) -> str:
+    """The shape of the weight as a person reads it, with words for what the data decides."""
+    sizes = join_shape(arguments.channels, 0, arguments.kernel, arguments.layout)
+    axis = arguments.layout.index('C')
+    return '({})'.format(', '.join(inner if i == axis else str(n) for i, n in enumerate(sizes)))
+
+
+def check_weight(arguments: Convolution, weight: Ints, op: str = 'convolution') -> None:
+    """Refuse a weight of a wrong shape; its input channels are left to the data."""
+    axis = arguments.layout.index('C')
+    known = weight_shape(arguments, 0)
+    fits = weight[:axis] + weight[axis + 1 :] == known[:axis] + known[axis + 1 :]
+    if len(weight) != len(known) or not fits:
+        expected = weight_text(arguments, 'in_channels / groups')
+        refuse('weight_shape', op=op, weight_shape=weight, expected=expected)
+
+
+def check_bias(arguments: Convolution, bias: Ints, op: str = 'convolution') -> None:
+    """Refuse a bias of a wrong shape."""
+    if bias != (arguments.channels,):
+        refuse('bias_shape', op=op, bias_shape=bias, expected=(arguments.channels,))
+
+
 def convolution_shape(
     arguments: Convolution,
     data: Ints,
@@ -374,19 +409,8 @@ def convolution_shape(
     """
     batch, channels, sizes = split_shape(op, data, arguments.layout)
     if weight is not None:
-        known = weight_shape(arguments, 0)
-        inner_axis = 1 if arguments.layout[1] == 'C' else len(known) - 1
-        if len(weight) != len(known) or any(
-            a != b for i, (a, b) in enumerate(zip(weight, known)) if i != inner_axis
-        ):
-            expected = '({})'.format(
-                ', '.join(
-                    'in_channels / groups' if i == inner_axis else str(n)
-                    for i, n in enumerate(known)
-                )
-            )
-            refuse('weight_shape', op=op, weight_shape=weight, expected=expected)
-        inner = weight[inner_axis]
+        check_weight(arguments, weight, op)
+        inner = weight[arguments.layout.index('C')]
         if inner > 0 and inner * arguments.groups != channels:
             refuse(
                 'channels_mismatch',
@@ -403,8 +427,8 @@ def convolution_shape(
             name='in_channels',
             value=channels,
         )
-    if bias is not None and bias != (arguments.channels,):
-        refuse('bias_shape', op=op, bias_shape=bias, expected=(arguments.channels,))
+    if bias is not None:
+        check_bias(arguments, bias, op)
     out = _window_outputs(
         op, sizes, arguments.kernel, arguments.stride, arguments.pad, arguments.dilate, False
     )

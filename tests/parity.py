@@ -53,12 +53,6 @@ def parameters(block):
     return block._collect_params_with_prefix()
 
 
-def takes_empty(mode, backend):
-    """Whether layers run on empty arrays: MXNet's legacy operators in a graph refuse them."""
-    legacy_graph = mode != 'imperative' and not mx.util.is_np_array()
-    return backend == 'native' or not legacy_graph
-
-
 def _as_tuple(value):
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 

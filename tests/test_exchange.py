@@ -149,6 +149,29 @@ def test_an_imported_network_is_trained_further(backend, arrays, tmp_path):
             assert_close(name, parameter.grad().asnumpy(), named[name].grad().asnumpy())
 
 
+def test_a_network_exported_after_recording_adds_up_gradients(backend, arrays, tmp_path):
+    net = started(nn)
+    net.hybridize()
+    with mx.autograd.record():
+        net(image())
+    net.export(str(tmp_path / 'net'))
+    again = gluon.SymbolBlock.imports(
+        str(tmp_path / 'net-symbol.json'), ['data'], str(tmp_path / 'net-0000.params')
+    )
+    with mx.autograd.record():
+        loss = (again(image()) ** 2).sum()
+    loss.backward()
+    once = {name: p.grad().asnumpy() for name, p in again.collect_params().items()}
+    again.collect_params().setattr('grad_req', 'add')
+    again.collect_params().zero_grad()
+    for _ in range(3):
+        with mx.autograd.record():
+            loss = (again(image()) ** 2).sum()
+        loss.backward()
+    for name, parameter in again.collect_params().items():
+        assert_close(name, parameter.grad().asnumpy(), 3 * once[name])
+
+
 DEFAULTS = {'no_bias': 'False', 'layout': 'NCHW', 'pool_type': 'max', 'global_pool': 'False'}
 
 
@@ -399,6 +422,38 @@ def test_layers_mix_with_builtin_layers_in_one_network(backend, arrays):
     for net in (ours, theirs):
         net.initialize(mx.init.Normal(0.3))
     assert_layers_match(ours, theirs, draw('mixed', (2, 3, 14, 14))[0])
+
+
+def _symbol_through(net):
+    data = mx.sym.var('data')
+    symbol = net(data.as_np_ndarray() if mx.util.is_np_array() else data)
+    assert len(set(symbol.list_arguments())) == len(symbol.list_arguments())
+
+
+def test_a_network_is_cast_after_symbols_went_through_it(any_dtype_backend, arrays):
+    net = started(nn)
+    expected = net(image()).asnumpy()
+    for dtype in ('float64', 'float32'):
+        for _ in range(10):
+            _symbol_through(net)
+        net.cast(dtype)
+        net.hybridize()
+        _symbol_through(net)
+        assert_close('output', net(image().astype(dtype)).asnumpy(), expected)
+
+
+@pytest.mark.parametrize('times', [1, 10])
+def test_a_layer_is_copied_after_symbols_went_through_it(times, backend, arrays):
+    layer = nn.Conv2D(4, 3)
+    layer.initialize(mx.init.Normal(1))
+    expected = layer(image()).asnumpy()
+    for copied in (copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))):
+        for _ in range(times):
+            _symbol_through(layer)
+        again = copied(layer)
+        _symbol_through(again)
+        again.hybridize()
+        assert_close('output', again(image()).asnumpy(), expected)
 
 
 def test_hybrid_blocks_of_users_may_call_the_functions(backend, arrays):

@@ -8,6 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from cases import Convolution, Pooling, draw
+from isolated import run
 from mxnet import autograd
 from mxnet.gluon import nn as builtin
 from parity import (
@@ -16,6 +17,7 @@ from parity import (
     assert_close,
     assert_layers_match,
     assert_same,
+    copy_parameters,
     measure,
     set_mode,
 )
@@ -154,6 +156,69 @@ def test_networks_match_the_same_networks_of_builtin_layers(network, backend, ar
         net.initialize(mx.init.Normal(0.5))
     (x,) = draw(network.__name__, (2, 4 if network is _Shared else 3, 9, 11))
     assert_layers_match(ours, theirs, x)
+
+
+class _Repeated(mx.gluon.HybridBlock):
+    """One layer that its own output goes through many times."""
+
+    def __init__(self, module, times, **arguments):
+        super().__init__(**arguments)
+        self.times = times
+        with self.name_scope():
+            self.layer = module.Conv2D(2, 3, padding=1, in_channels=2)
+
+    def hybrid_forward(self, F, x):
+        for _ in range(self.times):
+            x = x + 0.1 * self.layer(x)
+        return x
+
+
+def _gradients(net, x, head):
+    data = array_kind().array(x)
+    data.attach_grad()
+    with autograd.record():
+        y = net(data)
+    y.backward(array_kind().array(head))
+    found = {'x': data.grad, 'weight': net.layer.weight.grad(), 'bias': net.layer.bias.grad()}
+    return {name: gradient.asnumpy() for name, gradient in found.items()}
+
+
+@pytest.mark.parametrize('traced', ['while recording', 'before'])
+@pytest.mark.parametrize('times', [6, 7, 12, 13, 31, 32, 33, 70])
+def test_many_uses_of_one_parameter_in_a_static_graph(times, traced, backend, arrays):
+    """MXNet adds up many gradients of one array in place, which needs an operator that can add."""
+    (x, head) = draw('repeated', (1, 2, 5, 6), (1, 2, 5, 6))
+    for prefix in ('', 'repeated_'):
+        ours, theirs = _Repeated(nn, times, prefix=prefix), _Repeated(builtin, times)
+        for net in (ours, theirs):
+            net.initialize(mx.init.Normal(0.3))
+        copy_parameters(theirs, ours)
+        expected = _gradients(theirs, x, head)
+        set_mode(ours, 'static')
+        for _ in range(2):
+            if traced == 'before':
+                ours(array_kind().array(x))
+            assert_same(_gradients(ours, x, head), expected)
+
+
+def test_many_uses_of_one_parameter_where_mxnet_ran_first(native):
+    """MXNet reads how many gradients it adds up in place only once."""
+    run(
+        """
+        import gluon_convpool, mxnet as mx, numpy as np
+        from gluon_convpool import nn
+        from test_gradients import _gradients, _Repeated
+        net = _Repeated(nn, 20)
+        net.initialize(mx.init.Normal(0.3))
+        x = head = np.random.RandomState(0).normal(size=(1, 2, 5, 6)).astype("float32")
+        expected = _gradients(net, x, head)
+        net.hybridize(static_alloc=True, static_shape=True)
+        net(mx.nd.array(x))
+        for name, gradient in _gradients(net, x, head).items():
+            np.testing.assert_allclose(gradient, expected[name], rtol=1e-4, atol=1e-5)
+        """,
+        MXNET_EXEC_INPLACE_GRAD_SUM_CAP=8,
+    )
 
 
 @pytest.mark.parametrize('mode', MODES)

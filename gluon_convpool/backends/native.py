@@ -99,6 +99,14 @@ Adds = Tuple[Optional[bool], ...]
 _counter = itertools.count()
 
 
+def detour_in_graph(x: Any, kind: Kind) -> Any:
+    """The symbol `x` behind a node of its own that returns it."""
+    # MXNet merges equal nodes; the attribute keeps each detour apart
+    attribute = {'__convpool_detour__': str(next(_counter))}
+    out = mx.sym.identity(_mxnet.to_world(x, False), attr=attribute)
+    return _mxnet.to_world(out, True) if kind.numpy else out
+
+
 def _detour(x: Any, kind: Kind, adds: Optional[bool]) -> Any:
     """`x`, seen so that its gradient may be added to what is there.
 
@@ -112,10 +120,7 @@ def _detour(x: Any, kind: Kind, adds: Optional[bool]) -> Any:
     if adds is False:
         return x
     if kind.symbol:
-        # MXNet merges equal nodes; the attribute keeps one detour for each user
-        attribute = {'__convpool_detour__': str(next(_counter))}
-        out = mx.sym.identity(_mxnet.to_world(x, False), attr=attribute)
-        return _mxnet.to_world(out, True) if kind.numpy else out
+        return detour_in_graph(x, kind)
     if not mx.autograd.is_recording() or (adds is None and x.grad is None):
         return x
     if 0 in x.shape:

@@ -35,9 +35,10 @@ class _Operators:
     def reshape(self, x: Any, legacy: Ints, numpy: Ints, name: Optional[str] = None) -> Any:
         """Reshape by special codes, which differ between the worlds (`legacy`, `numpy`).
 
-        The NumPy world needs its own operator, since the legacy one refuses empty arrays.
+        The legacy operator refuses empty arrays, so only legacy arrays take it, which `convolution`
+        and `pooling` know not to be empty.
         """
-        if not self.kind.numpy:
+        if self.kind == _mxnet.ND_ARRAY:
             return self.F.reshape(x, shape=legacy, name=name)
         x = x.as_np_ndarray()
         if self.kind.symbol:
@@ -46,7 +47,7 @@ class _Operators:
 
     def sum(self, x: Any, axes: Ints) -> Any:
         """Sum over the last axes, `axes`, which are kept with size 1."""
-        if not self.kind.numpy:
+        if self.kind == _mxnet.ND_ARRAY:
             return self.F.sum(x, axis=axes, keepdims=True)
         # a product with ones, since reductions refuse empty arrays
         columns = x
@@ -99,6 +100,83 @@ _OPERATORS: Dict[Kind, _Operators] = {
 }
 
 
+def _check(node: str, key: str, **values: Any) -> str:
+    """The name of a node that fails exactly where data does not fit.
+
+    The node learns sizes when the graph is inferred, and all of it that MXNet's error shows is its
+    name. So the name holds the sentence, with dots in the place of those sizes, and MXNet's own
+    words, which follow it, have them.
+    """
+    return f'{node} ({geometry.unfinished_message(key, **values)})'
+
+
+def _with_checked_sizes(
+    ops: _Operators,
+    x: Any,
+    op: str,
+    layout: str,
+    kernel: Ints,
+    pad: Ints,
+    dilation: Ints,
+) -> Any:
+    """`x`, seen through nodes that fail where it has other axes or is smaller than the window.
+
+    Without them, slices that reach over the end are cut short, silently. They look at one channel
+    of one image and at rows as long as an axis; those that `x` goes through leave its memory as it
+    is.
+    """
+    F = ops.F
+
+    def axes(node: str) -> str:
+        return _check(node, 'wrong_axes', op=op, layout=layout, expected=len(layout))
+
+    extents = tuple(map(geometry.extent, kernel, dilation))
+
+    def too_large(node: str) -> str:
+        return _check(
+            node,
+            'kernel_too_large',
+            op=op,
+            kernel_size=kernel,
+            dilation=dilation,
+            padding=pad,
+            extent=extents,
+        )
+
+    ends = tuple(1 if axis in 'NC' else None for axis in layout)
+    begins = tuple(0 if axis in 'NC' else None for axis in layout)
+    plane = F.slice(x, begin=begins, end=ends, name=axes('plane'))
+    order = tuple(range(len(layout)))
+    plane = F.transpose(F.BlockGrad(plane), axes=order, name=axes('axes'))
+    one = F.slice_axis(F.shape_array(plane), axis=0, begin=0, end=1)
+    x = _after(ops, x, one, axes('order'), axes('checked'))
+    for axis, extent, p in zip(layout.strip('NC'), extents, pad):
+        least = extent - 2 * p
+        if least < 1:
+            continue
+        row = F.contrib.arange_like(plane, axis=layout.index(axis))
+        end = too_large(f'end_{axis}')
+        last = F.slice_axis(row, axis=0, begin=least - 1, end=least, name=end)
+        # a slice of an empty row is empty, which `_after` refuses
+        x = _after(ops, x, last, too_large(f'fits_{axis}'), too_large(f'checked_{axis}'))
+    return x
+
+
+def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
+    """`x`, in a graph where it cannot be computed without `one`, a row of one element."""
+    F = ops.F
+    x = F.reshape_like(
+        F.expand_dims(x, axis=0),
+        F.BlockGrad(one),
+        lhs_begin=0,
+        lhs_end=1,
+        rhs_begin=0,
+        rhs_end=1,
+        name=fits,
+    )
+    return F.squeeze(x, axis=0, name=checked)
+
+
 def _legacy_and_empty(x: Any, kind: Kind) -> bool:
     # Legacy arrays can be empty under np_shape, but few legacy operators take them.
     return kind == _mxnet.ND_ARRAY and 0 in x.shape
@@ -137,10 +215,14 @@ def convolution(
     ops = _OPERATORS[kind]
     ndim = arguments.ndim
     layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
-    x = ops.move_axes(ops.enter(x), tuple(layout.index(axis) for axis in plain))
-    weight = ops.enter(weight)
+    x, weight = ops.enter(x), ops.enter(weight)
     if kind.symbol:
-        weight = _with_inferred_shape(ops, weight, x, arguments)
+        x = _with_checked_sizes(
+            ops, x, 'convolution', layout, arguments.kernel, arguments.pad, arguments.dilate
+        )
+    x = ops.move_axes(x, tuple(layout.index(axis) for axis in plain))
+    if kind.symbol:
+        weight = _with_checked_shape(ops, weight, x, arguments)
     # the weight's axes are those of the layout with O for N and I for C; taps come first here
     weight = ops.move_axes(weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC'))
     x = ops.pad(x, arguments.pad, arguments.pad)
@@ -164,10 +246,8 @@ def convolution(
 
     if bias is not None:
         bias = ops.enter(bias)
-        if kind.symbol and not _is_known(bias):
-            flat = ops.F.reshape(weight, shape=(-1,))
-            like = ops.F.slice_axis(flat, axis=0, begin=0, end=arguments.channels)
-            bias = ops.F._internal._identity_with_attr_like_rhs(bias, like)
+        if kind.symbol:
+            bias = _with_checked_bias(ops, bias, weight, arguments)
         # added by a product with ones: the sum in a broadcast's gradient refuses empty arrays
         first = ops.F.BlockGrad(ops.F.slice_axis(total, axis=0, begin=0, end=1))
         column = ops.F.reshape(bias, shape=(arguments.channels, 1))
@@ -212,33 +292,77 @@ def _tap_matrix(ops: _Operators, weight: Any, tap: Ints, arguments: geometry.Con
     return ops.reshape(matrix, (-4, arguments.groups, -1, -2), (-6, arguments.groups, -1, -4))
 
 
-def _with_inferred_shape(
+def _with_checked_shape(
     ops: _Operators, weight: Any, x: Any, arguments: geometry.Convolution
 ) -> Any:
     """`weight`, tied to the shape that follows from the data ``(C, N, *sizes)``.
 
     Shapes do not flow backwards through slices and products, so without this the weight of a
-    layer whose initialisation waits for the data would stay unknown.
+    layer whose initialisation waits for the data would stay unknown. A slice of a larger weight
+    would fit where the weight does not.
     """
-    if _is_known(weight):
-        return weight
+    shape = _known_shape(weight)
+    if shape is not None:
+        geometry.check_weight(arguments, shape)
     F, groups, ndim = ops.F, arguments.groups, arguments.ndim
-    channels = F.contrib.arange_like(x, axis=0)
-    inner = F.slice_axis(F.reshape(channels, shape=(-4, groups, -1)), axis=0, begin=0, end=1)
     inner_axis = arguments.layout.index('C')
+
+    def not_divisible(node: str) -> str:
+        return _check(
+            node, 'channels_not_divisible', op='convolution', groups=groups, name='in_channels'
+        )
+
+    def mismatch(node: str) -> str:
+        return _check(
+            node,
+            'channels_mismatch',
+            op='convolution',
+            weight_shape=shape or geometry.weight_text(arguments, '...'),
+            groups=groups,
+        )
+
+    # a row as long as there are channels in the data, and of that what one group has
+    row = F.BlockGrad(F.contrib.arange_like(x, axis=0))
+    name = (mismatch if shape else not_divisible)('groups')
+    row = F.reshape(row, shape=(-4, groups, -1), name=name)
+    inner = F.slice_axis(row, axis=0, begin=0, end=1)
+    if shape is not None:
+        return F.reshape_like(
+            weight,
+            inner,
+            lhs_begin=inner_axis,
+            lhs_end=inner_axis + 1,
+            rhs_begin=1,
+            rhs_end=2,
+            name=mismatch('weight'),
+        )
     inner = F.reshape(inner, shape=tuple(-1 if i == inner_axis else 1 for i in range(ndim + 2)))
     full = geometry.weight_shape(arguments, 0)
     others = tuple(i for i in range(ndim + 2) if i != inner_axis)
     like = F.broadcast_axis(inner, axis=others, size=tuple(full[i] for i in others))
-    return F._internal._identity_with_attr_like_rhs(weight, like)
+    return F._internal._identity_with_attr_like_rhs(weight, like, name=mismatch('weight'))
 
 
-def _is_known(symbol: Any) -> bool:
-    """Whether a variable was declared with its whole shape."""
-    sizes = (symbol.attr('__shape__') or '').strip('()[] ').split(',')
-    return all(size.strip().isdigit() and int(size) > 0 for size in sizes if size != '') and any(
-        sizes
-    )
+def _with_checked_bias(
+    ops: _Operators, bias: Any, weight: Any, arguments: geometry.Convolution
+) -> Any:
+    """`bias`, tied to its shape: no other operator of the graph demands it."""
+    shape = _known_shape(bias)
+    if shape is not None:
+        geometry.check_bias(arguments, shape)
+        return bias
+    wrong = _check('bias', 'bias_shape', op='convolution', expected=(arguments.channels,))
+    flat = ops.F.reshape(weight, shape=(-1,))
+    like = ops.F.slice_axis(flat, axis=0, begin=0, end=arguments.channels)
+    return ops.F._internal._identity_with_attr_like_rhs(bias, like, name=wrong)
+
+
+def _known_shape(symbol: Any) -> Optional[Ints]:
+    """The shape with which a variable was declared, or None where it is not known."""
+    sizes = (symbol.attr('__shape__') or '').strip('()[], ').split(',')
+    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+        return None
+    return tuple(map(int, sizes))
 
 
 # --------------------------------------------------------------------------- pooling
@@ -262,7 +386,12 @@ def pooling(
     layout = arguments.layout
     plain = 'NC' + layout.strip('NC')
     axes = tuple(layout.index(axis) for axis in plain)
-    x = ops.move_axes(ops.enter(x), axes)
+    x = ops.enter(x)
+    if kind.symbol:
+        ones, zeros = (1,) * arguments.ndim, (0,) * arguments.ndim
+        kernel, pad = (ones, zeros) if arguments.global_pool else (arguments.kernel, arguments.pad)
+        x = _with_checked_sizes(ops, x, 'pooling', layout, kernel, pad, ones)
+    x = ops.move_axes(x, axes)
     fold = _MODES[arguments.mode]
     out = fold(ops, x, arguments)
     if kind.symbol and layout == plain:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import inspect
 import weakref
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from .._mxnet import Kind, kind_of, mx, to_world
+from ..backends import native
 
 
 def array_kind(block: Any, x: Any) -> Kind:
@@ -51,12 +52,46 @@ class DataGradient:
 _without_detour: weakref.WeakSet = weakref.WeakSet()
 
 
+# How many users without the detour one array of a graph may have. With one node more they are still
+# fewer than the 8 gradients whose sum MXNet turns into in-place additions.
+_USERS_WITHOUT_DETOUR = 6
+
+
+class _Link:
+    """What stands for a parameter in the graph that is being traced, for a few users."""
+
+    def __init__(self, symbol: Any) -> None:
+        self._symbol = symbol
+        self._users = 0
+
+    def next_user(self, kind: Kind) -> Any:
+        """The symbol for one user more: nodes in a chain sum up any number of gradients."""
+        symbol = to_world(self._symbol, kind.numpy)
+        if self._users == _USERS_WITHOUT_DETOUR:
+            symbol, self._users = native.detour_in_graph(symbol, kind), 0
+        self._symbol = symbol
+        self._users += 1
+        return symbol
+
+    def __reduce__(self) -> Any:
+        # a copied parameter has a variable of its own, and no graph yet
+        return type(None), ()
+
+
 class WatchedParameter(mx.gluon.Parameter):
     """A parameter that has graphs traced anew when its gradient is to be added up.
 
     Copying a weight in each call costs up to half of a small inference, so that graphs traced
     outside of training do without; this is what makes that safe.
     """
+
+    _link: Optional[_Link] = None
+
+    def data(self, ctx: Any = None) -> Any:
+        # Gluon asks for the array after it has traced a graph, and never while it does.
+        if self._link is not None:
+            self._link = None
+        return mx.gluon.Parameter.data(self, ctx)
 
     @property
     def grad_req(self) -> str:
@@ -88,16 +123,21 @@ def watch(parameter: Any) -> None:
         parameter.__class__ = WatchedParameter
 
 
-def parameter_adds(parameter: Any, symbol: bool) -> Optional[bool]:
-    """Whether an operator may have to add to the gradient of `parameter`; None for unknown."""
+def parameter_input(parameter: Any, value: Any, kind: Kind) -> Tuple[Any, Optional[bool]]:
+    """What an operator gets for `value`, the array or symbol of `parameter`.
+
+    And whether it may have to add to the gradient of that; None for unknown.
+    """
     if parameter.grad_req == 'add':
-        return True
-    if not symbol:
-        return False
+        return value, True
+    if not kind.symbol:
+        return value, False
     if mx.autograd.is_recording() or not isinstance(parameter, WatchedParameter):
-        return None
+        return value, None
     _without_detour.add(parameter)
-    return False
+    if parameter._link is None:
+        parameter._link = _Link(value)
+    return parameter._link.next_user(kind), False
 
 
 def fill_in_signature(cls: Any, doc: str, **values: Any) -> None:

@@ -14,7 +14,7 @@ from ._common import (
     DataGradient,
     array_kind,
     fill_in_signature,
-    parameter_adds,
+    parameter_input,
     watch,
 )
 
@@ -213,11 +213,11 @@ class _Convolution(DataGradient, builtin._Conv):
             bias = to_world(bias, kind.numpy)
         dtype = functional.dtype_name(self.weight.dtype)
         device = None if kind.symbol else x.ctx.device_type
-        adds = (
-            self._data_adds(),
-            parameter_adds(self.weight, kind.symbol),
-            None if bias is None else parameter_adds(self.bias, kind.symbol),
-        )
+        weight, weight_adds = parameter_input(self.weight, weight, kind)
+        bias_adds = None
+        if bias is not None:
+            bias, bias_adds = parameter_input(self.bias, bias, kind)
+        adds = (self._data_adds(), weight_adds, bias_adds)
         out = functional.call_convolution(
             x, weight, bias, self._arguments, kind, dtype, device, name='fwd', adds=adds
         )
