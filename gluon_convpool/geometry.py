@@ -54,8 +54,8 @@ MESSAGES: Dict[str, str] = {
     'needs_implicit_gemm': 'two spatial axes, layout NCHW and float32',
     'needs_winograd': (
         'a kernel_size of (3, 3), (5, 5), or 3, 5 or 7 along one axis and 1 along the other with'
-        ' strides=1, or (7, 7) with strides=2 and dilation=1, and data that are not too small beside'
-        ' the transformed weights'
+        ' strides=1, or (7, 7) with strides=2 and dilation=1, and data that are not too small'
+        ' beside the transformed weights'
     ),
     'needs_depthwise': (
         'groups equal to the number of input channels, and windows that span few enough elements'

@@ -11,6 +11,7 @@
 #include "../gemm/micro_kernel.h"
 #include "../parallel.h"
 #include "strip.h"
+#include "transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
 
@@ -101,11 +102,26 @@ class WeightGradient {
       }
     }
 
-    for (int64_t m = 0; m < conv_.outputs; ++m) {
-      T* to = dweight + (group * conv_.outputs + m) * reduction + k0;
-      for (int64_t k = 0; k < k1 - k0; ++k) to[k] = gradient[k * output_pitch_ + m];
-    }
+    write_gradient(gradient, k1 - k0, dweight + group * conv_.outputs * reduction + k0);
     return true;
+  }
+
+  // From [k][output] to [output][reduction].
+  void write_gradient(const T* gradient, int64_t k_count, T* dweight) const {
+    const int64_t reduction = conv_.reduction();
+    for (int64_t m = 0; m < conv_.outputs; m += kLanes) {
+      const int64_t outputs = min_of(kLanes, conv_.outputs - m);
+      T* to = dweight + m * reduction;
+      if (outputs == kLanes && k_count >= kLanes) {
+        for (int64_t k = 0; k < k_count; k += kLanes) {
+          const int64_t at = min_of(k, k_count - kLanes);
+          transpose_square(gradient + at * output_pitch_ + m, output_pitch_, to + at, reduction);
+        }
+        continue;
+      }
+      for (int64_t i = 0; i < outputs; ++i, to += reduction)
+        for (int64_t k = 0; k < k_count; ++k) to[k] = gradient[k * output_pitch_ + m + i];
+    }
   }
 
   // Adds the positions [row, end_row) x [column, end_column) of one image.
@@ -134,12 +150,32 @@ class WeightGradient {
   // `count` channels of dY side by side, `pitch` apart, zero where pitch exceeds count.
   void transpose(const T* dy, int64_t count, int64_t pitch, int64_t row, int64_t end_row,
                  int64_t column, int64_t end_column, T* to) const {
-    for (int64_t r = row; r < end_row; ++r)
-      for (int64_t c = column; c < end_column; ++c, to += pitch) {
-        const T* from = dy + r * conv_.w.out_size + c;
-        for (int64_t m = 0; m < count; ++m) to[m] = from[m * conv_.out_channel_stride];
-        for (int64_t m = count; m < pitch; ++m) to[m] = T(0);
+    const int64_t width = conv_.w.out_size;
+    if (end_column - column == width) {
+      transpose_run(dy + row * width, count, pitch, (end_row - row) * width, to);
+      return;
+    }
+    const int64_t length = end_column - column;
+    for (int64_t r = row; r < end_row; ++r, to += length * pitch)
+      transpose_run(dy + r * width + column, count, pitch, length, to);
+  }
+
+  // The same for neighbouring positions.
+  void transpose_run(const T* dy, int64_t count, int64_t pitch, int64_t length, T* to) const {
+    const int64_t stride = conv_.out_channel_stride;
+    for (int64_t m = 0; m < pitch; m += kLanes) {
+      const T* from = dy + m * stride;
+      if (m + kLanes <= count && length >= kLanes) {
+        for (int64_t k = 0; k < length; k += kLanes) {
+          const int64_t at = min_of(k, length - kLanes);
+          transpose_square(from + at, stride, to + at * pitch + m, pitch);
+        }
+        continue;
       }
+      for (int64_t k = 0; k < length; ++k)
+        for (int64_t i = 0; i < kLanes; ++i)
+          to[k * pitch + m + i] = m + i < count ? from[i * stride + k] : T(0);
+    }
   }
 
   const TapConvolution<T> conv_;
