@@ -60,16 +60,16 @@ class _Convolution(ctypes.Structure):
     )
 
 
-_FORWARD = 0
+# In the order of the C interface's `convpool_pass`.
+PASSES = ('forward', 'backward_data', 'backward_weight')
 
 
-def check_algorithm(arguments: geometry.Convolution, data: geometry.Ints) -> None:
-    """Refuse a forced algorithm that cannot compute this convolution of data of shape `data`.
+def serving_algorithm(
+    arguments: geometry.Convolution, data: geometry.Ints, which: str = 'forward'
+) -> Optional[str]:
+    """The algorithm that computes one of `PASSES` for data of shape `data`.
 
-    Raises
-    ------
-    ValueError
-        Saying what the algorithm needs.
+    None where the one that `arguments` force cannot. The native library must be there.
     """
     library = _mxnet.native_library()
     assert library is not None
@@ -89,7 +89,19 @@ def check_algorithm(arguments: geometry.Convolution, data: geometry.Ints) -> Non
     problem = _Convolution(
         0, 0, wanted, batch, channels, arguments.channels, arguments.groups, window
     )
-    if not library.convpool_convolution_algorithm(ctypes.byref(problem), _FORWARD):
+    found = library.convpool_convolution_algorithm(ctypes.byref(problem), PASSES.index(which))
+    return geometry.ALGORITHMS[found] if found else None
+
+
+def check_algorithm(arguments: geometry.Convolution, data: geometry.Ints) -> None:
+    """Refuse a forced algorithm that cannot compute this convolution of data of shape `data`.
+
+    Raises
+    ------
+    ValueError
+        Saying what the algorithm needs.
+    """
+    if serving_algorithm(arguments, data) is None:
         geometry.refuse_algorithm(arguments, data)
 
 

@@ -15,26 +15,10 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy
 
 from .. import _mxnet, backends, geometry
+from ..backends import native
 from .suites import Layer
 
-# In the order of convpool_algorithm and convpool_pass in native/convpool.h; those that can be
-# forced by the operator's attribute `algorithm` are all but the first.
-ALGORITHMS = ('auto', 'implicit_gemm', 'winograd', 'depthwise')
-PASSES = ('forward', 'backward_data', 'backward_weight')
-
-
-class _Window(ctypes.Structure):
-    _fields_ = [('ndim', ctypes.c_int32)] + [
-        (name, ctypes.c_int64 * 3)
-        for name in ('kernel', 'stride', 'dilation', 'pad', 'in_size', 'out_size')
-    ]
-
-
-class _Convolution(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int) for name in ('dtype', 'layout', 'algorithm')] + [
-        *((n, ctypes.c_int64) for n in ('batch', 'in_channels', 'out_channels', 'groups')),
-        ('window', _Window),
-    ]
+ALGORITHMS, PASSES = geometry.ALGORITHMS, native.PASSES
 
 
 def algorithm_of(layer: Layer, which: str = 'forward', forced: str = 'auto') -> Optional[str]:
@@ -54,37 +38,14 @@ def algorithm_of(layer: Layer, which: str = 'forward', forced: str = 'auto') -> 
         None for pooling, where the native library does not serve the layer, and where the forced
         algorithm cannot do it.
     """
-    library = _mxnet.native_library()
     arguments = layer.arguments
     if (
-        library is None
+        _mxnet.native_library() is None
         or backends.current() == 'portable'
         or not isinstance(arguments, geometry.Convolution)
     ):
         return None
-    window = _Window(ndim=2)
-    for name, pair in (
-        ('kernel', arguments.kernel),
-        ('stride', arguments.stride),
-        ('dilation', arguments.dilate),
-        ('pad', arguments.pad),
-        ('in_size', layer.data[2:]),
-        ('out_size', layer.out[2:]),
-    ):
-        getattr(window, name)[:2] = pair
-    problem = _Convolution(
-        algorithm=ALGORITHMS.index(forced),
-        batch=layer.batch,
-        in_channels=layer.data[1],
-        out_channels=arguments.channels,
-        groups=arguments.groups,
-        window=window,
-    )
-    ask = library.convpool_convolution_algorithm
-    ask.argtypes = [ctypes.POINTER(_Convolution), ctypes.c_int]
-    ask.restype = ctypes.c_int
-    found = ask(ctypes.byref(problem), PASSES.index(which))
-    return ALGORITHMS[found] if 0 < found < len(ALGORITHMS) else None
+    return native.serving_algorithm(arguments._replace(algorithm=forced), layer.data, which)
 
 
 def measure_rate(name: str, seconds: float) -> Optional[float]:

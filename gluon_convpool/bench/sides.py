@@ -13,7 +13,7 @@ import numpy
 
 import gluon_convpool
 
-from .. import _mxnet, geometry
+from .. import functional, geometry
 from .._mxnet import mx
 from . import machine
 from .suites import PASSES, Layer
@@ -127,20 +127,19 @@ def builtin_block(layer: Layer) -> Any:
 
 
 def _forced_convolution(layer: Layer, arrays: Dict[str, Any], algorithm: str) -> Callable[..., Any]:
-    """Return the convolution by one algorithm as a function of x: the operator itself."""
+    """Return the convolution by one algorithm as a function of x."""
     arguments = layer.arguments
     assert isinstance(arguments, geometry.Convolution)
-    operator = _mxnet.native_operator('convolution', _mxnet.NP_ARRAY)
-    attributes = {
-        'kernel': arguments.kernel,
-        'stride': arguments.stride,
-        'dilate': arguments.dilate,
-        'pad': arguments.pad,
-        'num_filter': arguments.channels,
-        'num_group': arguments.groups,
-        'algorithm': algorithm,
-    }
-    return lambda x: operator(x, arrays['weight'], arrays['bias'], **attributes)
+    return lambda x: functional.convolution(
+        x,
+        arrays['weight'],
+        arrays['bias'],
+        arguments.stride,
+        arguments.pad,
+        arguments.dilate,
+        arguments.groups,
+        algorithm=algorithm,
+    )
 
 
 # --------------------------------------------------------------------------- sides

@@ -359,12 +359,12 @@ inline bool supports(const convpool_convolution& conv, convpool_pass pass) {
 }
 
 // Measured: this takes 2.2 times what the multiply-adds alone would take; the matrix product, whose
-// estimate is for many outputs that share what it packs, takes 1.9 + 14 / outputs times its
-// estimate here. What counts is the ratio: the two meet at about 50 outputs of a channel.
+// estimate is for many outputs that share what it packs, takes 1.65 + 12.2 / outputs times
+// its estimate here. What counts is the ratio: the two meet at about 50 outputs of a channel.
 inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
   const int64_t outputs = pass == CONVPOOL_BACKWARD_DATA ? 1 : conv.out_channels / conv.groups;
-  return 2.2 / (1.9 + 14.0 / static_cast<double>(outputs)) *
+  return 2.2 / (1.65 + 12.2 / static_cast<double>(outputs)) *
          static_cast<double>(conv.batch * conv.out_channels) *
          static_cast<double>(window.kernel[0] * window.kernel[1]) *
          static_cast<double>(window.out_size[0] * window.out_size[1]);
@@ -373,15 +373,10 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
 template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
                     T* y) {
-  const TapStorage taps(conv.window);
-  if (!taps.get()) return false;
-  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
-  problem.in = x;
-  problem.weight = weight;
-  problem.bias = bias;
-  problem.out = y;
-  return Depthwise<T>::compute(problem, 1, problem.taps(),
-                               [](int64_t, int64_t, TapAxis*, TapAxis*) {});
+  return with_forward_problem(conv, x, weight, bias, y, [&](const TapConvolution<T>& problem) {
+    return Depthwise<T>::compute(problem, 1, problem.taps(),
+                                 [](int64_t, int64_t, TapAxis*, TapAxis*) {});
+  });
 }
 
 template <typename T>
@@ -407,12 +402,9 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
 
 template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
-  const TapStorage taps(conv.window);
-  if (!taps.get()) return false;
-  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
-  problem.in = x;
-  problem.out = const_cast<T*>(dy);
-  return Depthwise<T>::weight_gradient(problem, dweight);
+  return with_weight_gradient_problem(conv, x, dy, [&](const TapConvolution<T>& problem) {
+    return Depthwise<T>::weight_gradient(problem, dweight);
+  });
 }
 
 }  // namespace depthwise

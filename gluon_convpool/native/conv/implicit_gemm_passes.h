@@ -26,14 +26,9 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
 template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
                     T* y) {
-  const TapStorage taps(conv.window);
-  if (!taps.get()) return false;
-  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
-  problem.in = x;
-  problem.weight = weight;
-  problem.bias = bias;
-  problem.out = y;
-  return ImplicitGemm<T>::run(problem);
+  return with_forward_problem(conv, x, weight, bias, y, [&](const TapConvolution<T>& problem) {
+    return ImplicitGemm<T>::run(problem);
+  });
 }
 
 // No window reads these elements.
@@ -78,12 +73,9 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
 
 template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
-  const TapStorage taps(conv.window);
-  if (!taps.get()) return false;
-  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
-  problem.in = x;
-  problem.out = const_cast<T*>(dy);
-  return WeightGradient<T>::run(problem, dweight);
+  return with_weight_gradient_problem(conv, x, dy, [&](const TapConvolution<T>& problem) {
+    return WeightGradient<T>::run(problem, dweight);
+  });
 }
 
 }  // namespace implicit_gemm

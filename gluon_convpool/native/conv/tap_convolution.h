@@ -175,4 +175,25 @@ class TapStorage {
   int64_t* taps_;
 };
 
+// body(problem) for the forward pass on these arrays; false where memory is out.
+template <typename T, typename Body>
+inline bool with_forward_problem(const convpool_convolution& conv, const T* x, const T* weight,
+                                 const T* bias, T* y, const Body& body) {
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
+  problem.in = x;
+  problem.weight = weight;
+  problem.bias = bias;
+  problem.out = y;
+  return body(problem);
+}
+
+// The same for the gradient of the weight: `out` is the gradient of the output, and only read.
+template <typename T, typename Body>
+inline bool with_weight_gradient_problem(const convpool_convolution& conv, const T* x, const T* dy,
+                                         const Body& body) {
+  return with_forward_problem<T>(conv, x, nullptr, nullptr, const_cast<T*>(dy), body);
+}
+
 }  // namespace convpool::CONVPOOL_ISA

@@ -120,13 +120,10 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
 
 template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
-  const TapStorage taps(conv.window);
-  if (!taps.get()) return false;
-  TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
-  problem.in = x;
-  problem.out = const_cast<T*>(dy);
-  const WinogradTile<T>* tile = choose<T>(conv, CONVPOOL_BACKWARD_WEIGHT).tile;
-  return WinogradWeightGradient<T>(problem, *tile).run(dweight);
+  return with_weight_gradient_problem(conv, x, dy, [&](const TapConvolution<T>& problem) {
+    const WinogradTile<T>* tile = choose<T>(conv, CONVPOOL_BACKWARD_WEIGHT).tile;
+    return WinogradWeightGradient<T>(problem, *tile).run(dweight);
+  });
 }
 
 }  // namespace winograd
