@@ -68,8 +68,7 @@ template <typename T>
 inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
   constexpr int64_t kLongest = 7;
-  if (!winograd_enabled() || window.kernel[0] > kLongest || window.kernel[1] > kLongest)
-    return {nullptr, 0};
+  if (window.kernel[0] > kLongest || window.kernel[1] > kLongest) return {nullptr, 0};
   // Each phase of a stride's data gradient has taps of its own, and few of them; and no gradient of
   // the view's taps is one of the kernel's as it stands.
   if (pass != CONVPOOL_FORWARD && (window.stride[0] != 1 || window.stride[1] != 1))
@@ -78,15 +77,15 @@ inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
   const TapConvolution<T> problem = problem_of<T>(conv, pass, taps);
   // Training holds so many arrays that the gradient of the weight may need more; and what stays in
   // cache anyway may be had by the smallest convolution.
-  const double arrays = array_bytes<T>(conv), cache = 256 << 10;
+  const double arrays = array_bytes<T>(conv), cache = 256 << 10, most = 64 << 20;
   if (pass == CONVPOOL_BACKWARD_WEIGHT)
     return choose_tile<T, WinogradWeightGradient>(problem, cache + 5 * arrays);
-  return choose_tile<T, Winograd>(problem, cache + 2 * arrays);
+  return choose_tile<T, Winograd>(problem, cache + 2 * arrays < most ? cache + 2 * arrays : most);
 }
 
 template <typename T>
 inline bool supports(const convpool_convolution& conv, convpool_pass pass) {
-  return choose<T>(conv, pass).tile != nullptr;
+  return winograd_enabled() && choose<T>(conv, pass).tile != nullptr;
 }
 
 template <typename T>
