@@ -266,11 +266,13 @@ class ImplicitGemm {
           b.side = {source + b.segments[0].from, k_offset};
         } else {
           T* to = panel_data + (p - p0) * longest;
+          b.side = {to, nullptr};
+          if (cut_all && b.count == kNr && b.segment_count == 1) continue;
           cut_panel_function(b.vectors)(source, channels, channel_pitch, tap_shift, taps,
                                         b.segments, b.segment_count, to);
-          b.side = {to, nullptr};
         }
       }
+      if (cut_all) cut_by_channels(source, channels, channel_pitch, panels, panel_count);
       // Packed, as much of A as fits L2 streams by each panel of B, which stays in L1. In place, A
       // has as many streams as rows and is better read only once, while B passes by from L2.
       const int64_t block = pack_ ? max_of(1, kBlockBytes / (Block::kMr * longest * kBytes)) : 1;
@@ -280,6 +282,21 @@ class ImplicitGemm {
             multiply(group, c0, channels, panel, panels[p], packed, out, bias);
     }
     return true;
+  }
+
+  // Cuts the whole panels of a single tap, a channel at a time: their values are neighbours there,
+  // while channels lie pages apart and often in the same sets of the cache.
+  static void cut_by_channels(const T* source, int64_t channels, int64_t channel_pitch,
+                              const PanelOfB* panels, int64_t panel_count) {
+    for (int64_t c = 0; c < channels; ++c, source += channel_pitch)
+      for (int64_t i = 0; i < panel_count; ++i) {
+        const PanelOfB& b = panels[i];
+        if (b.count != kNr || b.segment_count != 1) continue;
+        const T* from = source + b.segments[0].from;
+        T* to = const_cast<T*>(b.side.b) + c * kNr;
+#pragma GCC unroll 4
+        for (int v = 0; v < Block::kNv; ++v) store<T>(to + v * kLanes, load<T>(from + v * kLanes));
+      }
   }
 
   // One panel of A times one panel of B, for the reduction over channels [c0, c0 + channels).
