@@ -1,7 +1,8 @@
 // Convolution as a matrix product whose right side is never built: C[outputs x positions] =
 // A[outputs x reduction] * B[reduction x positions]. The micro-kernel reads B's micro-panels in a
 // strip of the padded image, where a tap's values for neighbouring positions of a row are
-// neighbours; panels that reach over the end of a row are cut out of the strip first.
+// neighbours; panels that reach over the end of a row, or that many outputs use for a single tap,
+// are cut out of the strip first.
 //
 // One task is a range of output positions of one image and group, and a range of its outputs.
 // A value of C is summed by one task, in the same order whatever the tasks are.
