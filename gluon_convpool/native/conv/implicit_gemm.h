@@ -268,7 +268,7 @@ class ImplicitGemm {
     int64_t* k_offset = arena.template at<int64_t>(offset_at);
     for (int64_t k = 0; k < longest; ++k)
       k_offset[k] = k / taps * channel_pitch + tap_shift[k % taps];
-    const bool rows_follow = strip.row_step == conv_.w.out_size;
+    const bool rows_follow = image_in_place || strip.row_step == conv_.w.out_size;
     // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
     // single tap has lines of its own for each channel, up to three for two vectors.
     const bool cut_all = taps == 1 && panel1 - panel0 > 4;
