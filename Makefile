@@ -9,7 +9,7 @@ ARGS ?=
 
 INSTALL = $(PYTHON) tools/install.py --venv "$(VENV)" --numpy "$(NUMPY)"
 BIN = $(VENV)/bin
-PYTHON_SOURCES = gluon_convpool tests tools setup.py
+PYTHON_SOURCES = gluon_convpool tests tools examples setup.py
 NATIVE_SOURCES = $(shell find gluon_convpool/native -name '*.cc' -o -name '*.h')
 
 .DEFAULT_GOAL := help
@@ -48,4 +48,4 @@ format:  ## Rewrite the sources in the style that check asks for
 clean:  ## Remove the environment and everything that was built
 	rm -rf "$(VENV)" .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f gluon_convpool/libconvpool.so gluon_convpool/_build.json
-	find gluon_convpool tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find gluon_convpool tests tools examples -name __pycache__ -prune -exec rm -rf {} +

@@ -257,7 +257,7 @@ def interrupt(number: int, _: Any) -> None:
 
 class Child(NamedTuple):
     name: str
-    process: 'subprocess.Popen[str]'
+    process: subprocess.Popen[str]
 
     def ending(self) -> str:
         """Return how the process ended."""
@@ -364,7 +364,7 @@ def follow(workers: Sequence[Child], others: Sequence[Child], progress: Progress
         If one of the processes ends early. The others would wait for it forever: MXNet's parameter
         server does not notice.
     """
-    lines: 'queue.Queue[Tuple[int, str]]' = queue.Queue()
+    lines: queue.Queue[Tuple[int, str]] = queue.Queue()
 
     def read(index: int, file: Any) -> None:
         for line in file:
