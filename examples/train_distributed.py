@@ -205,11 +205,11 @@ def work(index: int, workers: int, epochs: int, path: Path, resume: bool) -> Non
             if step % SAVE_EVERY == 0:
                 save()
         seconds = time.perf_counter() - begin
-        values: Dict[str, Any] = {'loss': losses / images_seen, 'rate': images_seen / seconds}
+        results: Dict[str, Any] = {'loss': losses / images_seen, 'rate': images_seen / seconds}
         if index == 0:
             right = side.predict(digits.test_images) == digits.test_labels
-            values['accuracy'] = float(right.mean())
-        report(epoch=epoch + 1, **values)
+            results['accuracy'] = float(right.mean())
+        report(epoch=epoch + 1, **results)
     save()
 
 

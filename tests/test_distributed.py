@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 from isolated import PATHS
 
+from gluon_convpool import demo
+
 for needed in ('sklearn', 'tqdm'):
     pytest.importorskip(needed, reason=f'training needs {needed}, from the extra demo')
-
-from gluon_convpool import demo
 
 PROGRAM = pathlib.Path(__file__).parents[1] / 'examples' / 'train_distributed.py'
 if not PROGRAM.exists():
@@ -100,9 +101,26 @@ def uninterrupted(tmp_path_factory):
     with Training(tmp_path_factory.mktemp('uninterrupted') / 'weights.npz') as training:
         status, output = training.finish()
     assert status == 0, output
-    for line in ('worker 0   epoch   4', 'worker 1   epoch   4', 'accuracy on held-out digits'):
+    for line in (f'worker {index}   epoch   {EPOCHS}' for index in range(2)):
         assert line in output
+    assert 'accuracy on held-out digits' in output
     return program.load_checkpoint(training.checkpoint)
+
+
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory):
+    """Path of the checkpoint of a training whose second worker was killed in the middle."""
+    with Training(tmp_path_factory.mktemp('killed') / 'weights.npz') as training:
+        worker = training.wait_for_children()['worker1']
+        training.wait_for_step(15)
+        os.kill(worker, signal.SIGKILL)
+        status, output = training.finish()
+    assert status == 1
+    assert training.step() < STEPS
+    assert f'worker 1 (process {worker}) ended by SIGKILL' in output
+    assert f'{training.checkpoint} holds the training up to step {training.step()}' in output
+    assert '--resume' in output
+    return training.checkpoint
 
 
 def largest_difference(arrays, expected):
@@ -111,41 +129,34 @@ def largest_difference(arrays, expected):
     return max(abs(a - b).max() for a, b in zip(arrays, expected)) / scale
 
 
-def test_weights_are_those_of_one_process_that_trains_on_the_joint_batches(
-    uninterrupted, np_arrays
-):
+def test_weights_are_those_of_one_process_that_trains_on_the_joint_batches(killed, np_arrays):
+    # Compared where the worker was killed, and not at the end: rounding is amplified from step to
+    # step, in this network by a factor of thousands within an epoch.
+    saved = program.load_checkpoint(killed)
     digits = demo.load_digits(program.SEED)
     side = program.new_network(digits)
     parameters = side.net.collect_params()
+    before = [parameter.data().asnumpy() for parameter in parameters.values()]
     optimizer = {'learning_rate': program.LEARNING_RATE, 'momentum': program.MOMENTUM}
     trainer = mx.gluon.Trainer(parameters, 'sgd', optimizer, kvstore=None)
-    before = [parameter.data().asnumpy() for parameter in parameters.values()]
-    for epoch in range(EPOCHS):
-        for images, labels in program.epoch_batches(digits, epoch):
-            side.backward(images, labels)
-            trainer.step(len(images))
+    batches = [batch for epoch in range(EPOCHS) for batch in program.epoch_batches(digits, epoch)]
+    for images, labels in batches[: saved.step]:
+        side.backward(images, labels)
+        trainer.step(len(images))
     expected = [parameter.data().asnumpy() for parameter in parameters.values()]
-    assert uninterrupted.step == STEPS
-    assert largest_difference(before, expected) > 0.1
-    print(largest_difference(uninterrupted.parameters, expected))
-    assert largest_difference(uninterrupted.parameters, expected) <= 1e-5
+    assert saved.step >= 15
+    assert largest_difference(before, expected) > 1e-3
+    assert largest_difference(saved.parameters, expected) <= 1e-5
 
 
-def test_training_goes_on_after_a_killed_worker_and_after_control_c(uninterrupted, tmp_path):
+def test_training_goes_on_after_a_killed_worker_and_after_control_c(
+    killed, uninterrupted, tmp_path
+):
     checkpoint = tmp_path / 'weights.npz'
-    with Training(checkpoint) as training:
-        worker = training.wait_for_children()['worker1']
-        training.wait_for_step(15)
-        os.kill(worker, signal.SIGKILL)
-        status, output = training.finish()
-    assert status == 1
-    assert training.step() < STEPS
-    assert f'worker 1 (process {worker}) ended by SIGKILL' in output
-    assert f'{checkpoint} holds the training up to step {training.step()}' in output
-    assert '--resume' in output
-
+    shutil.copy(killed, checkpoint)
+    before = program.load_checkpoint(checkpoint).step
     with Training(checkpoint, '--resume') as training:
-        training.wait_for_step(training.step() + 15)
+        training.wait_for_step(before + 15)
         os.killpg(training.launcher.pid, signal.SIGINT)
         status, output = training.finish()
     assert status == 130
@@ -158,6 +169,7 @@ def test_training_goes_on_after_a_killed_worker_and_after_control_c(uninterrupte
     assert status == 0, output
     resumed = program.load_checkpoint(checkpoint)
     assert resumed.step == STEPS
+    # Two addends have one sum, in whichever order they come, so that not a bit may differ.
     for arrays, expected in zip(resumed[1:], uninterrupted[1:]):
         assert all(np.array_equal(a, b) for a, b in zip(arrays, expected))
 
