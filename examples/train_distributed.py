@@ -329,12 +329,10 @@ class Progress:
     def show(self, index: int, line: str) -> None:
         """Show a line that worker `index` printed."""
         bar = self.bars[index]
-        try:
-            values = json.loads(line)
-            assert isinstance(values, dict)
-        except (AssertionError, ValueError):
+        if not line.startswith('{'):
             self.print(f'{self.names[index]}: {line.rstrip()}')
             return
+        values = json.loads(line)
         if 'total' in values:
             bar.reset(values['total'])
             bar.initial = values['step']
@@ -454,8 +452,8 @@ def check(options: argparse.Namespace) -> None:
         raise Failure(
             f'--checkpoint={path}: the file exists; --resume goes on from it, or name another'
         )
-    elif not path.parent.is_dir():
-        raise Failure(f'--checkpoint={path}: there is no folder {path.parent}')
+    if not os.access(path.parent, os.W_OK):
+        raise Failure(f'--checkpoint={path}: the folder {path.parent} cannot be written to')
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

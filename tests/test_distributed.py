@@ -109,10 +109,11 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def killed(tmp_path_factory):
-    """Path of the checkpoint of a training whose second worker was killed in the middle."""
+    """A checkpoint of some early step, and the path of that which was left when a worker was killed."""
     with Training(tmp_path_factory.mktemp('killed') / 'weights.npz') as training:
         worker = training.wait_for_children()['worker1']
         training.wait_for_step(15)
+        early = program.load_checkpoint(training.checkpoint)
         os.kill(worker, signal.SIGKILL)
         status, output = training.finish()
     assert status == 1
@@ -120,7 +121,7 @@ def killed(tmp_path_factory):
     assert f'worker 1 (process {worker}) ended by SIGKILL' in output
     assert f'{training.checkpoint} holds the training up to step {training.step()}' in output
     assert '--resume' in output
-    return training.checkpoint
+    return early, training.checkpoint
 
 
 def largest_difference(arrays, expected):
@@ -130,9 +131,9 @@ def largest_difference(arrays, expected):
 
 
 def test_weights_are_those_of_one_process_that_trains_on_the_joint_batches(killed, np_arrays):
-    # Compared where the worker was killed, and not at the end: rounding is amplified from step to
-    # step, in this network by a factor of thousands within an epoch.
-    saved = program.load_checkpoint(killed)
+    # After a few steps, not at the end: one process that begins with weights off by the last bit
+    # is 4e-7 away from itself after 60 steps, 8e-4 after 75 and 3e-2 after 90.
+    saved, _ = killed
     digits = demo.load_digits(program.SEED)
     side = program.new_network(digits)
     parameters = side.net.collect_params()
@@ -153,7 +154,7 @@ def test_training_goes_on_after_a_killed_worker_and_after_control_c(
     killed, uninterrupted, tmp_path
 ):
     checkpoint = tmp_path / 'weights.npz'
-    shutil.copy(killed, checkpoint)
+    shutil.copy(killed[1], checkpoint)
     before = program.load_checkpoint(checkpoint).step
     with Training(checkpoint, '--resume') as training:
         training.wait_for_step(before + 15)
@@ -200,7 +201,7 @@ def test_the_end_of_any_process_ends_all_with_a_message(role, tmp_path):
     [
         (['--workers', '0'], '--workers=0: must be from 1 to 16'),
         (['--epochs', '0'], '--epochs=0: must be at least 1'),
-        (['--checkpoint', 'there/is/none.npz'], 'there is no folder'),
+        (['--checkpoint', 'there/is/none.npz'], 'the folder there/is cannot be written to'),
         (['--checkpoint', str(PROGRAM)], 'the file exists'),
         (['--checkpoint', str(PROGRAM), '--resume'], 'is no checkpoint of this program'),
         (['--checkpoint', 'none.npz', '--resume'], 'No such file'),
