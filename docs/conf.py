@@ -27,7 +27,7 @@ templates_path = ['_templates']
 
 # The docstrings say the types, with shapes.
 autodoc_typehints = 'none'
-autodoc_preserve_defaults = True
+autodoc_use_type_comments = False
 maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 napoleon_google_docstring = False
