@@ -33,6 +33,8 @@ python_use_unqualified_type_names = True
 napoleon_google_docstring = False
 # Docstrings put names in single backticks; where the reference has them, they become links.
 default_role = 'py:obj'
+# Blocks of pages that name no language are commands and trees of files.
+highlight_language = 'text'
 
 MODULES = public_names.public_modules()
 # What the template of a module's page shows, by the module's name.
@@ -52,6 +54,8 @@ myst_heading_anchors = 3
 html_theme = 'furo'
 html_title = f'gluon_convpool {release}'
 html_show_sphinx = False
+html_static_path = ['_static']
+html_css_files = ['width.css']
 
 
 def setup(app):
