@@ -41,10 +41,13 @@ MODULES = public_names.public_modules()
 autosummary_context = {
     'rows': {module: list(public_names.described_names(module).values()) for module in MODULES},
     'submodules': {MODULES[0]: MODULES[1:]},
+    # Classes by their names; the fields of named tuples stand in their docstrings.
     'classes_of': {
-        module: [
-            name for name, value in public_names.public_names(module).items() if isclass(value)
-        ]
+        module: {
+            name: ', '.join(getattr(value, '_fields', ()))
+            for name, value in public_names.public_names(module).items()
+            if isclass(value)
+        }
         for module in MODULES
     },
 }

@@ -19,8 +19,7 @@ import pytest
 from isolated import attempt
 
 import gluon_convpool
-from gluon_convpool import __main__ as program
-from gluon_convpool import nn
+from gluon_convpool import cli, nn
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(
@@ -129,7 +128,7 @@ def help_text(*arguments):
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
         try:
-            program.main([*arguments, '--help'])
+            cli.main([*arguments, '--help'])
         except SystemExit as end:
             return None if end.code else said.getvalue()
     return said.getvalue()
