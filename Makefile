@@ -9,7 +9,7 @@ ARGS ?=
 
 INSTALL = $(PYTHON) tools/install.py --venv "$(VENV)" --numpy "$(NUMPY)"
 BIN = $(VENV)/bin
-PYTHON_SOURCES = gluon_convpool tests tools docs setup.py
+PYTHON_SOURCES = gluon_convpool tests tools docs examples setup.py
 NATIVE_SOURCES = $(shell find gluon_convpool/native -name '*.cc' -o -name '*.h')
 
 .DEFAULT_GOAL := help
@@ -55,4 +55,4 @@ clean:  ## Remove the environment and everything that was built
 	rm -rf "$(VENV)" .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf docs/_api docs/_build
 	rm -f gluon_convpool/libconvpool.so gluon_convpool/_build.json
-	find gluon_convpool tests tools docs -name __pycache__ -prune -exec rm -rf {} +
+	find gluon_convpool tests tools docs examples -name __pycache__ -prune -exec rm -rf {} +
