@@ -67,12 +67,12 @@ MESSAGES: Dict[str, str] = {
     ),
     'not_a_matrix': '{op}: {name} has shape {shape}, but must be a matrix',
     'too_large_to_draw': (
-        '{op}: {name} has shape {shape}, but at most {largest} rows and columns can be drawn so that'
+        '{op}: {name} has shape {shape}, but only {largest} rows and columns can be drawn so that'
         ' their numbers are legible; take a part of it'
     ),
     'no_such_step': (
-        '{op}: steps={step}, but there are {count} windows, counted from 0; allowed: one number of a'
-        ' window or several'
+        '{op}: steps={step}, but there are {count} windows, counted from 0; allowed: the number of'
+        ' one window, or of several'
     ),
     'one_step_for_ax': '{op}: steps={steps}, but with ax only one window can be drawn',
 }

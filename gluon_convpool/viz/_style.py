@@ -6,7 +6,6 @@ import functools
 import math
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
@@ -103,6 +102,5 @@ class ScaledText(Text):
 
 def new_figure(width: float, height: float, dpi: float = 100) -> Any:
     """Return an empty figure of `width` times `height` inches that no window manager holds."""
-    figure: Any = Figure(figsize=(width, height), dpi=dpi, facecolor='white')
-    FigureCanvasAgg(figure)
-    return figure
+    # Its canvas cannot draw, only save; an animation would draw every frame twice otherwise.
+    return Figure(figsize=(width, height), dpi=dpi, facecolor='white')

@@ -7,11 +7,11 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy
 from matplotlib.animation import FuncAnimation, PillowWriter
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyArrow, Rectangle
 
 from .. import geometry
 from . import _style
+from ._player import player
 from ._style import ScaledText, number, text_width
 
 Matrix = numpy.ndarray
@@ -25,6 +25,8 @@ WINDOWS_PER_SECOND = 1
 # All lengths in a drawing are in cells, except these two.
 INCHES_PER_CELL = 0.5
 WIDEST_FIGURE = 10.5
+# By how much windows shrink at most to stand side by side.
+SMALLEST_SCALE = 0.7
 
 MARGIN = 0.35
 HEADER = 1.45
@@ -164,7 +166,7 @@ class SlidingWindow:
             geometry.refuse('one_step_for_ax', op=op, steps=chosen)
         else:
             self._draw(ax, chosen[0])
-            self.figure = ax.figure
+            self.figure = ax.figure.canvas.figure
 
     def __repr__(self) -> str:
         return f'<{self._op}: {len(self._steps)} windows>'
@@ -172,8 +174,13 @@ class SlidingWindow:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def animation(self) -> FuncAnimation:
+    def animation(self, dpi: float = 100) -> FuncAnimation:
         """Return the animation of all windows, one frame each, on a figure of its own.
+
+        Parameters
+        ----------
+        dpi : float
+            Dots per inch.
 
         Examples
         --------
@@ -181,9 +188,6 @@ class SlidingWindow:
         >>> window = viz.explain_pool2d([[0, 1, 2], [3, 4, 5], [6, 7, 8]], (2, 2))
         >>> window.animation().save('pool2d.mp4')  # doctest: +SKIP
         """
-        return self._animation()
-
-    def _animation(self, dpi: float = 100) -> FuncAnimation:
         figure = _style.new_figure(*self._inches(), dpi)
         axes = figure.add_axes((0, 0, 1, 1))
 
@@ -226,22 +230,19 @@ class SlidingWindow:
         ['corr2d.gif']
         """
         path = Path(path)
-        still = sorted(FigureCanvasAgg.get_supported_filetypes())
+        still = sorted(self.figure.canvas.get_supported_filetypes())
         endings = ['gif', 'html', *(one for one in still if one not in ('gif', 'html'))]
         ending = path.suffix[1:].lower()
         geometry.choice(f'{type(self).__name__}.save', 'ending of the path', ending, endings)
         if ending == 'gif':
             self.animation().save(path, writer=PillowWriter(fps=WINDOWS_PER_SECOND), dpi=dpi)
         elif ending == 'html':
-            path.write_text(self._player(dpi), encoding='utf-8')
+            path.write_text(player(self.animation(dpi)), encoding='utf-8')
         else:
             self.figure.savefig(path, dpi=dpi)
 
-    def _player(self, dpi: float) -> str:
-        return self._animation(dpi).to_jshtml(default_mode='loop')
-
     def _repr_html_(self) -> str:
-        return self._player(dpi=80)
+        return player(self.animation(dpi=80))
 
     # ----------------------------------------------------------------------------- the drawing
 
@@ -258,12 +259,13 @@ class SlidingWindow:
         ]
         height = max(rows for rows, _ in sizes)
 
-        one_line = max(self._formula_width(step, 1) for step in range(len(self._steps)))
         content = sum(rooms) + GAP * (len(rooms) - 1)
-        width = max(content, NARROWEST, min(one_line, WIDEST_FORMULA))
         # A formula that is too long for a line has one for each row of the window.
-        longest = max(len(step.terms) for step in self._steps)
-        self._formula_lines = 1 if one_line <= width else max(longest, 1)
+        one_line = self._formula_width(1)
+        rows = max(len(step.terms) for step in self._steps)
+        self._formula_lines = 1 if one_line <= max(content, WIDEST_FORMULA) else rows
+        formula = self._formula_width(self._formula_lines)
+        width = max(content, NARROWEST, min(formula, WIDEST_FORMULA))
 
         self._width = width + 2 * MARGIN
         self._grids: List[Grid] = []
@@ -296,8 +298,10 @@ class SlidingWindow:
 
     def _draw_several(self, chosen: List[int]) -> Any:
         width, height = self._inches()
-        columns = max(1, min(len(chosen), int(WIDEST_FIGURE / width)))
+        columns = max(1, min(len(chosen), int(WIDEST_FIGURE / (SMALLEST_SCALE * width))))
         rows = -(-len(chosen) // columns)
+        scale = min(1.0, WIDEST_FIGURE / (width * columns))
+        width, height = width * scale, height * scale
         figure = _style.new_figure(width * columns, height * rows)
         for place, step in enumerate(chosen):
             row, column = divmod(place, columns)
@@ -320,7 +324,19 @@ class SlidingWindow:
                 self._write(ax, x, self._middle, sign, size)
         else:
             self._write(ax, self._signs[0], self._middle - 0.42, self._sign, 0.42, width=GAP - 0.3)
-            self._write(ax, self._signs[0], self._middle, '\u2192', 0.8)
+            arrow = FancyArrow(
+                self._signs[0] - 0.4,
+                self._middle,
+                0.8,
+                0,
+                width=0.05,
+                head_width=0.3,
+                head_length=0.22,
+                length_includes_head=True,
+                color=_style.INK,
+                linewidth=0,
+            )
+            ax.add_patch(arrow)
         self._draw_input(ax, step)
         if self._K is not None:
             self._draw_kernel(ax)
@@ -419,8 +435,9 @@ class SlidingWindow:
         texts[-1] += one.closing + (equals + number(one.value))
         return texts
 
-    def _formula_width(self, step: int, lines: int) -> float:
-        return FORMULA_SIZE * max(map(text_width, self._formula(step, lines)))
+    def _formula_width(self, lines: int) -> float:
+        texts = [text for step in range(len(self)) for text in self._formula(step, lines)]
+        return FORMULA_SIZE * max(map(text_width, texts))
 
     def _draw_formula(self, ax: Any, step: int) -> None:
         middle, room = self._width / 2, self._width - 2 * MARGIN
