@@ -37,6 +37,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
         timeout=SECONDS_PER_CELL,
         kernel_name='python3',
         record_timing=False,
+        # How a cell's lines are cut into messages is a matter of timing.
+        coalesce_streams=True,
         resources={'metadata': {'path': str(path.parent)}},
     )
     client.execute(env=environment)
