@@ -294,6 +294,7 @@ CORR2D_MISTAKES = [
     ({'K': [[[1]]]}, ['K has shape (1, 1, 1)', 'matrix']),
     ({'K': np.zeros((0, 2))}, ['kernel_size=(0, 2)', 'at least 1']),
     ({'X': np.zeros((33, 8))}, ['X has shape (33, 8)', 'only 32', 'take a part']),
+    ({'padding': 15}, ['X with its padding has shape (33, 33)', 'only 32']),
     ({'X': [['a', 'b']]}, ['<U1', 'real numbers']),
     ({'padding': -1}, ['padding=-1', 'at least 0']),
     ({'strides': 0}, ['strides=0', 'at least 1']),
@@ -312,6 +313,7 @@ POOL2D_MISTAKES = [
     ({'strides': (1,)}, ['strides=(1,)', '2']),
     ({'ceil_mode': 'yes'}, ["ceil_mode='yes'", 'True']),
     ({'count_include_pad': None}, ['count_include_pad=None', 'True']),
+    ({'pool_size': 1, 'strides': 40, 'ceil_mode': True}, ['(41, 41)', 'only 32']),
     ({'X': 5}, ['X has shape ()', 'matrix']),
     ({'steps': (0, 9)}, ['steps=9', '4 windows']),
 ]

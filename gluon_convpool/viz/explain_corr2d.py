@@ -8,7 +8,7 @@ import numpy
 
 from .. import geometry, scratch
 from ._style import exactly
-from .sliding_window import SlidingWindow, Step, factor, plainly, read_matrix
+from .sliding_window import SlidingWindow, Step, check_drawable, factor, plainly, read_matrix
 
 
 def explain_corr2d(
@@ -62,6 +62,7 @@ def explain_corr2d(
     )
     sizes = geometry.convolution_shape(arguments, (1, 1, *x.shape), op=op)[2:]
     padded = numpy.pad(x, [(p, p) for p in arguments.pad])
+    check_drawable(op, 'X with its padding', padded.shape)
     windows = []
     for i, j in numpy.ndindex(*sizes):
         rows, columns = (

@@ -8,7 +8,7 @@ import numpy
 
 from .. import geometry, scratch
 from ._style import exactly, number
-from .sliding_window import SlidingWindow, Step, factor, plainly, read_matrix
+from .sliding_window import SlidingWindow, Step, check_drawable, factor, plainly, read_matrix
 
 MODES = ('max', 'avg', 'sum')
 
@@ -82,6 +82,7 @@ def explain_pool2d(
     padded = numpy.pad(x, [(p, p) for p in arguments.pad], constant_values=border)
     first = arguments.pad if not counted else (0, 0)
     stop = [n - p for n, p in zip(padded.shape, first)]
+    check_drawable(op, 'X with its padding', padded.shape)
     windows = []
     for i, j in numpy.ndindex(*sizes):
         rows, columns = (

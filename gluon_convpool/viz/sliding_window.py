@@ -71,11 +71,16 @@ def read_matrix(op: str, name: str, value: Any) -> Matrix:
         geometry.refuse('unsupported_dtype', op=op, dtype=matrix.dtype, allowed=allowed)
     if matrix.ndim != 2:
         geometry.refuse('not_a_matrix', op=op, name=name, shape=matrix.shape)
-    if max(matrix.shape) > LARGEST_SIDE:
-        geometry.refuse(
-            'too_large_to_draw', op=op, name=name, shape=matrix.shape, largest=LARGEST_SIDE
-        )
+    check_drawable(op, name, matrix.shape)
     return matrix.astype('float64')
+
+
+def check_drawable(op: str, name: str, shape: Sequence[int]) -> None:
+    """Refuse a matrix whose numbers nobody could read."""
+    if max(shape) > LARGEST_SIDE:
+        geometry.refuse(
+            'too_large_to_draw', op=op, name=name, shape=tuple(shape), largest=LARGEST_SIDE
+        )
 
 
 def read_steps(op: str, steps: Any, count: int) -> List[int]:
@@ -157,6 +162,7 @@ class SlidingWindow:
             max(n, (count - 1) * stride + size)
             for n, count, stride, size in zip(self._padded.shape, sizes, strides, extent)
         )
+        check_drawable(op, 'X with what its windows reach', self._reach)
         self.Y = numpy.array([step.value for step in steps]).reshape(tuple(sizes))
         self._lay_out()
         chosen = read_steps(op, shown, len(steps))
@@ -373,6 +379,7 @@ class SlidingWindow:
 
     def _draw_input(self, ax: Any, step: int) -> None:
         grid, taps = self._grids[0], self._steps[step].taps
+        taken = set(taps)
         rows, columns = self._padded.shape
         for cell in numpy.ndindex(*self._reach):
             i, j = cell
@@ -384,9 +391,8 @@ class SlidingWindow:
             value = self._padded[i, j]
             # Padding that takes no part, as in an average that does not count it, has no number.
             text = '' if numpy.isnan(value) and not inside else number(value)
-            taken = cell in taps
-            fill = _style.PATCH if taken else 'white' if inside else _style.PADDING
-            colour = _style.INK if taken or inside else _style.FAINT
+            fill = _style.PATCH if cell in taken else 'white' if inside else _style.PADDING
+            colour = _style.INK if cell in taken or inside else _style.FAINT
             self._cell(ax, 0, cell, text, hatched=not inside, colour=colour, facecolor=fill)
         if self._K is not None:
             size = fitting_size(self._K, WEIGHT_SIZE, before='\u00d7')
