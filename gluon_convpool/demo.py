@@ -22,7 +22,7 @@ import numpy
 import gluon_convpool
 
 from ._mxnet import mx
-from ._program import CommandError, choose_threads, picture_path, require_extra
+from ._program import CommandError, choose_threads, picture_path, replacing, require_extra
 
 REQUIRED_ACCURACY = 0.97
 BATCH_SIZE = 32
@@ -278,7 +278,8 @@ def draw(ours: Side, builtin: Side, digits: Digits, path: Path) -> None:
     left, right = bottom.subfigures(1, 2)
     draw_filters(left, ours.net[0].weight.data().asnumpy())
     draw_misread(right, digits.test_images, digits.test_labels, predictions)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=110)
 
 
 # --------------------------------------------------------------------------- the whole

@@ -24,6 +24,11 @@ MESSAGES: Dict[str, str] = {
     ),
     'weight_shape': '{op}: weight has shape {weight_shape}; expected {expected}',
     'bias_shape': '{op}: bias has shape {bias_shape}; expected {expected}',
+    'sum_shape': '{op}: sum has shape {sum_shape}; expected that of the output, {expected}',
+    'fused_gradient': (
+        '{op}: an activation or a sum that is fused into the operator has no gradient; it is for'
+        ' inference'
+    ),
     'kernel_too_large': (
         '{op}: a window of size {kernel_size} with dilation={dilation} covers {extent} elements,'
         ' but the data with padding={padding} has only {padded}; the window must fit'

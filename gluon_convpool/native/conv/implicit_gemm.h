@@ -24,6 +24,10 @@ class ImplicitGemm {
   static constexpr int64_t kStripBytes = 192 << 10;
   // As much of A as may stay in L2.
   static constexpr int64_t kBlockBytes = 64 << 10;
+  // Panels of B that are cut together: as many as fit L1, and enough to read some cache lines of
+  // each channel at once.
+  static constexpr int64_t kCutBytes = 32 << 10;
+  static constexpr int64_t kFewestCut = 6;
   static constexpr int64_t kBytes = sizeof(T);
 
  public:
@@ -53,9 +57,9 @@ class ImplicitGemm {
     const int64_t rows = min_of(task_panels * kNr / conv.w.out_size + 2, conv.h.out_size);
     const int64_t strip_row = conv.w.out_size * conv.w.stride + conv.w.extent();
     const int64_t strip_channel = (rows * conv.h.stride + conv.h.extent()) * strip_row * kBytes;
-    int64_t per_chunk = max_of(1, longest / taps);
-    per_chunk = max_of(1, min_of(per_chunk, kStripBytes / strip_channel));
-    chunks_ = ceil_div(conv.channels, per_chunk);
+    int64_t per_chunk = longest / taps;
+    if (!conv.is_pointwise()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
+    chunks_ = ceil_div(conv.channels, max_of(1, per_chunk));
 
     // In place, weights are read with one stream a row; packed, with one stream in all, which is a
     // little faster and pays once they are read often.
@@ -200,6 +204,32 @@ class ImplicitGemm {
     Segment segments[kNr];
   };
 
+  // Cuts whole panels [first, end) of a single tap whose positions all follow one another in
+  // `source`. Channels lie pages apart, so a channel of several panels is read at once.
+  static void cut_whole_panels(const T* source, int64_t channel_pitch, int64_t first, int64_t end,
+                               int64_t c0, int64_t c1, T* panels, int64_t panel_pitch) {
+    for (int64_t c = c0; c < c1; ++c) {
+      const T* from = source + c * channel_pitch + first * kNr;
+      T* to = panels + c * kNr + first * panel_pitch;
+      for (int64_t i = first; i < end; ++i, from += kNr, to += panel_pitch)
+#pragma GCC unroll 4
+        for (int v = 0; v < Block::kNv; ++v) store<T>(to + v * kLanes, load<T>(from + v * kLanes));
+    }
+  }
+
+  // The same for the last panel, `count` positions wide, with nothing read behind them.
+  static void cut_last_panel(const T* source, int64_t channel_pitch, int64_t count,
+                             int64_t channels, T* to) {
+    const int64_t rest = count % kLanes, whole = count - rest;
+    for (int64_t c = 0; c < channels; ++c, source += channel_pitch) {
+      for (int64_t k = 0; k < whole; k += kLanes, to += kLanes) store<T>(to, load<T>(source + k));
+      if (rest == 0) continue;
+      store<T>(to, Vec<T>{});
+      copy_short<T, kLanes / 2>(to, source + whole, rest);
+      to += kLanes;
+    }
+  }
+
   bool compute(int64_t image, int64_t group, int64_t position_task, int64_t output_task,
                const T* packed) const {
     const int64_t positions = conv_.positions(), taps = conv_.taps();
@@ -213,9 +243,9 @@ class ImplicitGemm {
     const bool one_row = row1 - row0 == 1;
     const StripShape strip(conv_.h, conv_.w, row0, row1, one_row ? p0 - row0 * conv_.w.out_size : 0,
                            one_row ? p1 - row0 * conv_.w.out_size : conv_.w.out_size);
-    // The image itself can be read in place of a strip where each output reads what stands at its
-    // own position, unless the last vector would reach behind the image.
-    const bool image_in_place = conv_.is_pointwise() && (p1 - p0) % kLanes == 0;
+    // The image itself is read in place of a strip where each output reads what stands at its own
+    // position.
+    const bool image_in_place = conv_.is_pointwise();
     const int64_t chunk_channels = ceil_div(conv_.channels, chunks_);
     const int64_t longest = chunk_channels * taps;
     const int64_t panel_count = ceil_div(p1 - p0, kNr);
@@ -238,10 +268,11 @@ class ImplicitGemm {
     int64_t* k_offset = arena.template at<int64_t>(offset_at);
     for (int64_t k = 0; k < longest; ++k)
       k_offset[k] = k / taps * channel_pitch + tap_shift[k % taps];
-    const bool rows_follow = strip.row_step == conv_.w.out_size;
+    const bool rows_follow = image_in_place || strip.row_step == conv_.w.out_size;
     // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
     // single tap has lines of its own for each channel, up to three for two vectors.
     const bool cut_all = taps == 1 && panel1 - panel0 > 4;
+    const bool single_run = taps == 1 && rows_follow;
 
     const T* in =
         conv_.in + image * conv_.in_image_stride + group * conv_.channels * conv_.in_channel_stride;
@@ -263,41 +294,43 @@ class ImplicitGemm {
         b.count = min_of(kNr, p1 - p);
         b.vectors = ceil_div(b.count, kLanes);
         b.segment_count = find_segments(p, b.count, strip, b.segments);
-        if (!cut_all && (b.segment_count == 1 || rows_follow)) {
+        // The last vector may reach behind the end of a strip, but not of an image.
+        const bool readable = !image_in_place || b.count == b.vectors * kLanes;
+        if (!cut_all && readable && (b.segment_count == 1 || rows_follow)) {
           b.side = {source + b.segments[0].from, k_offset};
-        } else {
-          T* to = panel_data + (p - p0) * longest;
-          b.side = {to, nullptr};
-          if (cut_all && b.count == kNr && b.segment_count == 1) continue;
+          continue;
+        }
+        T* to = panel_data + (p - p0) * longest;
+        b.side = {to, nullptr};
+        if (!single_run)
           cut_panel_function(b.vectors)(source, channels, channel_pitch, tap_shift, taps,
                                         b.segments, b.segment_count, to);
-        }
+        else if (b.count < kNr)
+          cut_last_panel(source + b.segments[0].from, channel_pitch, b.count, channels, to);
       }
-      if (cut_all) cut_by_channels(source, channels, channel_pitch, panels, panel_count);
+      const int64_t together = max_of(kFewestCut, kCutBytes / (channels * kNr * kBytes));
+      const int64_t cut_count = cut_all && single_run ? (p1 - p0) / kNr : 0;
+      const auto cut = [&](int64_t first, int64_t part, int64_t parts) {
+        cut_whole_panels(source + panels[0].segments[0].from, channel_pitch, first,
+                         min_of(first + together, cut_count), channels * part / parts,
+                         channels * (part + 1) / parts, panel_data, longest * kNr);
+      };
+      cut(0, 0, 1);
       // Packed, as much of A as fits L2 streams by each panel of B, which stays in L1. In place, A
       // has as many streams as rows and is better read only once, while B passes by from L2.
       const int64_t block = pack_ ? max_of(1, kBlockBytes / (Block::kMr * longest * kBytes)) : 1;
-      for (int64_t first = panel0; first < panel1; first += block)
-        for (int64_t p = 0; p < panel_count; ++p)
-          for (int64_t panel = first; panel < min_of(first + block, panel1); ++panel)
+      for (int64_t first = panel0; first < panel1; first += block) {
+        const int64_t end = min_of(first + block, panel1);
+        for (int64_t p = 0; p < panel_count; ++p) {
+          // The next panels of B are cut a little at a time between the products.
+          const int64_t turn = p % together;
+          if (first == panel0) cut(p - turn + together, turn, together);
+          for (int64_t panel = first; panel < end; ++panel)
             multiply(group, c0, channels, panel, panels[p], packed, out, bias);
+        }
+      }
     }
     return true;
-  }
-
-  // Cuts the whole panels of a single tap, a channel at a time: their values are neighbours there,
-  // while channels lie pages apart and often in the same sets of the cache.
-  static void cut_by_channels(const T* source, int64_t channels, int64_t channel_pitch,
-                              const PanelOfB* panels, int64_t panel_count) {
-    for (int64_t c = 0; c < channels; ++c, source += channel_pitch)
-      for (int64_t i = 0; i < panel_count; ++i) {
-        const PanelOfB& b = panels[i];
-        if (b.count != kNr || b.segment_count != 1) continue;
-        const T* from = source + b.segments[0].from;
-        T* to = const_cast<T*>(b.side.b) + c * kNr;
-#pragma GCC unroll 4
-        for (int v = 0; v < Block::kNv; ++v) store<T>(to + v * kLanes, load<T>(from + v * kLanes));
-      }
   }
 
   // One panel of A times one panel of B, for the reduction over channels [c0, c0 + channels).
@@ -309,9 +342,13 @@ class ImplicitGemm {
     const T* row_bias = bias ? bias + m0 : nullptr;
     const bool whole = conv_.dense_output() && b.count == b.vectors * kLanes;
     alignas(64) T spill[Block::kMr * kNr];
-    const TileOfC<T> tile =
-        whole ? TileOfC<T>{c + b.position, conv_.out_channel_stride, row_bias, c0 > 0}
-              : TileOfC<T>{spill, kNr, nullptr, false};
+    TileOfC<T> tile{spill, kNr, nullptr, false};
+    const Epilogue<T>* epilogue =
+        conv_.epilogue.active && c0 + channels == conv_.channels ? &conv_.epilogue : nullptr;
+    if (whole)
+      tile = {c + b.position, conv_.out_channel_stride,
+              row_bias,       c0 > 0,
+              epilogue,       conv_.epilogue.sum_at(c + b.position, conv_.out)};
     int64_t row_offset[Block::kMr];
     SideA<T> a{};
     if (pack_) {
@@ -324,21 +361,24 @@ class ImplicitGemm {
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
     }
     MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
-    if (!whole) scatter(spill, rows, b.segments, b.segment_count, c, row_bias, c0 > 0);
+    if (!whole) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
   }
 
   // Adds a tile that stands apart to where it belongs.
-  void scatter(const T* spill, int64_t rows, const Segment* segments, int64_t segment_count, T* c,
-               const T* bias, bool accumulate) const {
+  void scatter(const T* spill, int64_t rows, const PanelOfB& b, T* c, const T* bias,
+               bool accumulate, const Epilogue<T>* epilogue) const {
     for (int64_t m = 0; m < rows; ++m, spill += kNr, c += conv_.out_channel_stride) {
       const T first = bias ? bias[m] : T(0);
-      for (int64_t s = 0; s < segment_count; ++s) {
-        const T* from = spill + segments[s].at;
-        T* to = c + segments[s].row * conv_.out_row_stride +
-                segments[s].column * conv_.out_column_stride;
+      for (const Segment* s = b.segments; s < b.segments + b.segment_count; ++s) {
+        const T* from = spill + s->at;
+        T* to = c + s->row * conv_.out_row_stride + s->column * conv_.out_column_stride;
         const int64_t step = conv_.out_column_stride;
-        for (int64_t k = 0; k < segments[s].length; ++k)
+        for (int64_t k = 0; k < s->length; ++k)
           to[k * step] = from[k] + (accumulate ? to[k * step] : first);
+        if (!epilogue) continue;
+        const T* sum = epilogue->sum_at(to, conv_.out);
+        for (int64_t k = 0; k < s->length; ++k)
+          to[k * step] = epilogue->apply(to[k * step] + (sum ? sum[k * step] : T(0)));
       }
     }
   }
