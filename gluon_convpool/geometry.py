@@ -94,6 +94,16 @@ MESSAGES: Dict[str, str] = {
         '{op}: the output would have shape {shape}, more than the 2147483647 elements that one'
         ' MXNet array can hold'
     ),
+    'not_a_matrix': '{op}: {name} has shape {shape}, but must be a matrix',
+    'too_large_to_draw': (
+        '{op}: {name} has shape {shape}, but only {largest} rows and columns can be drawn so that'
+        ' their numbers are legible; take a part of it'
+    ),
+    'no_such_step': (
+        '{op}: steps={step}, but there are {count} windows, counted from 0; allowed: the number of'
+        ' one window, or of several'
+    ),
+    'one_step_for_ax': '{op}: steps={steps}, but with ax only one window can be drawn',
 }
 
 LARGEST_ARRAY = 2**31 - 1
