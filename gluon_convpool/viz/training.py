@@ -56,7 +56,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], quantity: str, ax: Any = 
     figure, axes = place(ax, 5.5, 4)
     lines = _LINES if len(curves) > 1 else _LINES[1:]
     for (name, values), line in zip(curves.items(), lines):
-        axes.plot(range(1, len(values) + 1), [float(v) for v in values], label=name, **line)
+        axes.plot(range(1, len(values) + 1), to_numpy(values), label=name, **line)
     axes.set_xlabel('epoch')
     axes.set_ylabel(quantity)
     axes.xaxis.get_major_locator().set_params(integer=True)
