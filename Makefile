@@ -9,11 +9,11 @@ ARGS ?=
 
 INSTALL = $(PYTHON) tools/install.py --venv "$(VENV)" --numpy "$(NUMPY)"
 BIN = $(VENV)/bin
-PYTHON_SOURCES = gluon_convpool notebooks tests tools setup.py
+PYTHON_SOURCES = gluon_convpool notebooks tests tools docs examples setup.py
 NATIVE_SOURCES = $(shell find gluon_convpool/native -name '*.cc' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks notebooks-run bench test check format clean
+.PHONY: help demo notebooks notebooks-run bench test docs check format clean
 
 help:  ## Show this list
 	@echo "make [PYTHON=python3] [VENV=.venv] [NUMPY='numpy>=2'] [ARGS=…] TARGET"
@@ -43,6 +43,12 @@ test:  ## Run the whole test suite
 	@$(INSTALL) --extras test
 	$(BIN)/python -m pytest $(ARGS)
 
+docs:  ## Build the pages and the API reference
+	@$(INSTALL) --extras docs
+	rm -rf docs/_api docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "Built: docs/_build/html/index.html"
+
 check:  ## Check style and types
 	@$(INSTALL) --extras dev
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
@@ -58,6 +64,7 @@ format:  ## Rewrite the sources in the style that check asks for
 
 clean:  ## Remove the environment and everything that was built
 	rm -rf "$(VENV)" .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_api docs/_build
 	rm -f gluon_convpool/libconvpool.so gluon_convpool/_build.json
 	rm -rf notebooks/.ipynb_checkpoints
-	find gluon_convpool tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find gluon_convpool tests tools docs examples -name __pycache__ -prune -exec rm -rf {} +

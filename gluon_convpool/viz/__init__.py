@@ -16,6 +16,27 @@ except ImportError as _error:
 
 from .explain_corr2d import explain_corr2d
 from .explain_pool2d import explain_pool2d
+from .feature_maps import draw_feature_maps
+from .filters import draw_filters
+from .receptive_field import LayerField, receptive_field, receptive_fields
+from .roofline import Measurement, Roof, measure_roof, roofline
 from .sliding_window import SlidingWindow
+from .training import draw_confusion, draw_curves, draw_misread
 
-__all__ = ['SlidingWindow', 'explain_corr2d', 'explain_pool2d']
+__all__ = [
+    'LayerField',
+    'Measurement',
+    'Roof',
+    'SlidingWindow',
+    'draw_confusion',
+    'draw_curves',
+    'draw_feature_maps',
+    'draw_filters',
+    'draw_misread',
+    'explain_corr2d',
+    'explain_pool2d',
+    'measure_roof',
+    'receptive_field',
+    'receptive_fields',
+    'roofline',
+]
