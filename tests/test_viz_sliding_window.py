@@ -213,6 +213,19 @@ def test_player_needs_nothing_from_the_network():
     assert re.search(r'<img [^>]*src="data:image/png;base64,', html)
 
 
+def test_player_has_the_same_name_in_every_run_and_another_on_each_page():
+    code = """
+        from gluon_convpool import viz
+        import re
+        for _ in range(2):
+            html = viz.explain_corr2d([[1]], [[2]])._repr_html_()
+            print(*set(re.findall(r"anim\\w*?([0-9a-f]{32})", html)))
+        """
+    first, second = run(code), run(code)
+    assert first == second
+    assert len(set(first.split())) == len(first.split()) == 2
+
+
 def test_still_figure_is_that_of_the_chosen_windows():
     assert len(viz.explain_corr2d(X, K).figure.axes) == 1
     assert len(viz.explain_corr2d(X, K, steps=[3, 0]).figure.axes) == 2
