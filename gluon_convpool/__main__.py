@@ -1,8 +1,8 @@
 """The command line: ``python -m gluon_convpool`` and ``gluon-convpool``.
 
 Exit statuses: 0 when all is well, 1 when a result is not good enough (the demo's accuracy, or the
-numbers of a benchmarked layer), 2 when something that was asked for cannot be done, 130 when
-stopped by Ctrl-C.
+numbers of a benchmarked or verified layer), 2 when something that was asked for cannot be done, 130
+when stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import gluon_convpool
 from gluon_convpool import _mxnet, backends
 from gluon_convpool._program import CommandError, choose_threads
 from gluon_convpool.bench import command as bench
+from gluon_convpool.cli import verify
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -55,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     bench.add_parser(commands)
+    verify.add_parser(commands)
 
     commands.add_parser(
         'info', help='say which library, instruction set, threads and backend are in use'
@@ -103,6 +105,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             return run_demo(options)
         if options.command == 'bench':
             return bench.run(options, sys.argv[1:] if argv is None else argv)
+        if options.command == 'verify':
+            return verify.run(options)
     except CommandError as error:
         print(f'gluon-convpool {options.command}: {error}', file=sys.stderr)
         return 2
