@@ -1,11 +1,16 @@
-"""What the commands of the command line share: threads, extras, and where results are written."""
+"""What the commands of the command line share: threads, extras, and how results are written."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import json
 import os
+import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Mapping, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from . import backends
 
@@ -37,15 +42,14 @@ def require_extra(command: str, extra: str, modules: Mapping[str, str]) -> None:
     command : str
         What the sentence begins with, such as ``'the demo'``.
     extra : str
-        The extra of pyproject.toml, which is also the name of the make target.
+        The extra of pyproject.toml.
     modules : mapping of str to str
         Import names, and the names under which pip knows them.
     """
     missing = [package for module, package in modules.items() if find_spec(module) is None]
     if missing:
         raise CommandError(
-            f'{command} needs {", ".join(missing)}: pip install gluon_convpool[{extra}]'
-            f' (in a checkout: make {extra})'
+            f'{command} needs {", ".join(missing)}: pip install "gluon_convpool[{extra}]"'
         )
 
 
@@ -71,3 +75,65 @@ def picture_path(option: str, value: str) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     return output_path(option, value, sorted(FigureCanvasAgg.get_supported_filetypes()))
+
+
+# --------------------------------------------------------------------------- results
+
+STDOUT = '-'
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a new file to write that takes the place of `path` once it is whole.
+
+    If the block fails or is stopped, `path` is left as it was.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix='.' + path.stem, suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield Path(name)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def add_json_option(parser: Any) -> None:
+    """Add ``--json FILE`` to a command's parser, or to a group of it."""
+    parser.add_argument(
+        '--json',
+        metavar='FILE',
+        help=f'write the results as JSON too ({STDOUT}: print them, and nothing else)',
+    )
+
+
+class JsonOutput:
+    """Where ``--json`` sends a command's results; looked at before any work is done.
+
+    Raises
+    ------
+    CommandError
+        If the file cannot be written.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.only = options.json == STDOUT
+        self._path = None
+        if options.json is not None and not self.only:
+            self._path = output_path('--json', options.json)
+
+    def text(self) -> Any:
+        """Return a scope in which the command may print; what it prints is not among the JSON."""
+        return contextlib.redirect_stdout(sys.stderr if self.only else sys.stdout)
+
+    def write(self, results: Any) -> None:
+        """Print or write the results, if that was asked for."""
+        text = json.dumps(results, indent=1)
+        if self.only:
+            print(text)
+        elif self._path:
+            with replacing(self._path) as new:
+                new.write_text(text + '\n', encoding='utf-8')

@@ -14,7 +14,7 @@ import pytest
 from conftest import PACKAGE
 from isolated import attempt, run
 
-from gluon_convpool import __main__ as program
+from gluon_convpool import cli as program
 from gluon_convpool import nn
 from gluon_convpool.bench import command, machine, measure, peers, report, sides, suites
 from gluon_convpool.testing.plugin import require_native
@@ -541,10 +541,10 @@ def test_without_the_extra_it_says_what_to_install():
     outcome = attempt(
         """
         import sys
-        from gluon_convpool import _program, __main__
+        from gluon_convpool import _program, cli
         _program.find_spec = lambda name: None if name == 'tabulate' else name
-        sys.exit(__main__.main(['bench']))
+        sys.exit(cli.main(['bench']))
         """
     )
     assert outcome.returncode == 2
-    assert 'needs tabulate: pip install gluon_convpool[bench]' in outcome.stderr
+    assert 'needs tabulate: pip install "gluon_convpool[bench]"' in outcome.stderr

@@ -11,14 +11,21 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
-from .._program import CommandError, choose_threads, output_path, picture_path, require_extra
+from .._program import (
+    CommandError,
+    JsonOutput,
+    add_json_option,
+    choose_threads,
+    picture_path,
+    replacing,
+    require_extra,
+)
 from .peers import FOLDER, PEERS, PeerError, Process, start
 from .suites import ALL, DEFAULT_SUITE, PASSES, SUITES, Layer, select
 
 # Import names, and what pip calls them.
 EXTRAS = {'matplotlib': 'matplotlib', 'tabulate': 'tabulate', 'tqdm': 'tqdm'}
 FORMAT = 1
-STDOUT = '-'
 # MXNet reads this variable when it is imported.
 ENGINE_VARIABLE = 'MXNET_ENGINE_TYPE'
 ENGINES = {'threaded': 'ThreadedEnginePerDevice', 'naive': 'NaiveEngine'}
@@ -37,8 +44,9 @@ def add_parser(commands: Any) -> None:
         description="Times our layers against MXNet's own, and with --peers against"
         f' {", ".join(peer.title for peer in PEERS.values())}: alternating, with the same number of'
         ' threads, and only those whose results agree. docs/BENCHMARK.md says more.',
-        epilog="Exit status: 0 all is well, 1 our layer gave other numbers than MXNet's, 2 a"
-        ' mistake in the call, 130 stopped by Ctrl-C (what was measured is shown).',
+        epilog='Example: gluon-convpool bench --suite resnet --batch 1 --threads 2.  Exit status: 0'
+        " all is well, 1 our layer gave other numbers than MXNet's, 2 a mistake in the call, 130"
+        ' stopped by Ctrl-C (what was measured is shown).',
     )
     what = parser.add_argument_group('what to measure')
     what.add_argument(
@@ -98,7 +106,7 @@ def add_parser(commands: Any) -> None:
         help='time for each layer, all passes and sides together (%(default)s)',
     )
     out = parser.add_argument_group('results')
-    out.add_argument('--json', metavar='FILE', help=f'write all results ({STDOUT}: print them)')
+    add_json_option(out)
     out.add_argument('--plot', metavar='FILE', help='draw a picture; the ending says the format')
     out.add_argument('--markdown', action='store_true', help='print the tables as Markdown')
     out.add_argument('--show', metavar='FILE', help='show stored results instead of measuring anew')
@@ -121,6 +129,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
     """
     require_extra('the benchmark', 'bench', EXTRAS)
     plot = picture_path('--plot', options.plot) if options.plot else None
+    output = JsonOutput(options)
     if options.show:
         results = filtered(load(options.show), options)
     else:
@@ -133,22 +142,15 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
             return 0
         if not options.seconds > 0:
             raise CommandError(f'--seconds={options.seconds:g}: must be more than 0')
-        # Looked at before the measuring, which may take an hour.
-        to_file = options.json is not None and options.json != STDOUT
-        path = output_path('--json', options.json) if to_file else None
         results = measure(layers, options, command)
-        if path:
-            path.write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
-    if options.json == STDOUT:
-        print(json.dumps(results, indent=1))
-    else:
-        from . import report
+    from . import report
 
+    output.write(results)
+    if not output.only:
         print(report.text(results, options.markdown))
     if plot and results['layers']:
-        from . import report
-
-        report.draw(results, plot)
+        with replacing(plot) as new:
+            report.draw(results, new)
     if not results['complete'] and not options.show:
         return 130
     return 1 if results['wrong'] else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Tuple
 
 import gluon_convpool
 
-from .._program import CommandError, choose_threads, output_path, require_extra
+from .._program import CommandError, JsonOutput, add_json_option, choose_threads, require_extra
 from ..testing.grid import GRIDS
 from ..testing.verification import BACKENDS, MODES, Verification, available, verify
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 # Import names, and what pip calls them.
 EXTRAS = {'rich': 'rich'}
 FORMAT = 1
-STDOUT = '-'
 # What is compared, and the headings: all but the output are gradients.
 ARRAYS = {'output': 'output', 'x': 'd input', 'weight': 'd weight', 'bias': 'd bias'}
 # A mistake in a kernel fails in hundreds of cases; the file has them all.
@@ -42,7 +40,8 @@ def add_parser(commands: Any) -> None:
         ' on each backend, with both kinds of arrays, imperatively and hybridized. Output and every'
         " gradient are compared with those of MXNet's own layers, or with loops in float64 where"
         ' MXNet cannot run a case.',
-        epilog='Exit status: 0 all agree, 1 some differ (each with a program that shows it), 2 a'
+        epilog='Example: gluon-convpool verify --backend native --json verified.json.'
+        '  Exit status: 0 all agree, 1 some differ (each with a program that shows it), 2 a'
         ' mistake in the call, 130 stopped by Ctrl-C (what was found is shown).',
     )
     parser.add_argument(
@@ -59,7 +58,7 @@ def add_parser(commands: Any) -> None:
         type=int,
         help='threads of all layers (OMP_NUM_THREADS, or else all that may be used)',
     )
-    parser.add_argument('--json', metavar='FILE', help=f'write all results ({STDOUT}: print them)')
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -78,15 +77,13 @@ def run(options: argparse.Namespace) -> int:
     require_extra('verify', 'cli', EXTRAS)
     from rich.console import Console
 
-    # Looked at before the work, which may take minutes.
-    to_file = options.json is not None and options.json != STDOUT
-    path = output_path('--json', options.json) if to_file else None
+    output = JsonOutput(options)
     threads = choose_threads(options.threads)
     try:
         available(options.backend)
     except ValueError as error:
         raise CommandError(f'--backend={options.backend}: {error}') from None
-    console = Console(stderr=options.json == STDOUT)
+    console = Console(stderr=output.only)
     previous = gluon_convpool.get_num_threads()
     gluon_convpool.set_num_threads(threads)
     try:
@@ -96,10 +93,7 @@ def run(options: argparse.Namespace) -> int:
         gluon_convpool.set_num_threads(previous)
     results = describe(found, threads)
     show(results, console)
-    if path:
-        path.write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
-    elif options.json == STDOUT:
-        print(json.dumps(results, indent=1))
+    output.write(results)
     if not found.complete:
         return 130
     return 0 if found.good else 1

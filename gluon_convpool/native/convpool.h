@@ -92,6 +92,19 @@ CONVPOOL_API convpool_algorithm convpool_convolution_algorithm(const convpool_co
 CONVPOOL_API convpool_status convpool_convolution_forward(const convpool_convolution* conv,
                                                           const void* x, const void* weight,
                                                           const void* bias, void* y);
+/* What else is done to each value of y before it is written:
+ *   v += sum;  v = v < 0 ? negative_slope * v : v;  v = min(max(v, lowest), highest)
+ * `sum` is laid out like y and does not overlap it; it may be null. NaN stays NaN. */
+typedef struct {
+  const void* sum;
+  double negative_slope, lowest, highest;
+} convpool_epilogue;
+
+CONVPOOL_API convpool_status convpool_convolution_forward_fused(const convpool_convolution* conv,
+                                                                const void* x, const void* weight,
+                                                                const void* bias,
+                                                                const convpool_epilogue* epilogue,
+                                                                void* y);
 /* The gradient of x, given that of y. */
 CONVPOOL_API convpool_status convpool_convolution_backward_data(const convpool_convolution* conv,
                                                                 const void* dy, const void* weight,

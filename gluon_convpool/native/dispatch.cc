@@ -51,7 +51,13 @@ convpool_algorithm convpool_convolution_algorithm(const convpool_convolution* co
 
 convpool_status convpool_convolution_forward(const convpool_convolution* conv, const void* x,
                                              const void* weight, const void* bias, void* y) {
-  return kernels().convolution_forward(conv, x, weight, bias, y);
+  return kernels().convolution_forward(conv, x, weight, bias, nullptr, y);
+}
+
+convpool_status convpool_convolution_forward_fused(const convpool_convolution* conv, const void* x,
+                                                   const void* weight, const void* bias,
+                                                   const convpool_epilogue* epilogue, void* y) {
+  return kernels().convolution_forward(conv, x, weight, bias, epilogue, y);
 }
 
 convpool_status convpool_convolution_backward_data(const convpool_convolution* conv, const void* dy,

@@ -49,15 +49,20 @@ convpool_algorithm convolution_algorithm(const convpool_convolution* problem, co
 }
 
 convpool_status convolution_forward(const convpool_convolution* problem, const void* x,
-                                    const void* weight, const void* bias, void* y) {
+                                    const void* weight, const void* bias,
+                                    const convpool_epilogue* epilogue, void* y) {
   return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
     const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_FORWARD);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
     if (empty(conv)) return CONVPOOL_OK;
+    Epilogue<T> last;
+    if (epilogue)
+      last = {static_cast<const T*>(epilogue->sum), static_cast<T>(epilogue->negative_slope),
+              static_cast<T>(epilogue->lowest), static_cast<T>(epilogue->highest), true};
     const bool done =
         algorithm->forward(conv, static_cast<const T*>(x), static_cast<const T*>(weight),
-                           static_cast<const T*>(bias), static_cast<T*>(y));
+                           static_cast<const T*>(bias), last, static_cast<T*>(y));
     release_scratch(Scratch::kShared);
     return status_of(done);
   });

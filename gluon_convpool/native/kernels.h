@@ -8,8 +8,9 @@ namespace convpool {
 struct Kernels {
   const char* name;
   convpool_algorithm (*convolution_algorithm)(const convpool_convolution*, convpool_pass);
+  // The epilogue may be null.
   convpool_status (*convolution_forward)(const convpool_convolution*, const void*, const void*,
-                                         const void*, void*);
+                                         const void*, const convpool_epilogue*, void*);
   convpool_status (*convolution_backward_data)(const convpool_convolution*, const void*,
                                                const void*, void*);
   convpool_status (*convolution_backward_weight)(const convpool_convolution*, const void*,

@@ -7,6 +7,7 @@
 
 #include <exception>
 #include <initializer_list>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -92,6 +93,18 @@ class Attributes {
 
   int64_t integer(const char* name, int64_t otherwise) const {
     return has(name) ? parse(name, map_.at(name)) : otherwise;
+  }
+
+  double number(const char* name, double otherwise) const {
+    if (!has(name)) return otherwise;
+    const std::string& value = map_.at(name);
+    try {
+      size_t used = 0;
+      const double number = std::stod(value, &used);
+      if (used == value.size() && number == number) return number;
+    } catch (const std::exception&) {
+    }
+    fail(std::string(op_) + ": attribute " + name + "=" + value + " is not a number");
   }
 
   bool boolean(const char* name, bool otherwise) const {
@@ -218,6 +231,27 @@ convpool_algorithm algorithm_named(const std::string& wanted) {
                                            {"allowed", allowed}}));
 }
 
+// What the last step does to an output, without the sum.
+convpool_epilogue activation_named(const Attributes& attributes) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  convpool_epilogue epilogue{nullptr, 1, -kInfinity, kInfinity};
+  const std::string type = attributes.string("act_type", "none");
+  if (type == "relu") {
+    epilogue.lowest = 0;
+  } else if (type == "leaky") {
+    epilogue.negative_slope = attributes.number("slope", 0.25);
+  } else if (type == "clip") {
+    epilogue.lowest = attributes.number("a_min", -kInfinity);
+    epilogue.highest = attributes.number("a_max", kInfinity);
+  } else if (type != "none") {
+    fail(sentence(messages::unknown_choice, {{"op", kConvolution},
+                                             {"name", "act_type"},
+                                             {"value", "'" + type + "'"},
+                                             {"allowed", "'none', 'relu', 'leaky', 'clip'"}}));
+  }
+  return epilogue;
+}
+
 struct ConvolutionAttributes {
   const Attributes attributes;
   const std::string layout;
@@ -225,17 +259,23 @@ struct ConvolutionAttributes {
   const int64_t channels, groups;
   const bool bias;
   const convpool_algorithm algorithm;
+  const convpool_epilogue activation;
+  const bool sum;    // another array is added to the output
+  const bool fused;  // there is a last step
 
   explicit ConvolutionAttributes(const StringMap& map)
       : attributes(kConvolution, map,
                    {"kernel", "stride", "dilate", "pad", "num_filter", "num_group", "no_bias",
-                    "layout", "algorithm"}),
+                    "layout", "algorithm", "act_type", "slope", "a_min", "a_max", "with_sum"}),
         layout(checked_layout(kConvolution, attributes)),
         window(kConvolution, attributes),
         channels(attributes.integer("num_filter", 0)),
         groups(attributes.integer("num_group", 1)),
         bias(!attributes.boolean("no_bias", false)),
-        algorithm(algorithm_named(attributes.string("algorithm", "auto"))) {
+        algorithm(algorithm_named(attributes.string("algorithm", "auto"))),
+        activation(activation_named(attributes)),
+        sum(attributes.boolean("with_sum", false)),
+        fused(sum || attributes.string("act_type", "none") != "none") {
     if (window.kernel.size() + 2 != layout.size())
       fail(sentence(messages::tuple_length,
                     {{"op", kConvolution},
@@ -246,6 +286,8 @@ struct ConvolutionAttributes {
     check_positive("groups", groups);
     if (channels % groups != 0) fail(not_divisible("channels", channels));
   }
+
+  size_t inputs() const { return 2 + (bias ? 1 : 0) + (sum ? 1 : 0); }
 
   std::string not_divisible(const char* name, int64_t value) const {
     return sentence(
@@ -464,6 +506,13 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
     y.push_back(size);
   check_elements(kConvolution, y);
   check_algorithm(conv, data, y, numpy);
+  if (conv.sum) {
+    if (!fits(in->back(), y, numpy))
+      fail(sentence(messages::sum_shape, {{"op", kConvolution},
+                                          {"sum_shape", tuple_text(in->back())},
+                                          {"expected", tuple_text(y)}}));
+    in->back() = y;
+  }
   given = weight;
   out->at(0) = y;
 }
@@ -551,7 +600,7 @@ using Tensors = std::vector<MXTensor>;
 MXReturnValue convolution_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
     const ConvolutionAttributes attributes(map);
-    *num_in = attributes.bias ? 3 : 2;
+    *num_in = static_cast<int>(attributes.inputs());
     *num_out = 1;
   });
 }
@@ -572,17 +621,22 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
     const ConvolutionAttributes attributes(map);
     MXTensor &x = in->at(0), &y = out->at(0);
     const convpool_convolution conv = convolution_problem(attributes, x.shape, y.shape);
-    check_status(kConvolution, convpool_convolution_forward(
+    convpool_epilogue epilogue = attributes.activation;
+    if (attributes.sum) epilogue.sum = in->back().data_ptr;
+    check_status(kConvolution, convpool_convolution_forward_fused(
                                    &conv, x.data_ptr, in->at(1).data_ptr,
-                                   attributes.bias ? in->at(2).data_ptr : nullptr, y.data_ptr));
+                                   attributes.bias ? in->at(2).data_ptr : nullptr,
+                                   attributes.fused ? &epilogue : nullptr, y.data_ptr));
   });
 }
 
-// Inputs: the gradient of y, then x, weight, bias and y. Outputs: gradients of x, weight and bias.
+// Inputs: the gradient of y, then x, weight, bias and y, for there is no sum. Outputs: gradients of
+// x, weight and bias.
 MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* out,
                                    const mxnet::ext::OpResource&) {
   return guarded([&] {
     const ConvolutionAttributes attributes(map);
+    if (attributes.fused) fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
     const void* dy = in->at(0).data_ptr;
     MXTensor& x = in->at(1);
     const convpool_convolution conv = convolution_problem(attributes, x.shape, in->at(0).shape);

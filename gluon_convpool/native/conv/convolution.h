@@ -15,7 +15,7 @@ struct ConvolutionAlgorithm {
   // An estimate of the time of a pass, in multiply-adds at the speed of the micro-kernel.
   double (*cost)(const convpool_convolution& conv, convpool_pass pass);
   bool (*forward)(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
-                  T* y);
+                  const Epilogue<T>& epilogue, T* y);
   bool (*backward_data)(const convpool_convolution& conv, const T* dy, const T* weight, T* dx);
   bool (*backward_weight)(const convpool_convolution& conv, const T* x, const T* dy, T* dweight);
 };

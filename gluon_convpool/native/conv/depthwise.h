@@ -228,12 +228,26 @@ class Depthwise {
           Rows job = rows_of_set(phase, set, rows, buffers.strip, channel_pitch, to, pitch);
           job.weight = buffers.weight;
           job.bias = conv_.bias ? conv_.bias[channel] : T(0);
+          if (in_place) {
+            job.epilogue = conv_.epilogue;
+            job.epilogue.sum = conv_.epilogue.sum_at(job.out, conv_.out);
+          }
           Tiles::functions(phase.kernel, phase.row_stride)->compute_rows(job);
         }
         if (!in_place && phase.column == column_step_ - 1)
           put_in_place(&phases_[p - phase.column], rows, buffers, place);
       }
     }
+  }
+
+  // The epilogue of rows shorter than a vector.
+  void finish(int64_t rows, int64_t columns, T* to) const {
+    const T* sum = conv_.epilogue.sum_at(to, conv_.out);
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t k = 0; k < columns; ++k) {
+        const int64_t at = row * conv_.out_row_stride + k;
+        to[at] = conv_.epilogue.apply(sum ? to[at] + sum[at] : to[at]);
+      }
   }
 
   // Rows of all phases of the columns to where they belong.
@@ -246,6 +260,7 @@ class Depthwise {
       const int64_t columns = phases[0].columns;
       for (int64_t row = 0; row < rows; ++row)
         copy_short<T, kLanes / 2>(to + row * out_pitch, from + row * pitch, columns);
+      if (conv_.epilogue.active) finish(rows, columns, to);
     } else if (step == 2) {
       const int64_t columns = phases[0].columns + phases[1].columns;
       for (int64_t row = 0; row < rows; ++row)
@@ -372,11 +387,12 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
 
 template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
-                    T* y) {
-  return with_forward_problem(conv, x, weight, bias, y, [&](const TapConvolution<T>& problem) {
-    return Depthwise<T>::compute(problem, 1, problem.taps(),
-                                 [](int64_t, int64_t, TapAxis*, TapAxis*) {});
-  });
+                    const Epilogue<T>& epilogue, T* y) {
+  return with_forward_problem(
+      conv, x, weight, bias, epilogue, y, [&](const TapConvolution<T>& problem) {
+        return Depthwise<T>::compute(problem, 1, problem.taps(),
+                                     [](int64_t, int64_t, TapAxis*, TapAxis*) {});
+      });
 }
 
 template <typename T>

@@ -9,6 +9,7 @@
 // of the output that are shorter than a vector are read and written as a whole vector.
 #pragma once
 
+#include "../gemm/epilogue.h"
 #include "../simd.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -26,6 +27,7 @@ struct DepthwiseRows {
   T bias;
   T* out;
   int64_t out_pitch, rows, columns;
+  Epilogue<T> epilogue = {};  // its sum starts where `out` does
 };
 
 template <typename T>
@@ -70,12 +72,27 @@ class DepthwiseTiles {
                 sum[r][v] += tap[q - r * Stride] * x;
           }
       }
+    if (job.epilogue.active) finish<TileRows, Vectors>(job, row, first, second, sum);
     T* to = job.out + row * job.out_pitch;
 #pragma GCC unroll 4
     for (int r = 0; r < TileRows; ++r, to += job.out_pitch) {
       store<T>(to + first, sum[r][0]);
       if (Vectors == 2) store<T>(to + second, sum[r][Vectors - 1]);
     }
+  }
+
+  template <int TileRows, int Vectors>
+  static CONVPOOL_INLINE void finish(const Rows& job, int64_t row, int64_t first, int64_t second,
+                                     V (&sum)[TileRows][Vectors]) {
+#pragma GCC unroll 4
+    for (int r = 0; r < TileRows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) {
+        if (job.epilogue.sum)
+          sum[r][v] +=
+              load<T>(job.epilogue.sum + (row + r) * job.out_pitch + (v == 0 ? first : second));
+        sum[r][v] = job.epilogue.apply(sum[r][v]);
+      }
   }
 
   template <int Kernel, int Stride, int TileRows>

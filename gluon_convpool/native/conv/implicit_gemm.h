@@ -268,7 +268,7 @@ class ImplicitGemm {
     int64_t* k_offset = arena.template at<int64_t>(offset_at);
     for (int64_t k = 0; k < longest; ++k)
       k_offset[k] = k / taps * channel_pitch + tap_shift[k % taps];
-    const bool rows_follow = strip.row_step == conv_.w.out_size;
+    const bool rows_follow = image_in_place || strip.row_step == conv_.w.out_size;
     // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
     // single tap has lines of its own for each channel, up to three for two vectors.
     const bool cut_all = taps == 1 && panel1 - panel0 > 4;
@@ -342,9 +342,13 @@ class ImplicitGemm {
     const T* row_bias = bias ? bias + m0 : nullptr;
     const bool whole = conv_.dense_output() && b.count == b.vectors * kLanes;
     alignas(64) T spill[Block::kMr * kNr];
-    const TileOfC<T> tile =
-        whole ? TileOfC<T>{c + b.position, conv_.out_channel_stride, row_bias, c0 > 0}
-              : TileOfC<T>{spill, kNr, nullptr, false};
+    TileOfC<T> tile{spill, kNr, nullptr, false};
+    const Epilogue<T>* epilogue =
+        conv_.epilogue.active && c0 + channels == conv_.channels ? &conv_.epilogue : nullptr;
+    if (whole)
+      tile = {c + b.position, conv_.out_channel_stride,
+              row_bias,       c0 > 0,
+              epilogue,       conv_.epilogue.sum_at(c + b.position, conv_.out)};
     int64_t row_offset[Block::kMr];
     SideA<T> a{};
     if (pack_) {
@@ -357,21 +361,24 @@ class ImplicitGemm {
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
     }
     MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
-    if (!whole) scatter(spill, rows, b.segments, b.segment_count, c, row_bias, c0 > 0);
+    if (!whole) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
   }
 
   // Adds a tile that stands apart to where it belongs.
-  void scatter(const T* spill, int64_t rows, const Segment* segments, int64_t segment_count, T* c,
-               const T* bias, bool accumulate) const {
+  void scatter(const T* spill, int64_t rows, const PanelOfB& b, T* c, const T* bias,
+               bool accumulate, const Epilogue<T>* epilogue) const {
     for (int64_t m = 0; m < rows; ++m, spill += kNr, c += conv_.out_channel_stride) {
       const T first = bias ? bias[m] : T(0);
-      for (int64_t s = 0; s < segment_count; ++s) {
-        const T* from = spill + segments[s].at;
-        T* to = c + segments[s].row * conv_.out_row_stride +
-                segments[s].column * conv_.out_column_stride;
+      for (const Segment* s = b.segments; s < b.segments + b.segment_count; ++s) {
+        const T* from = spill + s->at;
+        T* to = c + s->row * conv_.out_row_stride + s->column * conv_.out_column_stride;
         const int64_t step = conv_.out_column_stride;
-        for (int64_t k = 0; k < segments[s].length; ++k)
+        for (int64_t k = 0; k < s->length; ++k)
           to[k * step] = from[k] + (accumulate ? to[k * step] : first);
+        if (!epilogue) continue;
+        const T* sum = epilogue->sum_at(to, conv_.out);
+        for (int64_t k = 0; k < s->length; ++k)
+          to[k * step] = epilogue->apply(to[k * step] + (sum ? sum[k * step] : T(0)));
       }
     }
   }

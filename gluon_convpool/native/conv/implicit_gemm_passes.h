@@ -25,10 +25,10 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
 
 template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
-                    T* y) {
-  return with_forward_problem(conv, x, weight, bias, y, [&](const TapConvolution<T>& problem) {
-    return ImplicitGemm<T>::run(problem);
-  });
+                    const Epilogue<T>& epilogue, T* y) {
+  return with_forward_problem(
+      conv, x, weight, bias, epilogue, y,
+      [&](const TapConvolution<T>& problem) { return ImplicitGemm<T>::run(problem); });
 }
 
 // No window reads these elements.

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "../convpool.h"
+#include "../gemm/epilogue.h"
 #include "../simd.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -56,6 +57,7 @@ struct TapConvolution {
   const T* weight;  // A[m, ch, i, j] at m * .. + ch * .. + h.index[i] * .. + w.index[j]
   int64_t weight_group_stride, weight_output_stride, weight_channel_stride, weight_row_stride;
   const T* bias;  // per output, may be null
+  Epilogue<T> epilogue;
 
   int64_t taps() const { return h.taps * w.taps; }
   int64_t reduction() const { return channels * taps(); }
@@ -178,13 +180,15 @@ class TapStorage {
 // body(problem) for the forward pass on these arrays; false where memory is out.
 template <typename T, typename Body>
 inline bool with_forward_problem(const convpool_convolution& conv, const T* x, const T* weight,
-                                 const T* bias, T* y, const Body& body) {
+                                 const T* bias, const Epilogue<T>& epilogue, T* y,
+                                 const Body& body) {
   const TapStorage taps(conv.window);
   if (!taps.get()) return false;
   TapConvolution<T> problem = forward_problem<T>(conv, taps.get());
   problem.in = x;
   problem.weight = weight;
   problem.bias = bias;
+  problem.epilogue = epilogue;
   problem.out = y;
   return body(problem);
 }
@@ -193,7 +197,7 @@ inline bool with_forward_problem(const convpool_convolution& conv, const T* x, c
 template <typename T, typename Body>
 inline bool with_weight_gradient_problem(const convpool_convolution& conv, const T* x, const T* dy,
                                          const Body& body) {
-  return with_forward_problem<T>(conv, x, nullptr, nullptr, const_cast<T*>(dy), body);
+  return with_forward_problem<T>(conv, x, nullptr, nullptr, {}, const_cast<T*>(dy), body);
 }
 
 }  // namespace convpool::CONVPOOL_ISA

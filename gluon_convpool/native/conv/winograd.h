@@ -416,6 +416,8 @@ class Winograd {
         bias[lane] = conv_.bias[group * conv_.outputs + output + lane];
     const Vec<T> bias_vector = load<T>(bias);
     const int64_t row_step = view_.h.dilation * conv_.out_row_stride, step = view_.w.dilation;
+    const Epilogue<T> epilogue = conv_.epilogue;
+    const T* sum = epilogue.sum_at(out, conv_.out);
     for (int64_t row = 0; row < rows; ++row, band += band_pitch(tile_), out += row_step) {
       if (channels == kLanes && columns >= kLanes && step == 1) {
         for (int64_t k = 0; k < columns; k += kLanes) {
@@ -425,6 +427,13 @@ class Winograd {
           for (int lane = 0; lane < kLanes; ++lane)
             square[lane] = load<T>(band + (at + lane) * kLanes) + bias_vector;
           Transposer<T>::run(square);
+          if (sum)
+#pragma GCC unroll 16
+            for (int lane = 0; lane < kLanes; ++lane)
+              square[lane] += load<T>(sum + row * row_step + lane * conv_.out_channel_stride + at);
+          if (epilogue.active)
+#pragma GCC unroll 16
+            for (int lane = 0; lane < kLanes; ++lane) square[lane] = epilogue.apply(square[lane]);
 #pragma GCC unroll 16
           for (int lane = 0; lane < kLanes; ++lane)
             store<T>(out + lane * conv_.out_channel_stride + at, square[lane]);
@@ -432,8 +441,11 @@ class Winograd {
         continue;
       }
       for (int64_t lane = 0; lane < channels; ++lane)
-        for (int64_t k = 0; k < columns; ++k)
-          out[lane * conv_.out_channel_stride + k * step] = band[k * kLanes + lane] + bias[lane];
+        for (int64_t k = 0; k < columns; ++k) {
+          const int64_t at = lane * conv_.out_channel_stride + k * step;
+          const T value = band[k * kLanes + lane] + bias[lane];
+          out[at] = epilogue.apply(sum ? value + sum[row * row_step + at] : value);
+        }
     }
   }
 

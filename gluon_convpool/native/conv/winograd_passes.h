@@ -95,26 +95,27 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
 
 template <typename T>
 inline bool run(const convpool_convolution& conv, convpool_pass pass, const T* in, const T* weight,
-                const T* bias, T* out) {
+                const T* bias, const Epilogue<T>& epilogue, T* out) {
   const TapStorage taps(conv.window);
   if (!taps.get()) return false;
   TapConvolution<T> problem = problem_of<T>(conv, pass, taps.get());
   problem.in = in;
   problem.weight = weight;
   problem.bias = bias;
+  problem.epilogue = epilogue;
   problem.out = out;
   return Winograd<T>(problem, *choose<T>(conv, pass).tile).run();
 }
 
 template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
-                    T* y) {
-  return run<T>(conv, CONVPOOL_FORWARD, x, weight, bias, y);
+                    const Epilogue<T>& epilogue, T* y) {
+  return run<T>(conv, CONVPOOL_FORWARD, x, weight, bias, epilogue, y);
 }
 
 template <typename T>
 inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
-  return run<T>(conv, CONVPOOL_BACKWARD_DATA, dy, weight, nullptr, dx);
+  return run<T>(conv, CONVPOOL_BACKWARD_DATA, dy, weight, nullptr, {}, dx);
 }
 
 template <typename T>

@@ -15,6 +15,7 @@
 
 #include "../simd.h"
 #include "block_sizes.h"
+#include "epilogue.h"
 
 namespace convpool::CONVPOOL_ISA {
 
@@ -42,6 +43,8 @@ struct TileOfC {
   int64_t row_stride;
   const T* bias;    // one value per row, added when the tile is first written; may be null
   bool accumulate;  // true: add to what C holds
+  const Epilogue<T>* epilogue = nullptr;  // what is done to values that are complete; may be null
+  const T* sum = nullptr;                 // the tile of its sum, with the same row stride
 };
 
 enum class AccessA { kPacked, kStrided, kInPlace };
@@ -98,6 +101,7 @@ class MicroKernel {
   static CONVPOOL_INLINE void finish(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
     T* c = tile.c;
     const int64_t row_stride = tile.row_stride;
+    if (tile.epilogue) return finish_with_epilogue(acc, tile);
     if (tile.accumulate) {
 #pragma GCC unroll 16
       for (int m = 0; m < MR; ++m, c += row_stride)
@@ -111,6 +115,23 @@ class MicroKernel {
       const V first = broadcast<T>(bias ? bias[m] : T(0));
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) store<T>(c + v * kLanes, acc[m][v] + first);
+    }
+  }
+
+  static CONVPOOL_INLINE void finish_with_epilogue(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
+    const Epilogue<T> epilogue = *tile.epilogue;
+    T* c = tile.c;
+    const T* sum = tile.sum;
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m, c += tile.row_stride) {
+      const V first = broadcast<T>(tile.bias && !tile.accumulate ? tile.bias[m] : T(0));
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        V value = acc[m][v] + (tile.accumulate ? load<T>(c + v * kLanes) : first);
+        if (sum) value += load<T>(sum + v * kLanes);
+        store<T>(c + v * kLanes, epilogue.apply(value));
+      }
+      if (sum) sum += tile.row_stride;
     }
   }
 };
