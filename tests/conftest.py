@@ -18,7 +18,7 @@ import pytest
 
 from gluon_convpool.testing import array_semantics
 
-pytest_plugins = ['gluon_convpool.testing.plugin']
+pytest_plugins = ['gluon_convpool.testing.plugin', 'pytester']
 
 PACKAGE = pathlib.Path(gluon_convpool.__file__).parent
 
