@@ -43,6 +43,12 @@ def blocks(page, *languages):
     ]
 
 
+def files(page):
+    """The Python files that a page shows, each named in the line above it; by name."""
+    text = page.read_text(encoding='utf-8')
+    return dict(re.findall(r'`(\w+\.py)`:\n\n```python\n(.*?)^```', text, re.MULTILINE | re.DOTALL))
+
+
 def page_name(page):
     return str(page.relative_to(ROOT))
 
@@ -91,9 +97,10 @@ def run_session(code, page, names):
     assert not report.getvalue(), report.getvalue()
 
 
-def run_tests(code, page, folder):
-    """Run a block that is a test file."""
-    (folder / 'test_page.py').write_text(code, encoding='utf-8')
+def run_tests(page, folder):
+    """Run the files of a page that are tests."""
+    for name, code in files(page).items():
+        (folder / name).write_text(code, encoding='utf-8')
     done = attempt(f'import pytest; raise SystemExit(pytest.main([{str(folder)!r}, "-q"]))')
     assert done.returncode == 0, page_name(page) + done.stdout + done.stderr
 
@@ -103,12 +110,14 @@ def test_python_on_the_page_runs_and_prints_what_it_says(page, monkeypatch, tmp_
     monkeypatch.chdir(tmp_path)
     names = {'__name__': 'page'}
     for code in blocks(page, 'python', 'pycon'):
+        if code.lstrip('\n') in files(page).values():
+            continue
         if re.search(r'^>>> ', code, re.MULTILINE):
             run_session(code, page, names)
-        elif re.search(r'^def test_', code, re.MULTILINE):
-            run_tests(code, page, tmp_path)
         else:
             run_plain(code, page, names)
+    if files(page):
+        run_tests(page, tmp_path)
 
 
 # --------------------------------------------------------------------------------- commands

@@ -16,6 +16,7 @@ from .comparison import (
     ParityError,
     assert_close,
     assert_same,
+    find_difference,
     relative_difference,
 )
 from .grid import parity_cases
@@ -40,6 +41,7 @@ __all__ = [
     'copy_parameters',
     'draw',
     'empty_arrays',
+    'find_difference',
     'measure',
     'parameters',
     'parity_cases',

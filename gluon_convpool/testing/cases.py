@@ -132,7 +132,10 @@ class ConvolutionCase(_Case):
         Of the input and of the output.
     size : (int, int)
         Height and width of the input.
-    kernel_size, strides, padding, dilation, groups, use_bias, activation
+    kernel_size, strides, padding, dilation : int or (int, int)
+    groups : int
+    use_bias : bool
+    activation : str, optional
         As in ``gluon.nn.Conv2D``.
 
     Examples
@@ -244,7 +247,12 @@ class PoolingCase(_Case):
     batch, channels : int
     size : (int, int)
         Height and width of the input.
-    pool_size, strides, padding, ceil_mode, count_include_pad, p, global_pool
+    pool_size : int or (int, int)
+    strides : int or (int, int), optional
+    padding : int or (int, int)
+    ceil_mode, count_include_pad : bool
+    p : {1, 2, 3}
+    global_pool : bool
         As in ``gluon_convpool.Pool2D``.
 
     Examples

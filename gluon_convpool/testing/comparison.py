@@ -31,6 +31,14 @@ class Difference(NamedTuple):
         What a finite value may differ by.
     rtol, largest : float
         The tolerance is their product: `largest` is the largest finite expected value.
+
+    Examples
+    --------
+    >>> from gluon_convpool import testing
+    >>> print(testing.find_difference('x', [3.0, 4.0], [3.0, 5.0]))
+    x: 1 of 2 values differ
+      first at [1]: 4.0, expected 5.0
+      tolerance: 5e-05 (rtol=1e-05 of the largest expected value, 5)
     """
 
     name: str
@@ -72,6 +80,15 @@ class ParityError(AssertionError):
         What differs: the first index, both values, the tolerance.
     reproducer : str
         A Python program that raises this error again; empty where only arrays were compared.
+
+    Examples
+    --------
+    >>> from gluon_convpool import testing
+    >>> try:
+    ...     testing.assert_close('x', [1.0, 2.0, 3.0], [1.0, 2.0])
+    ... except testing.ParityError as error:
+    ...     print(error.explanation)
+    x: has shape (3,), expected (2,)
     """
 
     def __init__(self, explanation: str, reproducer: str = '') -> None:
@@ -137,10 +154,32 @@ def relative_difference(actual: Any, expected: Any) -> float:
     return worst / largest if largest else np.inf
 
 
-def difference(
-    name: str, actual: np.ndarray, expected: np.ndarray, rtol: float
+def find_difference(
+    name: str, actual: Any, expected: Any, rtol: float = TOLERANCE
 ) -> Optional[Difference]:
-    """Return how two float64 arrays of one shape differ by more than `rtol`, or None."""
+    """Return how an array differs from what it must be.
+
+    Parameters
+    ----------
+    name : str
+    actual, expected : array_like
+        Of the same shape.
+    rtol : float
+        As in `assert_close`.
+
+    Returns
+    -------
+    Difference or None
+        None if no value is further off than allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import testing
+    >>> found = testing.find_difference('x', [3.0, 4.0], [3.0, 5.0])
+    >>> found.first, found.wrong, found.size
+    ((1,), 1, 2)
+    """
+    actual, expected = np.asarray(actual, 'float64'), np.asarray(expected, 'float64')
     off, largest = _compared(actual, expected)
     wrong = off > rtol * largest
     if not wrong.any():
@@ -206,9 +245,8 @@ def assert_close(name: str, actual: Any, expected: Any, rtol: float = TOLERANCE)
       tolerance: 0.007 (rtol=1e-05 of the largest expected value, 700)
     """
     __tracebackhide__ = True
-    actual, expected = np.asarray(actual, 'float64'), np.asarray(expected, 'float64')
-    assert_shape(name, actual.shape, expected.shape)
-    found = difference(name, actual, expected, rtol)
+    assert_shape(name, np.shape(actual), np.shape(expected))
+    found = find_difference(name, actual, expected, rtol)
     if found is not None:
         raise ParityError(str(found))
 

@@ -27,26 +27,29 @@ def pytest_addoption(parser: Any) -> None:
         OPTION,
         choices=grid.GRIDS,
         default='full',
-        help='which cases parity_cases() gives: quick has about a tenth of them (%(default)s)',
+        help='which cases parity_cases() gives: quick has about a fifth of them (%(default)s)',
     )
 
 
 def pytest_configure(config: Any) -> None:
     # pytest may run inside of pytest
-    before = grid.set_default_grid(config.getoption(OPTION)), reproducer.test_root
-    reproducer.test_root = str(config.rootpath)
-
-    def restore() -> None:
-        grid.set_default_grid(before[0])
-        reproducer.test_root = before[1]
-
-    config.add_cleanup(restore)
+    before = grid.set_default_grid(config.getoption(OPTION))
+    config.add_cleanup(lambda: grid.set_default_grid(before))
 
 
 def pytest_report_header(config: Any) -> str:
     found = backends.info()
     native = found.instruction_set if found.native else 'no native library'
     return f'gluon_convpool: {native}, {config.getoption(OPTION)} grid'
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: Any) -> Iterator[None]:
+    """Let a program name the test that runs."""
+    before = reproducer.running_test
+    reproducer.running_test = str(item.config.rootpath), item.nodeid
+    yield
+    reproducer.running_test = before
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -187,13 +187,12 @@ def _is_there(thing: Any, module: str, path: str) -> bool:
 def _instead(reason: str) -> str:
     """Return the program that runs again all that was run, where no smaller one can be written."""
     because = f'# Nothing smaller reproduces it: {reason}.'
-    test = os.environ.get('PYTEST_CURRENT_TEST')
-    if test:
-        node = test.rpartition(' ')[0]
-        lines = ['import os, pytest', f'os.chdir({(test_root or os.getcwd())!r})']
-        return '\n'.join([because, *lines, f'raise SystemExit(pytest.main([{node!r}]))'])
+    if running_test is not None:
+        folder, name = running_test
+        lines = ['import os', 'import pytest', f'os.chdir({folder!r})']
+        return '\n'.join([because, *lines, f'raise SystemExit(pytest.main([{name!r}]))'])
     script = getattr(sys.modules['__main__'], '__file__', None)
-    if script:
+    if script and 'pytest' not in sys.modules:
         path = os.path.abspath(script)
         return '\n'.join(
             [because, 'import runpy', f"runpy.run_path({path!r}, run_name='__main__')"]
@@ -201,5 +200,5 @@ def _instead(reason: str) -> str:
     return because
 
 
-test_root = ''
-"""What the names of pytest's tests are relative to; the plugin sets it."""
+running_test: Optional[Tuple[str, str]] = None
+"""The folder and the name of the test that runs; the pytest plugin sets it."""
