@@ -132,7 +132,7 @@ class ConvolutionCase(_Case):
         Of the input and of the output.
     size : (int, int)
         Height and width of the input.
-    kernel_size, strides, padding, dilation, groups, use_bias, activation
+    kernel_size, strides, padding, dilation, groups, use_bias, activation : optional
         As in ``gluon.nn.Conv2D``.
 
     Examples
@@ -244,7 +244,7 @@ class PoolingCase(_Case):
     batch, channels : int
     size : (int, int)
         Height and width of the input.
-    pool_size, strides, padding, ceil_mode, count_include_pad, p, global_pool
+    pool_size, strides, padding, ceil_mode, count_include_pad, p, global_pool : optional
         As in ``gluon_convpool.Pool2D``.
 
     Examples
