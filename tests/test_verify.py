@@ -226,7 +226,7 @@ def test_mistakes_in_a_call_are_exit_status_2(few_cases, monkeypatch, tmp_path, 
     assert '--backend=native: ' in capsys.readouterr().err
     monkeypatch.setattr(_program, 'find_spec', lambda name: None)
     assert verify() == 2
-    assert 'verify needs rich: pip install gluon_convpool[cli]' in capsys.readouterr().err
+    assert 'verify needs rich: pip install "gluon_convpool[cli]"' in capsys.readouterr().err
 
 
 def test_without_the_native_library_the_rest_is_verified(few_cases, monkeypatch, capsys):
