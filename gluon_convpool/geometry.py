@@ -72,6 +72,35 @@ MESSAGES: Dict[str, str] = {
         '{op}: all inputs must be of one kind (mx.np arrays, mx.nd arrays, or symbols), but they'
         ' are {kinds}'
     ),
+    'no_kernels': (
+        '{op}: {layer} has no kernels to draw; allowed: a one- or two-dimensional convolution layer'
+    ),
+    'not_initialised': (
+        '{op}: the weight of {layer} has no values yet; initialize() it and, unless its in_channels'
+        ' were given, call it once'
+    ),
+    'unreadable_layer': (
+        '{op}: layer {layer} cannot be read; allowed: Sequential and HybridSequential of'
+        ' convolution, pooling, Flatten, Dense, and of layers that treat every position alike'
+        ' (activations, BatchNorm, Dropout, Identity)'
+    ),
+    'not_maps': (
+        '{op}: the output of layer {layer} has shape {shape}; allowed: (batch, channels, height,'
+        ' width), (batch, channels, width) or (batch, channels), with at least one image'
+    ),
+    'not_images': (
+        '{op}: {name} has shape {shape}, but must hold images: (batch, channels, height, width)'
+    ),
+    'one_layer_for_ax': '{op}: with ax only one layer can be drawn, but there are {count}',
+    'no_such_layer': '{op}: layers={layers}, but the network has layers 0 to {last}',
+    'no_roof': (
+        '{op}: roof=None, but points by themselves do not say what the machine can do; allowed:'
+        ' measure_roof() or a Roof'
+    ),
+    'no_points': (
+        '{op}: results hold nothing to draw in pass {which}; layers without multiplications, such'
+        ' as pooling, have no place under a roof of operations'
+    ),
     'algorithm_without_native': (
         '{op}: algorithm={algorithm} is one of the native backend, which does not serve this call:'
         ' {reason}'
@@ -94,6 +123,16 @@ MESSAGES: Dict[str, str] = {
         '{op}: the output would have shape {shape}, more than the 2147483647 elements that one'
         ' MXNet array can hold'
     ),
+    'not_a_matrix': '{op}: {name} has shape {shape}, but must be a matrix',
+    'too_large_to_draw': (
+        '{op}: {name} has shape {shape}, but only {largest} rows and columns can be drawn so that'
+        ' their numbers are legible; take a part of it'
+    ),
+    'no_such_step': (
+        '{op}: steps={step}, but there are {count} windows, counted from 0; allowed: the number of'
+        ' one window, or of several'
+    ),
+    'one_step_for_ax': '{op}: steps={steps}, but with ax only one window can be drawn',
 }
 
 LARGEST_ARRAY = 2**31 - 1
@@ -990,3 +1029,54 @@ def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:
             arguments.ceil_mode,
         )
     return _checked_size(op, join_shape(batch, channels, out, arguments.layout))
+
+
+# --------------------------------------------------------------------------- receptive fields
+
+
+class ReceptiveField(NamedTuple):
+    """What the elements of a layer's output see of the input, along one axis.
+
+    Element ``i`` sees the input's elements from ``start + i * jump`` on, `size` of them. A negative
+    `start` lies in the padding.
+
+    Attributes
+    ----------
+    size : int
+        From the first to the last element that is seen, holes of dilated windows included.
+    jump : int
+        How far the fields of neighbouring elements are apart.
+    start : int
+        Where the field of element 0 begins.
+    """
+
+    size: int = 1
+    jump: int = 1
+    start: int = 0
+
+    def behind(
+        self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
+    ) -> ReceptiveField:
+        """The field of a layer that slides a window over elements with this field.
+
+        Examples
+        --------
+        >>> field = ReceptiveField().behind(kernel=5, padding=2).behind(kernel=2, stride=2)
+        >>> field
+        ReceptiveField(size=6, jump=2, start=-2)
+        >>> field.centre(0)
+        0.5
+        """
+        return ReceptiveField(
+            self.size + (extent(kernel, dilation) - 1) * self.jump,
+            self.jump * stride,
+            self.start - padding * self.jump,
+        )
+
+    def first(self, index: int) -> int:
+        """The first input element that output element `index` sees; negative in the padding."""
+        return self.start + index * self.jump
+
+    def centre(self, index: int) -> float:
+        """The middle of what output element `index` sees, in input elements."""
+        return self.first(index) + (self.size - 1) / 2
