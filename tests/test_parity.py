@@ -5,18 +5,22 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
-from cases import BUILTIN, Convolution, Pooling, draw
 from mxnet.gluon import nn
-from parity import (
+
+from gluon_convpool.testing import (
+    BUILTIN,
     MODES,
+    ConvolutionCase,
+    PoolingCase,
     array_kind,
     assert_close,
     assert_layers_match,
     assert_same,
+    draw,
     measure,
 )
 
-CASE = Convolution(padding=1)
+CASE = ConvolutionCase(padding=1)
 
 
 class Wrong(mx.gluon.HybridBlock):
@@ -56,7 +60,7 @@ def _measured(mistake, mode):
     layer = CASE.build(BUILTIN)
     head, expected = CASE.expected()
     block = Wrong(mistake, layer)
-    actual = measure(block, CASE.arrays()['x'], head, mode)
+    actual = measure(block, CASE.x, head, mode)
     return {name.replace('layer.', ''): value for name, value in actual.items()}, expected
 
 
@@ -115,7 +119,7 @@ def test_rejects_a_missing_gradient():
         assert_same({'output': np.ones(1)}, {'output': np.ones(1), 'x': np.ones(1)})
 
 
-def test_rejects_another_layer(arrays):
+def test_rejects_another_layer(np_or_nd):
     (x,) = draw('another layer', (2, 3, 6, 6))
     one, other = nn.Conv2D(4, 3, padding=1), nn.Conv2D(4, 3, padding=1, activation='relu')
     one.initialize(mx.init.Normal(1))
@@ -127,9 +131,9 @@ def test_rejects_another_layer(arrays):
 
 
 def test_every_case_draws_arrays_of_its_own():
-    one, other = Pooling().arrays()['x'], Pooling(mode='avg').arrays()['x']
+    one, other = PoolingCase().x, PoolingCase(mode='avg').arrays()['x']
     assert one.shape == other.shape and not np.array_equal(one, other)
 
 
-def test_array_kind_follows_the_semantics_in_force(arrays):
-    assert array_kind() is getattr(mx, arrays)
+def test_array_kind_follows_the_semantics_in_force(np_or_nd):
+    assert array_kind() is getattr(mx, np_or_nd)

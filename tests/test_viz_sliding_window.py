@@ -8,7 +8,6 @@ import re
 import mxnet as mx
 import numpy as np
 import pytest
-import reference
 from isolated import run
 
 pytest.importorskip('matplotlib', reason='Matplotlib is missing: see the extra viz')
@@ -17,6 +16,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from gluon_convpool import viz
+from gluon_convpool.testing import reference
 
 X = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 K = [[0, 1], [2, 3]]
