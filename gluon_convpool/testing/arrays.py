@@ -15,7 +15,11 @@ ARRAY_KINDS = ('np', 'nd')
 
 
 def array_kind() -> Any:
-    """Return MXNet's module of arrays for the semantics in force: `mx.np` or legacy `mx.nd`.
+    """Return MXNet's module of arrays for the semantics in force: ``mx.np`` or legacy ``mx.nd``.
+
+    Returns
+    -------
+    module
 
     Examples
     --------
@@ -35,7 +39,16 @@ def to_array(values: Any) -> Any:
 def empty_arrays(wanted: bool = True) -> ContextManager[Any]:
     """Return a scope in which legacy arrays too may have an axis of size 0.
 
-    Outside of it MXNet reads that size as unknown. With ``wanted=False`` nothing changes.
+    Outside of it MXNet reads that size as unknown.
+
+    Parameters
+    ----------
+    wanted : bool
+        With False nothing changes.
+
+    Returns
+    -------
+    context manager
 
     Examples
     --------
