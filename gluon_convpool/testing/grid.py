@@ -248,10 +248,12 @@ def _quick(cases: Iterable[Case]) -> Cases:
 _default_grid = 'full'
 
 
-def set_default_grid(grid: str) -> None:
-    """Choose the grid of those who ask for none; the pytest plugin does, by its option."""
+def set_default_grid(grid: str) -> str:
+    """Choose the grid of those who ask for none, as the pytest plugin does; returns the old one."""
     global _default_grid
+    before = _default_grid
     _default_grid = geometry.choice('set_default_grid', 'grid', grid, GRIDS)
+    return before
 
 
 def cases_of(
@@ -273,7 +275,8 @@ def cases_of(
         if not hasattr(cases[0], name):
             allowed = ', '.join(vars(cases[0]))
             raise TypeError(f'{op}: there is no field {name!r}; the cases have {allowed}')
-        cases = [case for case in cases if getattr(case, name) == value]
+        found = ((case, getattr(case, name)) for case in cases)
+        cases = [case for case, has in found if (value(has) if callable(value) else has == value)]
     cases = list(dict.fromkeys(cases))
     return cases if grid == 'full' else list(_quick(cases))
 
@@ -301,7 +304,8 @@ def parity_cases(
         layers made of other layers need not mind; False for only the others.
     **only
         Values that the cases must have, such as ``groups=1`` or ``mode='max'``, for layers that
-        cannot do everything. Names are the fields of `ConvolutionCase` and `PoolingCase`.
+        cannot do everything; or functions that say whether a value will do, such as
+        ``batch=lambda n: n > 0``. Names are the fields of `ConvolutionCase` and `PoolingCase`.
 
     Returns
     -------

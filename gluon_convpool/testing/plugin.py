@@ -32,8 +32,15 @@ def pytest_addoption(parser: Any) -> None:
 
 
 def pytest_configure(config: Any) -> None:
-    grid.set_default_grid(config.getoption(OPTION))
+    # pytest may run inside of pytest
+    before = grid.set_default_grid(config.getoption(OPTION)), reproducer.test_root
     reproducer.test_root = str(config.rootpath)
+
+    def restore() -> None:
+        grid.set_default_grid(before[0])
+        reproducer.test_root = before[1]
+
+    config.add_cleanup(restore)
 
 
 def pytest_report_header(config: Any) -> str:
