@@ -29,9 +29,6 @@ PAGES = sorted(
     if not page.relative_to(ROOT).parts[0].startswith(('.', 'build'))
 )
 FENCE = re.compile(r'^```(\S*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
-# test_plugin.py runs the tests that this page shows.
-TESTED_ELSEWHERE = ('TESTING.md',)
-NAMED_FILE = re.compile(r'`(\w+\.py)`:\n\n```python\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 
 def blocks(page, *languages):
@@ -94,31 +91,26 @@ def run_session(code, page, names):
     assert not report.getvalue(), report.getvalue()
 
 
-def write_named_files(page, folder):
-    """Write the blocks that a page calls files: the text before ends in the name and a colon."""
-    for name, code in NAMED_FILE.findall(page.read_text(encoding='utf-8')):
-        (folder / name).write_text(code, encoding='utf-8')
-
-
 def run_tests(code, page, folder):
     """Run a block that is a test file."""
     (folder / 'test_page.py').write_text(code, encoding='utf-8')
-    file = str(folder / 'test_page.py')
-    done = attempt(f'import pytest; raise SystemExit(pytest.main([{file!r}, "-q"]))')
+    done = attempt(f'import pytest; raise SystemExit(pytest.main([{str(folder)!r}, "-q"]))')
     assert done.returncode == 0, page_name(page) + done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('page', pages_with('python', 'pycon'), ids=page_name)
+# Those of TESTING.md are the files of somebody else's project: test_plugin.py makes them.
+PYTHON_PAGES = [page for page in pages_with('python', 'pycon') if page.name != 'TESTING.md']
+
+
+@pytest.mark.parametrize('page', PYTHON_PAGES, ids=page_name)
 def test_python_on_the_page_runs_and_prints_what_it_says(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    write_named_files(page, tmp_path)
     names = {'__name__': 'page'}
     for code in blocks(page, 'python', 'pycon'):
         if re.search(r'^>>> ', code, re.MULTILINE):
             run_session(code, page, names)
         elif re.search(r'^def test_', code, re.MULTILINE):
-            if page.name not in TESTED_ELSEWHERE:
-                run_tests(code, page, tmp_path)
+            run_tests(code, page, tmp_path)
         else:
             run_plain(code, page, names)
 
@@ -205,6 +197,7 @@ def variables_that_the_code_reads():
         found.update(re.findall(reading, text))
         if source.parent.name != 'workers':
             found.update(re.findall(word, text))
+    found.discard('PYTEST_CURRENT_TEST')  # which pytest sets and no person does
     return found
 
 

@@ -14,7 +14,7 @@ import pytest
 from isolated import attempt
 
 import gluon_convpool
-from gluon_convpool import __main__ as program
+from gluon_convpool import cli as program
 from gluon_convpool import _mxnet, _program, backends, nn
 from gluon_convpool.testing import ConvolutionCase, PoolingCase, verification
 
@@ -126,7 +126,7 @@ def test_the_printed_program_reproduces_the_failure_and_no_other(tmp_path):
     outcome = attempt(
         PLANT
         + """
-    from gluon_convpool.__main__ import main
+    from gluon_convpool.cli import main
     verification.cases_of = lambda kind, grid: [PoolingCase("sum")] if kind == "pool" else []
     plant()
     raise SystemExit(main(["verify", "--backend", "portable"]))

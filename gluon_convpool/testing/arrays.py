@@ -15,7 +15,7 @@ ARRAY_KINDS = ('np', 'nd')
 
 
 def array_kind() -> Any:
-    """Return MXNet's module of arrays for the semantics in force: ``mx.np`` or legacy ``mx.nd``.
+    """Return MXNet's module of arrays for the semantics in force: `mx.np` or legacy `mx.nd`.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def empty_arrays(wanted: bool = True) -> ContextManager[Any]:
     Parameters
     ----------
     wanted : bool
-        With False nothing changes.
+        False changes nothing.
 
     Returns
     -------
