@@ -14,8 +14,8 @@ import pytest
 from isolated import attempt
 
 import gluon_convpool
-from gluon_convpool import cli as program
 from gluon_convpool import _mxnet, _program, backends, nn
+from gluon_convpool import cli as program
 from gluon_convpool.testing import ConvolutionCase, PoolingCase, verification
 
 CASES = {
