@@ -14,7 +14,8 @@ import pytest
 from isolated import attempt
 
 import gluon_convpool
-from gluon_convpool import _mxnet, _program, backends, cli, nn
+from gluon_convpool import _mxnet, _program, backends, nn
+from gluon_convpool import cli as program
 from gluon_convpool.testing import ConvolutionCase, PoolingCase, verification
 
 CASES = {
@@ -43,11 +44,11 @@ def shifted_maximum(monkeypatch):
 
 
 def verify(*options):
-    return cli.main(['verify', '--backend', 'portable', *options])
+    return program.main(['verify', '--backend', 'portable', *options])
 
 
 def test_right_layers_are_verified(few_cases, native, capsys):
-    assert cli.main(['verify']) == 0
+    assert program.main(['verify']) == 0
     printed = capsys.readouterr().out
     for backend in ('native', 'portable'):
         for kind, cases in (('convolution', 2), ('max pooling', 1), ('avg pooling', 1)):
@@ -221,7 +222,7 @@ def test_mistakes_in_a_call_are_exit_status_2(few_cases, monkeypatch, tmp_path, 
     assert verify('--threads', '0') == 2
     assert '--threads=0: must be at least 1' in capsys.readouterr().err
     monkeypatch.setattr(_mxnet, '_status', _mxnet.NativeStatus(False, 'no C++ compiler was found'))
-    assert cli.main(['verify', '--backend', 'native']) == 2
+    assert program.main(['verify', '--backend', 'native']) == 2
     assert '--backend=native: ' in capsys.readouterr().err
     monkeypatch.setattr(_program, 'find_spec', lambda name: None)
     assert verify() == 2
@@ -231,7 +232,7 @@ def test_mistakes_in_a_call_are_exit_status_2(few_cases, monkeypatch, tmp_path, 
 def test_without_the_native_library_the_rest_is_verified(few_cases, monkeypatch, capsys):
     reason = 'no C++ compiler was found'
     monkeypatch.setattr(_mxnet, '_status', _mxnet.NativeStatus(False, reason))
-    assert cli.main(['verify']) == 0
+    assert program.main(['verify']) == 0
     printed = capsys.readouterr().out
     assert f"native was not verified: use_backend('native'): {reason}" in printed
     assert f'all {4 * RUNS} runs agree' in printed

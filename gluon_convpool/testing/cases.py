@@ -133,10 +133,10 @@ class ConvolutionCase(_Case):
     size : (int, int)
         Height and width of the input.
     kernel_size, strides, padding, dilation : int or (int, int)
+        As in ``gluon.nn.Conv2D``, as all that follows.
     groups : int
     use_bias : bool
     activation : str, optional
-        As in ``gluon.nn.Conv2D``.
 
     Examples
     --------
@@ -247,13 +247,11 @@ class PoolingCase(_Case):
     batch, channels : int
     size : (int, int)
         Height and width of the input.
-    pool_size : int or (int, int)
-    strides : int or (int, int), optional
-    padding : int or (int, int)
+    pool_size, strides, padding : int or (int, int)
+        As in ``gluon_convpool.Pool2D``, as all that follows.
     ceil_mode, count_include_pad : bool
     p : {1, 2, 3}
     global_pool : bool
-        As in ``gluon_convpool.Pool2D``.
 
     Examples
     --------
