@@ -130,9 +130,13 @@ def test_the_way_back_leaves_no_trace_in_graph_or_state():
     assert_close(results(net, x), before)
 
 
-def test_a_copy_leaves_the_original_alone():
+@pytest.mark.parametrize('hybridize', [False, True])
+def test_a_copy_leaves_the_original_alone(hybridize):
     x = data(2, 3, 12, 12)
     net = made(Residual(), x)
+    if hybridize:
+        net.hybridize()
+        net(x)
     report = swap(net, inplace=False)
     assert type(net.first) is builtin.Conv2D and type(report.net.first) is nn.Conv2D
     assert_close(results(report.net, x), results(net, x))

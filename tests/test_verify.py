@@ -14,8 +14,8 @@ import pytest
 from isolated import attempt
 
 import gluon_convpool
-from gluon_convpool import __main__ as program
 from gluon_convpool import _mxnet, _program, backends, nn
+from gluon_convpool import cli as program
 from gluon_convpool.testing import ConvolutionCase, PoolingCase, verification
 
 CASES = {
@@ -126,7 +126,7 @@ def test_the_printed_program_reproduces_the_failure_and_no_other(tmp_path):
     outcome = attempt(
         PLANT
         + """
-    from gluon_convpool.__main__ import main
+    from gluon_convpool.cli import main
     verification.cases_of = lambda kind, grid: [PoolingCase("sum")] if kind == "pool" else []
     plant()
     raise SystemExit(main(["verify", "--backend", "portable"]))
@@ -226,7 +226,7 @@ def test_mistakes_in_a_call_are_exit_status_2(few_cases, monkeypatch, tmp_path, 
     assert '--backend=native: ' in capsys.readouterr().err
     monkeypatch.setattr(_program, 'find_spec', lambda name: None)
     assert verify() == 2
-    assert 'verify needs rich: pip install gluon_convpool[cli]' in capsys.readouterr().err
+    assert 'verify needs rich: pip install "gluon_convpool[cli]"' in capsys.readouterr().err
 
 
 def test_without_the_native_library_the_rest_is_verified(few_cases, monkeypatch, capsys):

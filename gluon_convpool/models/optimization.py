@@ -71,6 +71,23 @@ class OptimizedModel(mx.gluon.Block):
         return f'OptimizedModel({", ".join(self._inputs)}; {len(self.rewrites)} rewrites)'
 
     def forward(self, *inputs: Any) -> Any:
+        """Run the rewritten graph.
+
+        Parameters
+        ----------
+        inputs : arrays
+            As the original takes them.
+
+        Returns
+        -------
+        array or list of arrays
+            What the original returns.
+
+        Raises
+        ------
+        ValueError
+            Inside ``autograd.record()``, or for a wrong number of inputs.
+        """
         if mx.autograd.is_recording():
             raise ValueError(
                 'OptimizedModel: it is for inference and has no gradient; train the original'

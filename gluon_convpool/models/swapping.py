@@ -8,7 +8,7 @@ their optimizer state, its hooks and its name are as they were.
 from __future__ import annotations
 
 import copy
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Type
 
 from mxnet.gluon.nn import conv_layers as builtin
 
@@ -171,8 +171,16 @@ def _become_builtin(layer: Any, cls: Type[Any]) -> None:
         activation.__class__ = mx.gluon.nn.Activation
 
 
+def _forget_graphs(blocks: Iterable[Any]) -> None:
+    """Let hybridized blocks trace their graphs anew in the next call."""
+    for block in blocks:
+        if isinstance(block, mx.gluon.HybridBlock) and not isinstance(block, mx.gluon.SymbolBlock):
+            block._clear_cached_op()
+
+
 def _copied(net: Any) -> Any:
     """Return a deep copy whose gradients work: MXNet's own copies are not known to autograd."""
+    _forget_graphs(block for _, block in _walk(net, '', {}))  # they cannot be copied
     net = copy.deepcopy(net)
     for parameter in net.collect_params().values():
         if parameter._data is not None and parameter.grad_req != 'null':
@@ -256,9 +264,5 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
             if type(parameter) is _common.WatchedParameter:
                 parameter.__class__ = mx.gluon.Parameter
     if report.replaced:
-        for _, block in blocks:
-            if isinstance(block, mx.gluon.HybridBlock) and not isinstance(
-                block, mx.gluon.SymbolBlock
-            ):
-                block._clear_cached_op()
+        _forget_graphs(block for _, block in blocks)
     return report

@@ -17,6 +17,10 @@ ARRAY_KINDS = ('np', 'nd')
 def array_kind() -> Any:
     """Return MXNet's module of arrays for the semantics in force: `mx.np` or legacy `mx.nd`.
 
+    Returns
+    -------
+    module
+
     Examples
     --------
     >>> from gluon_convpool import testing
@@ -35,7 +39,16 @@ def to_array(values: Any) -> Any:
 def empty_arrays(wanted: bool = True) -> ContextManager[Any]:
     """Return a scope in which legacy arrays too may have an axis of size 0.
 
-    Outside of it MXNet reads that size as unknown. With ``wanted=False`` nothing changes.
+    Outside of it MXNet reads that size as unknown.
+
+    Parameters
+    ----------
+    wanted : bool
+        False changes nothing.
+
+    Returns
+    -------
+    context manager
 
     Examples
     --------

@@ -132,8 +132,11 @@ class ConvolutionCase(_Case):
         Of the input and of the output.
     size : (int, int)
         Height and width of the input.
-    kernel_size, strides, padding, dilation, groups, use_bias, activation
-        As in ``gluon.nn.Conv2D``.
+    kernel_size, strides, padding, dilation : int or (int, int)
+        As in ``gluon.nn.Conv2D``, as all that follows.
+    groups : int
+    use_bias : bool
+    activation : str, optional
 
     Examples
     --------
@@ -244,8 +247,11 @@ class PoolingCase(_Case):
     batch, channels : int
     size : (int, int)
         Height and width of the input.
-    pool_size, strides, padding, ceil_mode, count_include_pad, p, global_pool
-        As in ``gluon_convpool.Pool2D``.
+    pool_size, strides, padding : int or (int, int)
+        As in ``gluon_convpool.Pool2D``, as all that follows.
+    ceil_mode, count_include_pad : bool
+    p : {1, 2, 3}
+    global_pool : bool
 
     Examples
     --------

@@ -44,6 +44,14 @@ def set_mode(block: Any, mode: str) -> None:
 def parameters(block: Any) -> Dict[str, Any]:
     """Return the parameters of a block by the names that ``save_parameters`` writes.
 
+    Parameters
+    ----------
+    block : gluon.Block
+
+    Returns
+    -------
+    dict of str to gluon.Parameter
+
     Examples
     --------
     >>> from gluon_convpool import nn, testing
