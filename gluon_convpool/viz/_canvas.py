@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Tuple
 
 import numpy
-from matplotlib.figure import Figure
+
+from . import _style
 
 # Marker and filling: told apart by shape and by brightness, so that a print without colours can be
 # read.
@@ -24,8 +25,10 @@ MARKERS = (
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure of `width` times `height` inches that no window manager holds."""
-    return Figure(figsize=(width, height), layout='constrained')
+    """Return an empty figure of `width` times `height` inches whose parts find their places."""
+    figure = _style.new_figure(width, height)
+    figure.set_layout_engine('constrained')
+    return figure
 
 
 def place(ax: Any, width: float, height: float) -> Tuple[Any, Any]:
