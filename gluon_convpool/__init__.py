@@ -12,6 +12,7 @@ from . import _mxnet, functional, nn, scratch
 from . import backends as _backends
 from .backends import Info, get_num_threads, info, set_num_threads, use_backend
 from .functional import corr2d, pool2d
+from .models import optimize, swap
 from .nn import Conv2D, Pool2D
 
 __version__ = '0.1.0'
@@ -26,9 +27,11 @@ __all__ = [
     'get_num_threads',
     'info',
     'nn',
+    'optimize',
     'pool2d',
     'scratch',
     'set_num_threads',
+    'swap',
     'use_backend',
 ]
 

@@ -136,14 +136,17 @@ class _Convolution(DataGradient, builtin._Conv):
                 self.act = Activation(
                     given['activation'], prefix=self.act.prefix[len(self.prefix) :]
                 )
+        self._prepare()
+
+    _builtin_signature: ClassVar[inspect.Signature]
+
+    def _prepare(self) -> None:
         for parameter in self._reg_params.values():
             watch(parameter)
         self._seen_kwargs: Dict[str, Any] = {}
         self._normalised: Optional[geometry.Convolution] = None
         self._fits: Any = None
         self._fitting_weight: Any = None
-
-    _builtin_signature: ClassVar[inspect.Signature]
 
     @property
     def _arguments(self) -> geometry.Convolution:
