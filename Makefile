@@ -9,19 +9,30 @@ ARGS ?=
 
 INSTALL = $(PYTHON) tools/install.py --venv "$(VENV)" --numpy "$(NUMPY)"
 BIN = $(VENV)/bin
-PYTHON_SOURCES = gluon_convpool tests tools setup.py
+PYTHON_SOURCES = gluon_convpool notebooks tests tools docs examples setup.py
 NATIVE_SOURCES = $(shell find gluon_convpool/native -name '*.cc' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test check format clean
+.PHONY: help demo notebooks notebooks-run bench test docs check format clean
 
 help:  ## Show this list
 	@echo "make [PYTHON=python3] [VENV=.venv] [NUMPY='numpy>=2'] [ARGS=…] TARGET"
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/'
 
 demo:  ## Train LeNet on handwritten digits with our layers and with MXNet's own
 	@$(INSTALL) --extras demo
 	$(BIN)/python -m gluon_convpool demo $(ARGS)
+
+notebooks:  ## Open the notebooks in JupyterLab
+	@$(INSTALL) --extras notebooks
+	@# A notebook that is not trusted shows its films as stills.
+	@$(BIN)/jupyter-trust notebooks/*.ipynb
+	@# The kernel is the environment's own, whatever else is installed for this user.
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab $(ARGS) notebooks
+
+notebooks-run:  ## Execute the notebooks, each from a clean kernel, and save what they show
+	@$(INSTALL) --extras notebooks
+	$(BIN)/python tools/notebooks.py $(ARGS)
 
 bench:  ## Measure our layers against MXNet's own and other libraries, which it installs in .bench
 	@$(INSTALL) --extras bench
@@ -31,6 +42,12 @@ bench:  ## Measure our layers against MXNet's own and other libraries, which it 
 test:  ## Run the whole test suite
 	@$(INSTALL) --extras test
 	$(BIN)/python -m pytest $(ARGS)
+
+docs:  ## Build the pages and the API reference
+	@$(INSTALL) --extras docs
+	rm -rf docs/_api docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "Built: docs/_build/html/index.html"
 
 check:  ## Check style and types
 	@$(INSTALL) --extras dev
@@ -47,5 +64,7 @@ format:  ## Rewrite the sources in the style that check asks for
 
 clean:  ## Remove the environment and everything that was built
 	rm -rf "$(VENV)" .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_api docs/_build
 	rm -f gluon_convpool/libconvpool.so gluon_convpool/_build.json
-	find gluon_convpool tests tools -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf notebooks/.ipynb_checkpoints
+	find gluon_convpool tests tools docs examples -name __pycache__ -prune -exec rm -rf {} +

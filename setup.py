@@ -266,7 +266,10 @@ class Library:
         # A process may have the old library mapped: put the new one in its place, never over it.
         unfinished = target.with_suffix(f'.{os.getpid()}.so')
         names = [str(name) for name in objects]
-        self.compiler.run(['-shared', '-fopenmp', '-o', str(unfinished), *names], 'linking')
+        exports = f'-Wl,--version-script={NATIVE / "exports.map"}'
+        self.compiler.run(
+            ['-shared', '-fopenmp', exports, '-o', str(unfinished), *names], 'linking'
+        )
         os.replace(unfinished, target)
 
     def _hash_sources(self) -> str:

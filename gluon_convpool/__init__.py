@@ -1,7 +1,7 @@
 """Convolution and pooling for MXNet Gluon, written by hand.
 
 ``from gluon_convpool import nn`` stands in for ``from mxnet.gluon import nn``. Import this package
-before `mxnet`: it makes MXNet importable beside a new NumPy.
+before ``mxnet``: it gives NumPy back the names that MXNet 1.9.1 needs and newer NumPys lack.
 """
 
 from __future__ import annotations

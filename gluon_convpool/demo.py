@@ -203,81 +203,31 @@ def compare(ours: Side, builtin: Side, images: Any, labels: Any) -> Tuple[Differ
 # --------------------------------------------------------------------------- the picture
 
 
-def draw_curves(axes: Any, ours: List[float], builtin: List[float], quantity: str) -> None:
-    """Draw one quantity of both networks over the epochs; told apart by line, not by colour."""
-    epochs = range(1, len(ours) + 1)
-    axes.plot(epochs, builtin, color='0.65', linewidth=4, label="MXNet's layers")
-    axes.plot(epochs, ours, color='black', linewidth=1.2, marker='o', markersize=3, label='ours')
-    axes.set_xlabel('epoch')
-    axes.set_ylabel(quantity)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(color='0.9')
-    axes.legend()
-
-
-def draw_confusion(axes: Any, labels: numpy.ndarray, predictions: numpy.ndarray) -> None:
-    """Draw how often each digit was read as which."""
-    table = numpy.zeros((10, 10), dtype=int)
-    numpy.add.at(table, (labels, predictions), 1)
-    # The square root lets a single mistake show beside dozens of right answers.
-    axes.imshow(numpy.sqrt(table), cmap='Greys')
-    middle = numpy.sqrt(table.max()) / 2
-    for (row, column), count in numpy.ndenumerate(table):
-        if count:
-            colour = 'white' if numpy.sqrt(count) > middle else 'black'
-            axes.text(column, row, str(count), ha='center', va='center', color=colour, fontsize=8)
-    axes.set_xticks(range(10))
-    axes.set_yticks(range(10))
-    axes.set_xlabel('read as')
-    axes.set_ylabel('digit')
-    axes.set_title('Held-out digits (number of images)')
-
-
-def draw_filters(figure: Any, weights: numpy.ndarray) -> None:
-    """Draw the first layer's kernels, all on one scale of grey."""
-    figure.suptitle(f'First layer: {len(weights)} kernels of {weights.shape[2]}x{weights.shape[3]}')
-    limit = float(abs(weights).max())
-    grid = figure.subplots(4, 5)
-    for axes, kernel in zip(grid.flat, weights[:, 0]):
-        image = axes.imshow(kernel, cmap='gray', vmin=-limit, vmax=limit)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.colorbar(image, ax=grid, label='weight', shrink=0.8)
-
-
-def draw_misread(
-    figure: Any, images: numpy.ndarray, labels: numpy.ndarray, predictions: numpy.ndarray
-) -> None:
-    """Draw up to eight digits that were read wrongly."""
-    wrong = numpy.flatnonzero(labels != predictions)
-    figure.suptitle(f'{len(wrong)} of {len(labels)} held-out digits misread')
-    grid = figure.subplots(2, 4)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, index in zip(grid.flat, wrong):
-        axes.imshow(images[index, 0], cmap='gray_r', vmin=0, vmax=1)
-        axes.set_title(f'{labels[index]} read as {predictions[index]}', fontsize=10)
-
-
 def draw(ours: Side, builtin: Side, digits: Digits, path: Path) -> None:
     """Write the picture: curves, first-layer filters, confusion matrix, misread digits."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=(15, 9), constrained_layout=True)
-    FigureCanvasAgg(figure)
+    from . import viz
+
+    figure: Any = Figure(figsize=(15, 9), layout='constrained')
     figure.suptitle('LeNet on handwritten digits, with gluon_convpool', fontsize=16)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.1, 1))
     loss, accuracy, confusion = top.subplots(1, 3)
-    draw_curves(loss, ours.losses, builtin.losses, 'training loss (mean cross-entropy)')
+    sides = (builtin, ours)
+    viz.draw_curves(
+        {side.title: side.losses for side in sides}, 'training loss (mean cross-entropy)', loss
+    )
     loss.set_yscale('log')
-    percent = [[100 * value for value in side.accuracies] for side in (ours, builtin)]
-    draw_curves(accuracy, percent[0], percent[1], 'accuracy on held-out digits (%)')
+    percent = {side.title: [100 * value for value in side.accuracies] for side in sides}
+    viz.draw_curves(percent, 'accuracy on held-out digits (%)', accuracy)
     predictions = ours.predict(digits.test_images)
-    draw_confusion(confusion, digits.test_labels, predictions)
+    viz.draw_confusion(digits.test_labels, predictions, ax=confusion)
+    confusion.set_title('Held-out digits (number of images)')
     left, right = bottom.subfigures(1, 2)
-    draw_filters(left, ours.net[0].weight.data().asnumpy())
-    draw_misread(right, digits.test_images, digits.test_labels, predictions)
+    filters = left.subplots()
+    viz.draw_filters(ours.net[0], ax=filters)
+    filters.set_title(f'First layer: {filters.get_title()}')
+    viz.draw_misread(digits.test_images, digits.test_labels, predictions, ax=right.subplots())
     with replacing(path) as new:
         figure.savefig(new, dpi=110)
 
@@ -387,7 +337,7 @@ def _run(epochs: int, seed: int, path: Path, threads: int) -> Result:
     mx.random.seed(seed)
     random = numpy.random.RandomState(seed)
     ours = Side('ours', gluon_convpool.nn)
-    builtin = Side("MXNet's", mx.gluon.nn)
+    builtin = Side("MXNet's layers", mx.gluon.nn)
     images, labels = mx.np.array(digits.train_images), mx.np.array(digits.train_labels)
     same_weights(ours, builtin, images[:1])
     for side in (ours, builtin):

@@ -11,6 +11,8 @@ from typing import Any, Dict, Iterable, Optional, Tuple
 from . import backends, geometry
 from ._mxnet import Kind, kind_of
 
+__all__ = ['convolution', 'corr2d', 'pool2d', 'pooling']
+
 DTYPES = ('float32', 'float64')
 
 
@@ -133,16 +135,23 @@ def convolution(
     x : array or symbol, shape (batch, in_channels, height, width)
         In the order of `layout`; float32 or float64.
     weight : array or symbol, shape (channels, in_channels / groups, kernel height, kernel width)
-        In the order of `layout`, with ``channels`` in the place of N.
+        In the order of `layout`, with ``channels`` in the place of N; of the dtype of `x`.
     bias : array or symbol, shape (channels,), optional
-    strides, padding, dilation : int or tuple of int
-        One value for all spatial axes or one per axis. Padding is added on both sides.
+        Added to each output channel.
+    strides : int or (int, int)
+        Step from one window to the next: one value for both spatial axes or one per axis.
+    padding : int or (int, int)
+        Zeros added on both sides of each axis.
+    dilation : int or (int, int)
+        Step from one element of a window to the next.
     groups : int
-        Splits the channels into that many separate convolutions.
+        Splits the channels into that many separate convolutions; must divide both channel counts.
     layout : str
         'NCHW' or 'NHWC'.
-    kernel_size, channels : int or tuple of int, int
+    kernel_size : int or (int, int), optional
         Needed for symbols, which don't know the shape of `weight`; read from it otherwise.
+    channels : int, optional
+        Number of output channels; needed for symbols, and read from `weight` otherwise.
     name : str, optional
         Name of the node in a symbol's graph.
     algorithm : {'auto', 'implicit_gemm', 'winograd', 'depthwise'}
@@ -152,12 +161,15 @@ def convolution(
     Returns
     -------
     array or symbol, shape (batch, channels, output height, output width)
-        Of the same kind as `x`; the output's size along an axis of n elements is
+        Of the same kind and dtype as `x`; the output's size along an axis of n elements is
         ``floor((n + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1``.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        For inputs that are no arrays or symbols of MXNet, that are of different kinds, or whose
+        dtype is another one, and for arguments of a wrong type.
+    ValueError
         For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
 
     Examples
@@ -223,11 +235,14 @@ def pooling(
     ----------
     x : array or symbol, shape (batch, channels, height, width)
         In the order of `layout`; float32 or float64.
-    pool_size, strides, padding : int or tuple of int
-        One value for all spatial axes or one per axis. ``strides=None`` steps by the window's
-        size. Padding is added on both sides and must be smaller than the window.
+    pool_size : int or (int, int)
+        Size of the window, in elements: one value for both spatial axes or one per axis.
+    strides : int or (int, int), optional
+        Step from one window to the next; by default the window's size.
+    padding : int or (int, int)
+        Elements added on both sides of each axis; must be smaller than the window.
     mode : {'max', 'avg', 'sum', 'lp'}
-        'max' propagates NaN. 'lp' is ``(sum of x**p) ** (1/p)``.
+        'max' is NaN where the window holds one. 'lp' is ``(sum of x**p) ** (1/p)``.
     ceil_mode : bool
         Also keep a last window that is only partly filled.
     count_include_pad : bool
@@ -244,11 +259,16 @@ def pooling(
     Returns
     -------
     array or symbol, shape (batch, channels, output height, output width)
-        Of the same kind as `x`.
+        Of the same kind and dtype as `x`; the output's size along an axis of n elements is
+        ``floor((n + 2 * padding - pool_size) / stride) + 1``, with `ceil_mode` rounded up instead
+        of down.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        For an input that is no array or symbol of MXNet or of another dtype, and for arguments of
+        a wrong type.
+    ValueError
         For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
 
     Examples
@@ -280,21 +300,32 @@ def corr2d(X: Any, K: Any, strides: Any = 1, padding: Any = 0) -> Any:
     Parameters
     ----------
     X : array, shape (H, W), (channels, H, W) or (batch, channels, H, W)
+        ``mx.np`` or ``mx.nd``, float32 or float64.
     K : array, shape (h, w), (channels, h, w) or (out_channels, channels, h, w)
         A matrix slides over every matrix in `X` separately; with a channel axis, the products of
         all channels are summed; with one more axis in front, there is one output per kernel.
-    strides, padding : int or (int, int)
+    strides : int or (int, int)
+        Rows and columns from one window to the next.
+    padding : int or (int, int)
+        Rows and columns of zeros that are added on each side.
 
     Returns
     -------
     array, shape (..., output height, output width)
-        The axes in front are those of `X` without the channels that were summed, and with
-        ``out_channels`` where `K` has them.
+        Of the kind and dtype of `X`. The axes in front are those of `X` without the channels that
+        were summed, and with ``out_channels`` where `K` has them. Sizes are those of
+        `convolution`.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        For anything but arrays, different kinds of them, or another dtype.
+    ValueError
         For arguments and shapes that don't fit.
+
+    See Also
+    --------
+    gluon_convpool.scratch.corr2d : the same as loops to read.
 
     Examples
     --------
@@ -356,22 +387,36 @@ def pool2d(
     Parameters
     ----------
     X : array, shape (H, W), (channels, H, W) or (batch, channels, H, W)
+        ``mx.np`` or ``mx.nd``, float32 or float64.
     pool_size : int or (int, int)
+        Height and width of the window.
     mode : {'max', 'avg', 'sum', 'lp'}
+        What a window becomes.
     strides : int or (int, int), optional
         By default 1 for a matrix, where the name stands for the operation of the textbook, and the
         window's size for more axes, where it stands for the layer.
-    padding, ceil_mode, count_include_pad, p
+    padding : int or (int, int)
+        Rows and columns that are added on each side; fewer than the window has.
+    ceil_mode, count_include_pad : bool
         As in `pooling`.
+    p : {1, 2, 3}
+        The power of 'lp'.
 
     Returns
     -------
     array, shape (..., output height, output width)
+        Of the kind and dtype of `X`; sizes are those of `pooling`.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        For anything but an array, or another dtype.
+    ValueError
         For arguments and shapes that don't fit.
+
+    See Also
+    --------
+    gluon_convpool.scratch.pool2d : the same as loops to read.
 
     Examples
     --------

@@ -16,6 +16,30 @@ import contextlib
 import operator
 from typing import Any, Dict, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
+# What somebody who writes a layer of their own may call; the rest is for the package itself.
+__all__ = [
+    'Convolution',
+    'Pooling',
+    'check_bias',
+    'check_weight',
+    'choice',
+    'convolution_arguments',
+    'convolution_shape',
+    'extent',
+    'flag',
+    'integer',
+    'join_shape',
+    'layout_of',
+    'message',
+    'output_size',
+    'per_axis',
+    'pooling_arguments',
+    'pooling_shape',
+    'refuse',
+    'split_shape',
+    'weight_shape',
+]
+
 MESSAGES: Dict[str, str] = {
     'wrong_axes': '{op}: the data has shape {shape}, but layout {layout} needs {expected} axes',
     'channels_mismatch': (
@@ -48,6 +72,35 @@ MESSAGES: Dict[str, str] = {
         '{op}: all inputs must be of one kind (mx.np arrays, mx.nd arrays, or symbols), but they'
         ' are {kinds}'
     ),
+    'no_kernels': (
+        '{op}: {layer} has no kernels to draw; allowed: a one- or two-dimensional convolution layer'
+    ),
+    'not_initialised': (
+        '{op}: the weight of {layer} has no values yet; initialize() it and, unless its in_channels'
+        ' were given, call it once'
+    ),
+    'unreadable_layer': (
+        '{op}: layer {layer} cannot be read; allowed: Sequential and HybridSequential of'
+        ' convolution, pooling, Flatten, Dense, and of layers that treat every position alike'
+        ' (activations, BatchNorm, Dropout, Identity)'
+    ),
+    'not_maps': (
+        '{op}: the output of layer {layer} has shape {shape}; allowed: (batch, channels, height,'
+        ' width), (batch, channels, width) or (batch, channels), with at least one image'
+    ),
+    'not_images': (
+        '{op}: {name} has shape {shape}, but must hold images: (batch, channels, height, width)'
+    ),
+    'one_layer_for_ax': '{op}: with ax only one layer can be drawn, but there are {count}',
+    'no_such_layer': '{op}: layers={layers}, but the network has layers 0 to {last}',
+    'no_roof': (
+        '{op}: roof=None, but points by themselves do not say what the machine can do; allowed:'
+        ' measure_roof() or a Roof'
+    ),
+    'no_points': (
+        '{op}: results hold nothing to draw in pass {which}; layers without multiplications, such'
+        ' as pooling, have no place under a roof of operations'
+    ),
     'algorithm_without_native': (
         '{op}: algorithm={algorithm} is one of the native backend, which does not serve this call:'
         ' {reason}'
@@ -70,6 +123,16 @@ MESSAGES: Dict[str, str] = {
         '{op}: the output would have shape {shape}, more than the 2147483647 elements that one'
         ' MXNet array can hold'
     ),
+    'not_a_matrix': '{op}: {name} has shape {shape}, but must be a matrix',
+    'too_large_to_draw': (
+        '{op}: {name} has shape {shape}, but only {largest} rows and columns can be drawn so that'
+        ' their numbers are legible; take a part of it'
+    ),
+    'no_such_step': (
+        '{op}: steps={step}, but there are {count} windows, counted from 0; allowed: the number of'
+        ' one window, or of several'
+    ),
+    'one_step_for_ax': '{op}: steps={steps}, but with ax only one window can be drawn',
 }
 
 LARGEST_ARRAY = 2**31 - 1
@@ -88,7 +151,30 @@ Ints = Tuple[int, ...]
 
 
 def message(key: str, **values: Any) -> str:
-    """The sentence for one kind of mistake, with its values filled in."""
+    """The sentence for one kind of mistake, with its values filled in.
+
+    Parameters
+    ----------
+    key : str
+        A key of `MESSAGES`.
+    **values
+        One value for each name in braces in that text.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    KeyError
+        If there is no such text, or a value for it is missing.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.message('bias_shape', op='conv', bias_shape=(3,), expected=(4,))
+    'conv: bias has shape (3,); expected (4,)'
+    """
     return MESSAGES[key].format(**values)
 
 
@@ -103,7 +189,27 @@ def unfinished_message(key: str, **values: Any) -> str:
 
 
 def refuse(key: str, **values: Any) -> NoReturn:
-    """Raise ``ValueError`` with the sentence for one kind of mistake."""
+    """Raise ``ValueError`` with the sentence for one kind of mistake.
+
+    Parameters
+    ----------
+    key : str
+        A key of `MESSAGES`.
+    **values
+        One value for each name in braces in that text.
+
+    Raises
+    ------
+    ValueError
+        Always.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.refuse('bias_shape', op='conv', bias_shape=(3,), expected=(4,))
+    Traceback (most recent call last):
+    ValueError: conv: bias has shape (3,); expected (4,)
+    """
     raise ValueError(message(key, **values))
 
 
@@ -111,7 +217,35 @@ def refuse(key: str, **values: Any) -> NoReturn:
 
 
 def choice(op: str, name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """`value`, if it is one of `allowed`; NumPy's strings and integers are fine, True is not 1."""
+    """`value`, if it is one of `allowed`.
+
+    Parameters
+    ----------
+    op, name : str
+        The caller and the argument, for the message.
+    value : str or int
+        What was given. NumPy's strings and integers are fine; True is not 1.
+    allowed : sequence of str or int
+
+    Returns
+    -------
+    str or int
+        `value` as a plain ``str`` or ``int``.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.choice('my_layer', 'mode', 'max', ('max', 'avg'))
+    'max'
+    >>> geometry.choice('my_layer', 'mode', 'min', ('max', 'avg'))
+    Traceback (most recent call last):
+    ValueError: my_layer: mode='min' is unknown; allowed: 'max', 'avg'
+    """
     plain: Any = None
     if isinstance(value, str):
         plain = str(value)
@@ -139,7 +273,36 @@ def _integer(op: str, name: str, value: Any, shown: Any) -> int:
 
 
 def integer(op: str, name: str, value: Any, minimum: int) -> int:
-    """`value` as an ``int`` of at least `minimum`; NumPy integers are fine, ``bool`` is not."""
+    """`value` as an ``int`` of at least `minimum`.
+
+    Parameters
+    ----------
+    op, name : str
+        The caller and the argument, for the message.
+    value : int
+        What was given. NumPy's integers are fine, ``bool`` is not.
+    minimum : int
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If it is below `minimum`.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.integer('my_layer', 'channels', 8, minimum=1)
+    8
+    >>> geometry.integer('my_layer', 'channels', 0, minimum=1)
+    Traceback (most recent call last):
+    ValueError: my_layer: channels=0, but every value must be at least 1
+    """
     number = _integer(op, name, value, value)
     if number < minimum:
         refuse('below_minimum', op=op, name=name, value=number, minimum=minimum)
@@ -149,12 +312,36 @@ def integer(op: str, name: str, value: Any, minimum: int) -> int:
 def per_axis(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:
     """`value` as one integer per axis: a single integer stands for all axes.
 
+    Parameters
+    ----------
+    op, name : str
+        The caller and the argument, for the message.
+    value : int, or tuple or list of int
+    ndim : int
+        How many axes there are.
+    minimum : int
+        The least value that is allowed.
+
+    Returns
+    -------
+    tuple of int
+        `ndim` of them.
+
     Raises
     ------
     TypeError
         For anything that is not an integer or a tuple or list of integers.
     ValueError
         For a wrong number of values, or a value below `minimum`.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.per_axis('my_layer', 'strides', 2, ndim=2, minimum=1)
+    (2, 2)
+    >>> geometry.per_axis('my_layer', 'strides', (1, 2, 3), ndim=2, minimum=1)
+    Traceback (most recent call last):
+    ValueError: my_layer: strides=(1, 2, 3) must be one integer or a tuple of 2
     """
     if isinstance(value, (tuple, list)):
         if len(value) != ndim:
@@ -168,7 +355,33 @@ def per_axis(op: str, name: str, value: Any, ndim: int, minimum: int) -> Ints:
 
 
 def flag(op: str, name: str, value: Any) -> bool:
-    """`value` as ``bool``; 0 and 1 are accepted because MXNet accepts them."""
+    """`value` as ``bool``.
+
+    Parameters
+    ----------
+    op, name : str
+        The caller and the argument, for the message.
+    value : bool
+        What was given. 0, 1 and NumPy's booleans are accepted because MXNet accepts them.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.flag('my_layer', 'ceil_mode', 1)
+    True
+    >>> geometry.flag('my_layer', 'ceil_mode', 'yes')
+    Traceback (most recent call last):
+    ValueError: my_layer: ceil_mode='yes' is unknown; allowed: True, False
+    """
     if isinstance(value, bool) or (type(value) is int and value in (0, 1)):
         return bool(value)
     try:
@@ -181,7 +394,35 @@ def flag(op: str, name: str, value: Any) -> bool:
 
 
 def layout_of(op: str, layout: Any, ndim: Optional[int] = None) -> str:
-    """`layout`, if it names the axes of an array with `ndim` spatial axes."""
+    """`layout`, if it names the axes of an array with `ndim` spatial axes.
+
+    Parameters
+    ----------
+    op : str
+        The caller, for the message.
+    layout : str
+        N stands for the batch, C for the channels, D, H and W for the spatial axes.
+    ndim : int, optional
+        1, 2 or 3; without it, any of them.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it is no such name.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.layout_of('my_layer', 'NHWC', ndim=2)
+    'NHWC'
+    >>> geometry.layout_of('my_layer', 'HWC', ndim=2)
+    Traceback (most recent call last):
+    ValueError: my_layer: layout='HWC' is unknown; allowed: 'NCHW', 'NHWC'
+    """
     if ndim is not None:
         allowed = LAYOUTS[ndim]
     else:
@@ -193,7 +434,28 @@ def layout_of(op: str, layout: Any, ndim: Optional[int] = None) -> str:
 
 
 class Convolution(NamedTuple):
-    """Normalised arguments of a convolution; tuples hold one integer per spatial axis."""
+    """Arguments of a convolution, checked and normalised; `convolution_arguments` makes it.
+
+    Parameters
+    ----------
+    kernel, stride, dilate, pad : tuple of int
+        One integer per spatial axis, in elements.
+    channels : int
+        Number of output channels.
+    groups : int
+        Number of separate convolutions that the channels are split into.
+    layout : str
+        Order of the axes of the data.
+    algorithm : str
+        The native backend's arithmetic, or 'auto'.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_arguments('conv', 3, 1, 1, 1, 8, 1, 'NCHW')
+    >>> arguments.kernel, arguments.ndim
+    ((3, 3), 2)
+    """
 
     kernel: Ints
     stride: Ints
@@ -206,11 +468,37 @@ class Convolution(NamedTuple):
 
     @property
     def ndim(self) -> int:
+        """The number of spatial axes."""
         return len(self.kernel)
 
 
 class Pooling(NamedTuple):
-    """Normalised arguments of a pooling; tuples hold one integer per spatial axis."""
+    """Arguments of a pooling, checked and normalised; `pooling_arguments` makes it.
+
+    Parameters
+    ----------
+    kernel, stride, pad : tuple of int
+        One integer per spatial axis, in elements.
+    mode : {'max', 'avg', 'sum', 'lp'}
+        What a window becomes.
+    ceil_mode : bool
+        Whether a last window counts that is only partly filled.
+    count_include_pad : bool
+        Whether 'avg' counts padded positions.
+    p : {1, 2, 3}
+        The power of 'lp'.
+    global_pool : bool
+        Whether there is one window over all of the data.
+    layout : str
+        Order of the axes of the data.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.pooling_arguments('pool', 2, None, 0, 'max')
+    >>> arguments.stride, arguments.layout
+    ((2, 2), 'NCHW')
+    """
 
     kernel: Ints
     stride: Ints
@@ -224,6 +512,7 @@ class Pooling(NamedTuple):
 
     @property
     def ndim(self) -> int:
+        """The number of spatial axes."""
         return len(self.kernel)
 
 
@@ -242,12 +531,42 @@ def convolution_arguments(
 ) -> Convolution:
     """Check and normalise the arguments of a convolution.
 
-    `op` names the caller in messages. `in_channels` is 0 where the data will decide it.
+    Parameters
+    ----------
+    op : str
+        The caller, for messages.
+    kernel_size, strides, padding, dilation : int or tuple of int
+        One value for all spatial axes or one per axis, in elements. Padding is added on both sides.
+    channels : int
+        Number of output channels.
+    groups : int
+        Must divide both channel counts.
+    layout : str
+        Order of the axes of the data, such as 'NCHW'.
+    in_channels : int
+        Number of input channels; 0 where the data will decide it.
+    ndim : int, optional
+        How many spatial axes there must be; by default as many as `layout` has.
+    algorithm : str
+        One of `ALGORITHMS`.
+
+    Returns
+    -------
+    Convolution
 
     Raises
     ------
     TypeError, ValueError
         Naming the argument, its value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.convolution_arguments('conv', (3, 5), 2, 1, 1, 8, 1, 'NCHW').stride
+    (2, 2)
+    >>> geometry.convolution_arguments('conv', 3, 0, 1, 1, 8, 1, 'NCHW')
+    Traceback (most recent call last):
+    ValueError: conv: strides=0, but every value must be at least 1
     """
     layout = layout_of(op, layout, ndim)
     ndim = len(layout) - 2
@@ -278,12 +597,50 @@ def pooling_arguments(
     layout: Any = 'NCHW',
     ndim: Optional[int] = None,
 ) -> Pooling:
-    """Check and normalise the arguments of a pooling; ``strides=None`` means `pool_size`.
+    """Check and normalise the arguments of a pooling.
+
+    Parameters
+    ----------
+    op : str
+        The caller, for messages.
+    pool_size : int or tuple of int
+        One value for all spatial axes or one per axis, in elements.
+    strides : int or tuple of int, optional
+        The same; None means `pool_size`.
+    padding : int or tuple of int
+        The same; added on both sides, and smaller than the window.
+    mode : {'max', 'avg', 'sum', 'lp'}
+        What a window becomes.
+    ceil_mode : bool
+        Also keep a last window that is only partly filled.
+    count_include_pad : bool
+        Whether 'avg' counts padded positions.
+    p : {1, 2, 3}
+        The power of 'lp'.
+    global_pool : bool
+        One window over all of the data.
+    layout : str
+        Order of the axes of the data.
+    ndim : int, optional
+        How many spatial axes there must be; by default as many as `layout` has.
+
+    Returns
+    -------
+    Pooling
 
     Raises
     ------
     TypeError, ValueError
         Naming the argument, its value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.pooling_arguments('pool', 3, 2, 1, 'avg').pad
+    (1, 1)
+    >>> geometry.pooling_arguments('pool', 2, 2, 2, 'avg')
+    Traceback (most recent call last):
+    ValueError: pool: padding=(2, 2) must be smaller than pool_size=(2, 2) on every axis
     """
     layout = layout_of(op, layout, ndim)
     ndim = len(layout) - 2
@@ -305,7 +662,26 @@ def pooling_arguments(
 
 
 def extent(kernel: int, dilation: int = 1) -> int:
-    """How many elements a window spans on one axis, holes included."""
+    """How many elements a window spans on one axis, holes included.
+
+    Parameters
+    ----------
+    kernel : int
+        How many of them it reads.
+    dilation : int
+        The step from one to the next.
+
+    Returns
+    -------
+    int
+        ``dilation * (kernel - 1) + 1``
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.extent(3), geometry.extent(3, dilation=2)
+    (3, 5)
+    """
     return dilation * (kernel - 1) + 1
 
 
@@ -314,11 +690,33 @@ def output_size(
 ) -> int:
     """How many windows fit on one axis of `n` elements.
 
+    Parameters
+    ----------
+    n : int
+        Elements of the axis, without padding.
+    kernel : int
+        How many elements a window reads.
+    stride : int
+        The step from one window to the next.
+    padding : int
+        Elements added on either side: `padding` before the first and as many behind the last.
+    dilation : int
+        The step from one element of a window to the next.
+    ceil : bool
+        Also count a last window that is only partly filled.
+
+    Returns
+    -------
+    int
+        ``floor((n + 2 * padding - extent) / stride) + 1``, with `ceil` rounded up instead of down.
+        Less than 1 where no window fits.
+
     Examples
     --------
-    >>> output_size(8, kernel=3, stride=2, padding=1)
+    >>> from gluon_convpool import geometry
+    >>> geometry.output_size(8, kernel=3, stride=2, padding=1)
     4
-    >>> output_size(8, kernel=3, stride=2), output_size(8, kernel=3, stride=2, ceil=True)
+    >>> geometry.output_size(8, kernel=3, stride=2), geometry.output_size(8, 3, 2, ceil=True)
     (3, 4)
     """
     room = n + 2 * padding - extent(kernel, dilation)
@@ -326,7 +724,35 @@ def output_size(
 
 
 def split_shape(op: str, shape: Ints, layout: str) -> Tuple[int, int, Ints]:
-    """Batch size, channels and spatial sizes of an array of `shape`."""
+    """Batch size, channels and spatial sizes of an array.
+
+    Parameters
+    ----------
+    op : str
+        The caller, for the message.
+    shape : tuple of int
+    layout : str
+        Which axis is which.
+
+    Returns
+    -------
+    batch, channels : int
+    sizes : tuple of int
+        One for each spatial axis.
+
+    Raises
+    ------
+    ValueError
+        If `shape` has another number of axes than `layout`.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.split_shape('my_layer', (2, 3, 28, 32), 'NCHW')
+    (2, 3, (28, 32))
+    >>> geometry.split_shape('my_layer', (2, 28, 32, 3), 'NHWC')
+    (2, 3, (28, 32))
+    """
     if len(shape) != len(layout):
         refuse('wrong_axes', op=op, layout=layout, shape=shape, expected=len(layout))
     if layout[1] == 'C':
@@ -335,14 +761,52 @@ def split_shape(op: str, shape: Ints, layout: str) -> Tuple[int, int, Ints]:
 
 
 def join_shape(batch: int, channels: int, sizes: Ints, layout: str) -> Ints:
-    """The inverse of `split_shape`."""
+    """The shape of an array, from its parts: the inverse of `split_shape`.
+
+    Parameters
+    ----------
+    batch, channels : int
+    sizes : tuple of int
+        One for each spatial axis.
+    layout : str
+        Which axis is which.
+
+    Returns
+    -------
+    tuple of int
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.join_shape(2, 3, (28, 32), 'NHWC')
+    (2, 28, 32, 3)
+    """
     if layout[1] == 'C':
         return (batch, channels) + tuple(sizes)
     return (batch,) + tuple(sizes) + (channels,)
 
 
 def weight_shape(arguments: Convolution, in_channels: int) -> Ints:
-    """The shape of the weight for `in_channels` channels of data; 0 or -1 stays unknown."""
+    """The shape of the weight of a convolution.
+
+    Parameters
+    ----------
+    arguments : Convolution
+    in_channels : int
+        Channels of the data; 0 or -1, for unknown, stays in the shape as it is.
+
+    Returns
+    -------
+    tuple of int
+        In the order of the layout, with output channels in the place of N.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_arguments('conv', 3, 1, 1, 1, 8, 2, 'NHWC')
+    >>> geometry.weight_shape(arguments, in_channels=4)
+    (8, 3, 3, 2)
+    """
     inner = in_channels // arguments.groups if in_channels > 0 else in_channels
     return join_shape(arguments.channels, inner, arguments.kernel, arguments.layout)
 
@@ -383,7 +847,30 @@ def weight_text(arguments: Convolution, inner: str) -> str:
 
 
 def check_weight(arguments: Convolution, weight: Ints, op: str = 'convolution') -> None:
-    """Refuse a weight of a wrong shape; its input channels are left to the data."""
+    """Refuse a weight of a wrong shape; its input channels are left to the data.
+
+    Parameters
+    ----------
+    arguments : Convolution
+    weight : tuple of int
+        Its shape.
+    op : str
+        The caller, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it has other axes, output channels or window sizes than `arguments`.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_arguments('conv', 3, 1, 1, 1, 8, 1, 'NCHW')
+    >>> geometry.check_weight(arguments, (8, 4, 3, 3))
+    >>> geometry.check_weight(arguments, (8, 4, 5, 5))
+    Traceback (most recent call last):
+    ValueError: convolution: weight has shape (8, 4, 5, 5); expected (8, in_channels / groups, 3, 3)
+    """
     axis = arguments.layout.index('C')
     known = weight_shape(arguments, 0)
     fits = weight[:axis] + weight[axis + 1 :] == known[:axis] + known[axis + 1 :]
@@ -393,7 +880,29 @@ def check_weight(arguments: Convolution, weight: Ints, op: str = 'convolution') 
 
 
 def check_bias(arguments: Convolution, bias: Ints, op: str = 'convolution') -> None:
-    """Refuse a bias of a wrong shape."""
+    """Refuse a bias of a wrong shape.
+
+    Parameters
+    ----------
+    arguments : Convolution
+    bias : tuple of int
+        Its shape.
+    op : str
+        The caller, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it is not one number for each output channel.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_arguments('conv', 3, 1, 1, 1, 8, 1, 'NCHW')
+    >>> geometry.check_bias(arguments, (4,))
+    Traceback (most recent call last):
+    ValueError: convolution: bias has shape (4,); expected (8,)
+    """
     if bias != (arguments.channels,):
         refuse('bias_shape', op=op, bias_shape=bias, expected=(arguments.channels,))
 
@@ -405,12 +914,33 @@ def convolution_shape(
     bias: Optional[Ints] = None,
     op: str = 'convolution',
 ) -> Ints:
-    """The shape of the output; unknown sizes in `weight` are 0 or -1, or `weight` is None.
+    """The shape of a convolution's output.
+
+    Parameters
+    ----------
+    arguments : Convolution
+    data : tuple of int
+        Shape of the data.
+    weight, bias : tuple of int, optional
+        Shapes of the parameters, to be checked too. Unknown sizes in `weight` are 0 or -1.
+    op : str
+        The caller, for messages.
+
+    Returns
+    -------
+    tuple of int
 
     Raises
     ------
     ValueError
-        If the shapes don't fit each other.
+        If the shapes don't fit each other, or the output would have 2^31 elements or more.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_arguments('conv', 3, 2, 1, 1, 8, 1, 'NCHW')
+    >>> geometry.convolution_shape(arguments, (2, 3, 28, 32))
+    (2, 8, 14, 16)
     """
     batch, channels, sizes = split_shape(op, data, arguments.layout)
     if weight is not None:
@@ -456,12 +986,32 @@ def refuse_algorithm(arguments: Convolution, data: Ints, op: str = 'convolution'
 
 
 def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:
-    """The shape of the output.
+    """The shape of a pooling's output.
+
+    Parameters
+    ----------
+    arguments : Pooling
+    data : tuple of int
+        Shape of the data.
+    op : str
+        The caller, for messages.
+
+    Returns
+    -------
+    tuple of int
 
     Raises
     ------
     ValueError
-        If the data has the wrong number of axes or is smaller than the window.
+        If the data has the wrong number of axes or is smaller than the window, or the output would
+        have 2^31 elements or more.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.pooling_arguments('pool', 2, None, 0, 'max')
+    >>> geometry.pooling_shape(arguments, (2, 3, 28, 33))
+    (2, 3, 14, 16)
     """
     batch, channels, sizes = split_shape(op, data, arguments.layout)
     ones = (1,) * len(sizes)
@@ -479,3 +1029,54 @@ def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:
             arguments.ceil_mode,
         )
     return _checked_size(op, join_shape(batch, channels, out, arguments.layout))
+
+
+# --------------------------------------------------------------------------- receptive fields
+
+
+class ReceptiveField(NamedTuple):
+    """What the elements of a layer's output see of the input, along one axis.
+
+    Element ``i`` sees the input's elements from ``start + i * jump`` on, `size` of them. A negative
+    `start` lies in the padding.
+
+    Attributes
+    ----------
+    size : int
+        From the first to the last element that is seen, holes of dilated windows included.
+    jump : int
+        How far the fields of neighbouring elements are apart.
+    start : int
+        Where the field of element 0 begins.
+    """
+
+    size: int = 1
+    jump: int = 1
+    start: int = 0
+
+    def behind(
+        self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
+    ) -> ReceptiveField:
+        """The field of a layer that slides a window over elements with this field.
+
+        Examples
+        --------
+        >>> field = ReceptiveField().behind(kernel=5, padding=2).behind(kernel=2, stride=2)
+        >>> field
+        ReceptiveField(size=6, jump=2, start=-2)
+        >>> field.centre(0)
+        0.5
+        """
+        return ReceptiveField(
+            self.size + (extent(kernel, dilation) - 1) * self.jump,
+            self.jump * stride,
+            self.start - padding * self.jump,
+        )
+
+    def first(self, index: int) -> int:
+        """The first input element that output element `index` sees; negative in the padding."""
+        return self.start + index * self.jump
+
+    def centre(self, index: int) -> float:
+        """The middle of what output element `index` sees, in input elements."""
+        return self.first(index) + (self.size - 1) / 2

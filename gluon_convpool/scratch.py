@@ -14,6 +14,8 @@ import numpy
 from . import geometry
 from ._mxnet import ND_ARRAY, NP_ARRAY, kind_of, mx
 
+__all__ = ['Conv2D', 'corr2d', 'pool2d']
+
 
 def corr2d(X: Any, K: Any) -> Any:
     """Slide `K` over `X` and sum the products: two-dimensional cross-correlation.
@@ -21,8 +23,9 @@ def corr2d(X: Any, K: Any) -> Any:
     Parameters
     ----------
     X : array, shape (H, W)
+        Of ``mxnet.np``, ``mxnet.nd`` or NumPy, with any dtype that can be multiplied.
     K : array, shape (h, w)
-        At most as large as `X`.
+        At most as large as `X`, and of the same kind.
 
     Returns
     -------
@@ -58,9 +61,11 @@ def pool2d(X: Any, pool_size: Tuple[int, int], mode: str = 'max') -> Any:
     Parameters
     ----------
     X : array, shape (H, W)
+        Of ``mxnet.np``, ``mxnet.nd`` or NumPy.
     pool_size : (int, int)
         Height and width of the window, at most those of `X`.
     mode : {'max', 'avg'}
+        Whether a window becomes its maximum or its mean.
 
     Returns
     -------
@@ -98,8 +103,19 @@ class Conv2D(mx.gluon.nn.Block):
     ----------
     kernel_size : int or (int, int)
         Shape of the parameter ``weight``; the parameter ``bias`` has shape (1,).
-    prefix, params
-        As in every Gluon block.
+    **kwargs
+        ``prefix`` and ``params``, as in every Gluon block.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a `kernel_size` that is not one or two integers of at least 1. When called, ValueError
+        for data that is no matrix or smaller than the kernel.
+
+    Notes
+    -----
+    The data is one matrix of shape (H, W), of ``mxnet.np`` or ``mxnet.nd``, float32; the output has
+    shape (H - h + 1, W - w + 1).
 
     Examples
     --------

@@ -33,18 +33,19 @@ class use_backend:
     """Choose the backend, for good or for a ``with`` block.
 
     The choice holds for the whole process, all threads included. A hybridized network keeps the
-    backend with which its graph was traced: call `hybridize` again to trace it anew.
+    backend with which its graph was traced: call ``hybridize()`` again to trace it anew.
 
     Parameters
     ----------
     name : {'auto', 'native', 'portable'}
-        ``'auto'`` takes the native library where it can serve a call and the portable backend
-        otherwise; ``'native'`` raises `ValueError` where the library cannot serve a call.
+        'auto', the default of the package, takes the native library where it can serve a call and
+        the portable backend otherwise; 'native' never does the latter, and calls that the library
+        cannot serve raise ValueError; 'portable' never takes the library.
 
     Raises
     ------
     ValueError
-        If `name` is unknown, or ``'native'`` is asked for and the library is not available.
+        If `name` is unknown, or 'native' is asked for and the library is not available.
 
     Examples
     --------
@@ -137,10 +138,25 @@ def set_num_threads(n: int) -> None:
     Without the native library this sets the threads of MXNet's own operators, of which the
     portable backend is made.
 
+    Parameters
+    ----------
+    n : int
+        At least 1. It holds for the whole process; in a forked child, the native library computes
+        with one thread whatever is asked for.
+
     Raises
     ------
     TypeError, ValueError
         If `n` is not an integer of at least 1.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> before = gluon_convpool.get_num_threads()
+    >>> gluon_convpool.set_num_threads(2)
+    >>> gluon_convpool.get_num_threads()
+    2
+    >>> gluon_convpool.set_num_threads(before)
     """
     global _portable_threads
     n = geometry.integer('set_num_threads', 'n', n, 1)
@@ -153,7 +169,21 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads convolution and pooling use."""
+    """How many threads convolution and pooling use.
+
+    Returns
+    -------
+    int
+        What `set_num_threads` was given. Before the first such call: ``OMP_NUM_THREADS``, or else
+        as many as there are processors that the process may use (without the native library: half
+        of the machine's, which is MXNet's default).
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> gluon_convpool.get_num_threads() >= 1
+    True
+    """
     library = _mxnet.native_library()
     if library is not None:
         return library.convpool_get_num_threads()
@@ -168,7 +198,35 @@ _portable_threads = 0
 
 
 class Info(NamedTuple):
-    """What computes here; `str` of it is a report to read."""
+    """What computes here, as `info` returns it; ``str`` of it is a report to read.
+
+    Parameters
+    ----------
+    version, mxnet, numpy : str
+        Versions of this package, of MXNet and of NumPy.
+    backend : {'native', 'portable'}
+        What computes float32 arrays on the CPU now.
+    native : bool
+        Whether the native library could be loaded.
+    reason : str
+        Why it could not; empty where it could.
+    library : str
+        Path of the native library; empty where it could not be loaded.
+    instruction_set : {'baseline', 'avx2', 'avx512', ''}
+        For what its kernels in use were compiled; empty where it could not be loaded.
+    threads : int
+        How many convolution and pooling use.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> found = gluon_convpool.info()
+    >>> print(found)  # doctest: +ELLIPSIS
+    gluon_convpool  ... (MXNet 1.9.1, NumPy ...)
+    backend         ...
+    native library  ...
+    threads         ...
+    """
 
     version: str
     mxnet: str
@@ -201,8 +259,7 @@ def info() -> Info:
     Returns
     -------
     Info
-        A named tuple. ``backend`` is 'native' or 'portable', what float32 arrays on the CPU get
-        now; ``reason`` says why ``native`` is False, and is empty otherwise.
+        A named tuple; print it for a report.
 
     Examples
     --------

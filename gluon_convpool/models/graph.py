@@ -249,7 +249,7 @@ class Graph:
                 {
                     'op': node.op,
                     'name': node.name,
-                    'attrs': node.attrs,
+                    'attrs': {**node.attrs, **self._shape_of(node)},
                     'inputs': [[place[entry.node], entry.number, 0] for entry in node.inputs],
                     **node.extra,
                 }
@@ -260,3 +260,10 @@ class Graph:
             'attrs': self._attrs,
         }
         return to_world(mx.sym.load_json(json.dumps(stored)), self.numpy)
+
+    def _shape_of(self, node: Node) -> Dict[str, str]:
+        # MXNet reserves too little memory for the shapes of an extension operator's inputs where
+        # some are unknown (docs/MXNET.md).
+        if not node.is_variable or node.name not in self.parameters:
+            return {}
+        return {'__shape__': str(tuple(self.parameters[node.name].shape))}

@@ -1,4 +1,7 @@
-"""``mxnet.gluon.nn`` with our convolution and pooling layers in the place of MXNet's."""
+"""``mxnet.gluon.nn`` with our convolution and pooling layers in the place of MXNet's.
+
+Every other name of that module is here too, and is MXNet's own.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import weakref
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from .._mxnet import Kind, kind_of, mx, to_world
 from ..backends import native
@@ -140,11 +140,12 @@ def parameter_input(parameter: Any, value: Any, kind: Kind) -> Tuple[Any, Option
     return parameter._link.next_user(kind), False
 
 
-def fill_in_signature(cls: Any, doc: str, **values: Any) -> None:
+def fill_in_signature(cls: Any, doc: str, texts: Dict[str, str], **values: Any) -> None:
     """Give a thin class the signature of the built-in layer under it, and a filled-in docstring.
 
     The built-in is the base of `cls` after ours; a class without one keeps its own constructor.
     What the constructor of ours takes by keyword beyond the built-in's stands in the signature too.
+    `texts` says of each parameter that a class may have what stands behind its name.
     """
     if '__init__' not in vars(cls):
         own = inspect.signature(cls.__init__).parameters.values()
@@ -159,7 +160,9 @@ def fill_in_signature(cls: Any, doc: str, **values: Any) -> None:
             parameters=parameters[:last] + extra + parameters[last:]
         )
     if not vars(cls).get('__doc__'):
-        cls.__doc__ = doc.format(name=cls.__name__, **values)
+        listed = '\n'.join(texts[name] for name in inspect.signature(cls).parameters)
+        template = doc.replace('{parameters}', listed)
+        cls.__doc__ = template.format(name=cls.__name__, **values)
 
 
 class Activation(mx.gluon.nn.Activation):

@@ -26,27 +26,7 @@ file of parameters saved by either loads into the other, and
 
 Parameters
 ----------
-channels : int
-    Number of output channels.
-kernel_size, strides, padding, dilation : int or tuple of {ndim} int
-    One value for all spatial axes or one per axis. Padding is added on both sides.
-groups : int
-    Splits the channels into that many separate convolutions; must divide both channel counts.
-layout : str
-    One of {layouts}.
-activation : str, optional
-    One of {activations}.
-use_bias : bool
-    Whether a bias is added to each output channel.
-weight_initializer, bias_initializer : str or Initializer, optional
-    Initial values.
-in_channels : int
-    Number of input channels; 0 leaves it to the first data that arrives.
-algorithm : str
-    Which arithmetic of the native backend computes the output: one of {algorithms}. A gradient
-    for which it has no kernel is left to 'auto', which takes what should be fastest.
-prefix, params
-    As in every Gluon block.
+{parameters}
 
 Raises
 ------
@@ -72,6 +52,39 @@ Examples
 >>> npx.reset_np()
 """
 
+_PARAMETERS = {
+    'channels': """channels : int
+    Number of output channels.""",
+    'kernel_size': """kernel_size : int or tuple of {ndim} int
+    Size of the window, in elements: one value for all spatial axes or one per axis.""",
+    'strides': """strides : int or tuple of {ndim} int
+    Step from one window to the next.""",
+    'padding': """padding : int or tuple of {ndim} int
+    Zeros added on both sides of each axis.""",
+    'dilation': """dilation : int or tuple of {ndim} int
+    Step from one element of the window to the next.""",
+    'groups': """groups : int
+    Splits the channels into that many separate convolutions; must divide both channel counts.""",
+    'layout': """layout : str
+    One of {layouts}. The weight has its axes in the same order, with output channels in the place
+    of N.""",
+    'activation': """activation : str, optional
+    One of {activations}.""",
+    'use_bias': """use_bias : bool
+    Whether a bias is added to each output channel.""",
+    'weight_initializer': """weight_initializer : str or Initializer, optional
+    Initial values of the parameter ``weight``.""",
+    'bias_initializer': """bias_initializer : str or Initializer, optional
+    Initial values of the parameter ``bias``.""",
+    'in_channels': """in_channels : int
+    Number of input channels; 0 leaves it to the first data that arrives.""",
+    'algorithm': """algorithm : str
+    Which arithmetic of the native backend computes the output: one of {algorithms}. A gradient
+    for which it has no kernel is left to 'auto', which takes what should be fastest.""",
+    'kwargs': """**kwargs
+    ``prefix`` and ``params``, as in every Gluon block.""",
+}
+
 
 class _Convolution(DataGradient, builtin._Conv):
     """Convolution over any number of spatial axes; subclasses fix the number and the built-in.
@@ -90,6 +103,7 @@ class _Convolution(DataGradient, builtin._Conv):
             fill_in_signature(
                 cls,
                 _DOC,
+                _PARAMETERS,
                 ndim=cls.ndim,
                 axes=cls.ndim + 2,
                 layouts=', '.join(map(repr, geometry.LAYOUTS[cls.ndim])),

@@ -11,33 +11,19 @@ from .. import functional, geometry
 from .._mxnet import kind_of
 from ._common import DataGradient, array_kind, fill_in_signature
 
-_INTRODUCTION = """{ndim}-D {what} pooling, a drop-in for ``mxnet.gluon.nn.{name}``.
+_DROP_IN = """{ndim}-D {what} pooling, a drop-in for ``mxnet.gluon.nn.{name}``.
 
 Signature and defaults are the built-in layer's, and ``isinstance(layer, mxnet.gluon.nn.{name})``
 holds.
+"""
 
+_ANY_MODE = """{ndim}-D pooling of any mode, in one layer.
+"""
+
+_REST = """
 Parameters
 ----------
-"""
-
-_WINDOW = """pool_size : int or tuple of {ndim} int
-    Size of the window.
-strides : int or tuple of {ndim} int, optional
-    Step between windows; by default the window's size.
-padding : int or tuple of {ndim} int
-    Added on both sides of each axis; must be smaller than the window.
-ceil_mode : bool
-    Also keep a last window that is only partly filled.
-"""
-
-_COUNT = """count_include_pad : bool
-    Whether padded positions count in the average.
-"""
-
-_REST = """layout : str
-    One of {layouts}.
-prefix, params
-    As in every Gluon block.
+{parameters}
 
 Raises
 ------
@@ -48,17 +34,46 @@ TypeError, ValueError
 Notes
 -----
 Input and output are float32 or float64 arrays (or symbols) of {axes} axes in the order of
-`layout`.{note}
+`layout`. {size}{nan}
 
 Examples
 --------
 >>> from gluon_convpool import nn
 >>> from mxnet import np, npx
 >>> npx.set_np()
->>> nn.{name}()(np.ones((1, 3, {sizes}))).shape
+>>> nn.{name}({call})(np.ones((1, 3, {sizes}))).shape
 (1, 3, {result})
 >>> npx.reset_np()
 """
+
+_SIZE = """Along an axis of n elements the output has
+``floor((n + 2 * padding - pool_size) / strides) + 1``, with `ceil_mode` rounded up instead of
+down."""
+_GLOBAL_SIZE = 'Each spatial axis of the output has one element.'
+_NAN = ' The maximum of a window that holds NaN is NaN.'
+
+_PARAMETERS = {
+    'pool_size': """pool_size : int or tuple of {ndim} int
+    Size of the window, in elements: one value for all spatial axes or one per axis.""",
+    'strides': """strides : int or tuple of {ndim} int, optional
+    Step from one window to the next; by default the window's size.""",
+    'padding': """padding : int or tuple of {ndim} int
+    Elements added on both sides of each axis; must be smaller than the window.""",
+    'mode': """mode : {{'max', 'avg', 'sum', 'lp'}}
+    What a window becomes. 'lp' is ``(sum of x**p) ** (1/p)``.""",
+    'ceil_mode': """ceil_mode : bool
+    Also keep a last window that is only partly filled.""",
+    'count_include_pad': """count_include_pad : bool
+    Whether an average counts padded elements, which are zeros.""",
+    'p': """p : {{1, 2, 3}}
+    The power of 'lp'.""",
+    'global_pool': """global_pool : bool
+    One window over all of the data, whatever `pool_size`, `strides` and `padding` say.""",
+    'layout': """layout : str
+    One of {layouts}.""",
+    'kwargs': """**kwargs
+    ``prefix`` and ``params``, as in every Gluon block.""",
+}
 
 
 class _Pooling(DataGradient, builtin._Pooling):
@@ -76,18 +91,19 @@ class _Pooling(DataGradient, builtin._Pooling):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if 'ndim' in vars(cls):
-            what = {'max': 'maximum', 'avg': 'average'}.get(cls.mode, cls.mode)
+            mode = {'max': 'maximum', 'avg': 'average'}.get(cls.mode, cls.mode)
+            takes_mode = 'mode' in inspect.signature(cls.__init__).parameters
             fill_in_signature(
                 cls,
-                _INTRODUCTION
-                + ('' if cls.global_pool else _WINDOW)
-                + (_COUNT if cls.mode == 'avg' and not cls.global_pool else '')
-                + _REST,
+                (_ANY_MODE if takes_mode else _DROP_IN) + _REST,
+                _PARAMETERS,
                 ndim=cls.ndim,
                 axes=cls.ndim + 2,
-                what=f'global {what}' if cls.global_pool else what,
+                what=f'global {mode}' if cls.global_pool else mode,
                 layouts=', '.join(map(repr, geometry.LAYOUTS[cls.ndim])),
-                note=' A NaN in a window makes its maximum NaN.' if cls.mode == 'max' else '',
+                size=_GLOBAL_SIZE if cls.global_pool else _SIZE,
+                nan=_NAN if cls.mode == 'max' else '',
+                call="mode='lp', p=2" if takes_mode else '',
                 sizes=', '.join(['8'] * cls.ndim),
                 result=', '.join(['1' if cls.global_pool else '4'] * cls.ndim),
             )
@@ -198,46 +214,6 @@ class GlobalAvgPool2D(_Pooling, builtin.GlobalAvgPool2D):
 
 
 class Pool2D(_Pooling):
-    """2-D pooling of any mode.
-
-    Parameters
-    ----------
-    pool_size : int or tuple of 2 int
-        Size of the window.
-    strides : int or tuple of 2 int, optional
-        Step between windows; by default the window's size.
-    padding : int or tuple of 2 int
-        Added on both sides of each axis; must be smaller than the window.
-    mode : {'max', 'avg', 'sum', 'lp'}
-        'max' propagates NaN. 'lp' is ``(sum of x**p) ** (1/p)``.
-    ceil_mode : bool
-        Also keep a last window that is only partly filled.
-    count_include_pad : bool
-        Whether 'avg' counts padded positions.
-    p : {1, 2, 3}
-        The power of 'lp'.
-    global_pool : bool
-        One window over all of the data, whatever `pool_size`, `strides` and `padding` say.
-    layout : str
-        'NCHW' or 'NHWC'.
-    prefix, params
-        As in every Gluon block.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a wrong argument when constructed and for unfitting data when called, before anything
-        is computed. Both name the argument, its value and what is allowed.
-
-    Examples
-    --------
-    >>> import gluon_convpool
-    >>> from mxnet import nd
-    >>> gluon_convpool.Pool2D(2, mode='sum')(nd.ones((1, 1, 4, 4))).asnumpy()
-    array([[[[4., 4.],
-             [4., 4.]]]], dtype=float32)
-    """
-
     ndim, mode = 2, 'max'
 
     def __init__(
