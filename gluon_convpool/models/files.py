@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NoReturn, Optional, Sequence, Tuple, Union
 
-from .._mxnet import kind_of, mx, to_world
+from .._mxnet import in_world, mx, to_world
 from . import operators
 from .graph import Graph, Node
 from .rules import apply, dropping
@@ -37,11 +37,13 @@ def reason_of(error: Exception) -> str:
     'layer conv0: data should be 4D (3 vs. 4)'
     """
     text = ' '.join(str(error).split())
-    text = re.sub(r'^(Traceback \(most recent call last\):|File "[^"]*", line \d+|\w*Error:| )*', '', text)
+    text = re.sub(
+        r'^(Traceback \(most recent call last\):|File "[^"]*", line \d+|\w*Error:| )*', '', text
+    )
     layer = re.search(r'Error in operator ([^\s:]+):\s*', text)
     rest = text[layer.end() :] if layer else text
     rest = re.sub(r'\[\d\d:\d\d:\d\d\] \S+:\d+:\s*', '', rest)
-    failed = re.search(r'Check failed: (.*?)(\(.*? vs\. .*?\))? ?: ?(.*)', rest)
+    failed = re.search(r'Check failed: (.*?)(\([^()]* vs\. [^()]*\))? ?: ?(.*)', rest)
     if failed:
         rest = failed[3] or failed[1]
         rest += f' {failed[2]}' if failed[2] else ''
@@ -144,15 +146,15 @@ def read_parameters(path: PathLike) -> Dict[str, Any]:
     # A file says in which world it was written, and MXNet refuses it in the other.
     for numpy_world in (mx.util.is_np_shape(), not mx.util.is_np_shape()):
         try:
-            with mx.util.np_shape(numpy_world):
+            with in_world(numpy_world):
                 stored = mx.nd.load(str(path))
             break
         except mx.MXNetError as error:
             if 'np shape semantics' not in str(error):
                 raise ModelError(f'{path}: is no parameter file, or is cut short') from None
-    if not isinstance(stored, dict):
+    if not isinstance(stored, dict) and stored:
         raise ModelError(f'{path}: holds arrays without names')
-    return plain_names(stored)
+    return plain_names(stored or {})
 
 
 def plain_names(values: Dict[str, Any]) -> Dict[str, Any]:
@@ -173,7 +175,7 @@ _DATA_INPUTS = {
     'GroupNorm': 1,
     'Embedding': 1,
     'LeakyReLU': 1,
-    **{name: 1 for name in operators.OUR_CONVOLUTION},
+    **dict.fromkeys(operators.OUR_CONVOLUTION, 1),
 }
 
 
@@ -247,7 +249,7 @@ def check_input_shapes(graph: Graph, given: Dict[str, Tuple[int, ...]]) -> None:
     """
     shapes = {name: tuple(array.shape) for name, array in graph.parameters.items()}
     try:
-        with _silence(), mx.util.np_shape(graph.numpy):
+        with _silence(), in_world(graph.numpy):
             graph.symbol().infer_shape(**shapes, **given)
     except mx.MXNetError as error:
         words = ', '.join(f'{name} of shape {shape}' for name, shape in given.items())
@@ -339,14 +341,14 @@ def write_model(graph: Graph, prefix: PathLike, epoch: int = 0) -> Tuple[Path, P
     symbol = graph.symbol()
     auxiliary = set(symbol.list_auxiliary_states())
     values = {
-        ('aux:' if name in auxiliary else 'arg:') + name: to_world(value, graph.numpy)
+        ('aux:' if name in auxiliary else 'arg:') + name: value
         for name, value in graph.parameters.items()
     }
     with tempfile.TemporaryDirectory(dir=paths[0].parent, prefix='.' + paths[0].name) as folder:
         new = [Path(folder) / path.name for path in paths]
         symbol.save(str(new[0]))
         # In the world of the graph, so that whoever reads both files needs one world only.
-        with mx.util.np_shape(graph.numpy):
+        with in_world(graph.numpy):
             mx.nd.save(str(new[1]), values)
         for written, path in zip(new, paths):
             os.replace(written, path)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy
+from mxnet.gluon import block as gluon_block
 
 from .. import backends
-from .._mxnet import kind_of, mx, to_world
+from .._mxnet import in_world, kind_of, mx, to_world
 from . import files, rules
 from .files import ModelError, PathLike, reason_of
 from .graph import Graph
@@ -87,7 +89,7 @@ class GraphBlock(mx.gluon.SymbolBlock):
 
     def __init__(self, run: Trace) -> None:
         graph = run.graph
-        with mx.util.np_shape(graph.numpy), mx.util.np_array(graph.numpy):
+        with in_world(graph.numpy):
             # The type is for MXNet, which warns where it has none; a call's arrays decide it.
             variables = [
                 to_world(mx.sym.var(name, dtype='float32'), graph.numpy) for name in run.inputs
@@ -111,12 +113,26 @@ class GraphBlock(mx.gluon.SymbolBlock):
                 f'{name}: is for inference and has no gradient; train the original, or call this'
                 ' inside of autograd.pause()'
             )
+        if isinstance(inputs[0], mx.sym.Symbol):
+            return self._compose(*inputs)
         try:
             # Whatever the mode, a batch norm that is left has to use its running statistics.
             with mx.autograd.predict_mode():
                 return super().forward(*inputs)
         except mx.MXNetError as error:
             raise ModelError(f'{name}: {reason_of(error)}') from error
+
+    def _compose(self, *inputs: Any) -> Any:
+        """Return the outputs as symbols; MXNet's own code cannot do that with NumPy symbols."""
+        names, symbol = self._cached_graph
+        symbol = copy.copy(symbol.as_nd_ndarray())
+        flat, _ = gluon_block._flatten(inputs, 'input')
+        symbol._compose(**{one.name: x.as_nd_ndarray() for one, x in zip(names, flat)})
+        kind = kind_of(inputs[0])
+        assert kind is not None
+        count = len(symbol.list_outputs())
+        outputs = [to_world(symbol[i], kind.numpy) for i in range(count)]
+        return gluon_block._regroup(outputs, self._out_format)
 
 
 class OptimizedModel(GraphBlock):
@@ -244,8 +260,8 @@ def optimize(
     Parameters
     ----------
     model : gluon.Block, or pair of a symbol and a dict of arrays, or of their files
-        A network with values, or what ``export`` or a ``Module`` wrote. It is left as it is, and the
-        result has arrays of its own.
+        A network with values, or what ``export`` or a ``Module`` wrote. It is left as it is, and
+        the result has arrays of its own.
     inputs : sequence of str, optional
         Names of the inputs in the order in which the result takes them. A block's may be chosen
         freely, one for each argument of its call.

@@ -12,7 +12,8 @@ from typing import Any, Dict, Optional, Tuple
 from . import operators
 from .graph import Graph, Node, Output
 
-# An integer, ('size', node, number, axis), ('+', expression, integer) or ('//', expression, integer)
+# An integer, ('size', node, number, axis), ('+', expression, integer), ('//', expression, integer)
+# or ('concat', node)
 Axis = Any
 Shape = Tuple[Axis, ...]
 
@@ -36,9 +37,7 @@ def divided(size: Axis, divisor: int) -> Axis:
     return plus(('//', plus(size[1] if size[0] == '+' else size, rest), divisor), whole)
 
 
-def _windows(
-    size: Axis, kernel: int, stride: int, padding: int, dilation: int, ceil: bool
-) -> Axis:
+def _windows(size: Axis, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> Axis:
     # geometry.output_size, with an expression
     room = plus(size, 2 * padding - (dilation * (kernel - 1) + 1) + (stride - 1 if ceil else 0))
     return plus(divided(room, stride), 1)
@@ -75,9 +74,16 @@ class Shapes:
         """Say whether two arrays surely have the same shape."""
         return self.of(one) is not None and self.of(one) == self.of(other)
 
-    def _data(self, entry: Output, axes: int) -> Optional[Shape]:
+    def _data(self, node: Node, axes: int) -> Optional[Shape]:
+        """Return the shape of a layer's data, of which the layer and its weight say something."""
+        entry = node.inputs[0]
         if entry not in self._known:
-            self._known[entry] = tuple(('size', *entry, axis) for axis in range(axes))
+            shape = tuple(('size', *entry, axis) for axis in range(axes))
+            weight = self.of(node.inputs[1]) if len(node.inputs) > 1 else None
+            if weight is not None and len(weight) == axes and operators.layout(node)[1] == 'C':
+                channels = weight[1] * node.attribute('num_group', 1)
+                shape = shape[:1] + (channels,) + shape[2:]
+            self._known[entry] = shape
         shape = self._known[entry]
         return shape if len(shape) == axes else None
 
@@ -109,7 +115,7 @@ class Shapes:
         axes = self.axes(node.inputs[0]) if whole else len(kernel) + 2
         if axes is None or axes < 3:
             return None
-        data = self._data(node.inputs[0], axes)
+        data = self._data(node, axes)
         if data is None:
             return None
         try:

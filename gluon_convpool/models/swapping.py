@@ -42,6 +42,10 @@ _OURS: Dict[Type[Any], Type[Any]] = {
 }
 
 
+# Those by the general layers behind the built-in ones.
+_GENERAL: Dict[Type[Any], Type[Any]] = {builtin._Conv: _Convolution, builtin._Pooling: nn.Pool2D}
+
+
 class Replaced(NamedTuple):
     """A layer that was replaced: where it is in the network, and the names of its two classes."""
 
@@ -139,7 +143,8 @@ def _copy(net: Any) -> Any:
     blocks = [block for _, block in _walk(net, '', set())]
     memo: Dict[int, Any] = {}
     for block in blocks:
-        memo[id(block)] = type(block).__new__(type(block))
+        cls: Any = type(block)
+        memo[id(block)] = cls.__new__(cls)
         memo.update((id(parameter), parameter) for parameter in _parameters(block))
     for block in blocks:
         state = dict(vars(block))
@@ -165,13 +170,13 @@ def _is_ours(block: Any) -> bool:
     return isinstance(block, (_Convolution, _Pooling))
 
 
-def _revive(cls: Type[Any], ours: Type[Any]) -> Any:
+def _revive(cls: Any, ours: Any) -> Any:
     over = _ours_over(cls, ours)
     return over.__new__(over)
 
 
 @functools.lru_cache(maxsize=None)
-def _ours_over(cls: Type[Any], ours: Type[Any]) -> Type[Any]:
+def _ours_over(cls: Any, ours: Any) -> Any:
     """Return a class that computes as `ours` does and is a `cls` in everything else."""
 
     def reduce(self: Any, protocol: Any) -> Any:
@@ -189,7 +194,13 @@ def _ours_over(cls: Type[Any], ours: Type[Any]) -> Type[Any]:
     )
 
 
-def _our_class(layer: Any) -> Type[Any]:
+def _computes(layer: Any, ours: Type[Any]) -> bool:
+    """Say whether the operator of a general layer is the one that `ours` stands for."""
+    operator = getattr(layer, '_op_name', 'pooling').lower()
+    return operator == ('convolution' if issubclass(ours, _Convolution) else 'pooling')
+
+
+def _our_class(layer: Any) -> Any:
     """Return the class that is to compute in the place of a built-in layer's.
 
     Raises
@@ -197,20 +208,15 @@ def _our_class(layer: Any) -> Type[Any]:
     ValueError
         With the reason if there is none.
     """
-    cls = type(layer)
+    cls: Any = type(layer)
     base = next((one for one in cls.__mro__ if one in _OURS), None)
     if base is not None:
-        ours = _OURS[base]
+        ours: Any = _OURS[base]
     else:
-        base = builtin._Conv if isinstance(layer, builtin._Conv) else builtin._Pooling
-        general = _Convolution if base is builtin._Conv else nn.Pool2D
+        base = next(one for one in cls.__mro__ if one in _GENERAL)
         ndim = len(layer._kwargs['kernel'])
-        fitting = [one for one in nn.OURS if issubclass(one, general) and one.ndim == ndim]
-        if not fitting or 'adj' in layer._kwargs or layer.__dict__.get('_op_name', '') not in (
-            'Convolution',
-            'convolution',
-            '',
-        ):
+        fitting = [one for one in nn.OURS if issubclass(one, _GENERAL[base]) and one.ndim == ndim]
+        if not fitting or not _computes(layer, fitting[0]):
             raise ValueError(f'gluon_convpool has no {cls.__name__}')
         ours = fitting[0]
     own = cls.__mro__[: cls.__mro__.index(base)]
@@ -395,8 +401,12 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
         except (TypeError, ValueError) as error:
             report.left.append(Left(path, before, str(error)))
         else:
-            if names is not None:
-                report.replaced.append(Replaced(path, *names))
+            if names is None:
+                continue
+            report.replaced.append(Replaced(path, *names))
+            if to == 'mxnet' and inplace and isinstance(block, builtin._Conv):
+                for parameter in block._reg_params.values():
+                    _common.unwatch(parameter)
     if report.replaced:
         for _, block in blocks:
             if isinstance(block, mx.gluon.HybridBlock):

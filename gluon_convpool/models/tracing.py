@@ -37,8 +37,9 @@ def _default_inputs(net: Any) -> Any:
     if isinstance(net, mx.gluon.SymbolBlock):
         return net._in_format
     for name in ('hybrid_forward', 'forward'):
-        function = getattr(type(net), name)
+        function = getattr(type(net), name, None)
         if function not in (
+            None,
             mx.gluon.HybridBlock.hybrid_forward,
             mx.gluon.HybridBlock.forward,
             mx.gluon.Block.forward,
@@ -63,6 +64,28 @@ def _count(nesting: Any) -> int:
     return sum(_count(one) for one in nesting)
 
 
+def _values(net: Any, names: Sequence[str]) -> Dict[str, Any]:
+    """Return the arrays of those of a network's parameters that a graph uses."""
+    values: Dict[str, Any] = {}
+    parameters = net.collect_params()
+    for name in names:
+        if name not in parameters:
+            continue
+        parameter = parameters[name]
+        if parameter._data is None:
+            todo = 'call the network once' if parameter._deferred_init else 'call initialize()'
+            raise ModelError(
+                f'{_called(net)}: parameter {name} has no values yet; {todo} before optimizing'
+            )
+        values[name] = parameter.list_data()[0].as_in_context(mx.cpu()).as_nd_ndarray()
+    return values
+
+
+def _called(net: Any) -> str:
+    """Return what a network is called in sentences."""
+    return net.name or type(net).__name__
+
+
 def trace(net: Any, inputs: Optional[Sequence[str]] = None) -> Trace:
     """Return the graph of a network in inference, with its parameters' arrays.
 
@@ -79,12 +102,6 @@ def trace(net: Any, inputs: Optional[Sequence[str]] = None) -> Trace:
     ModelError
         If a parameter has no values yet, or the network computes with something else than symbols.
     """
-    parameters: Dict[str, Any] = {}
-    for name, parameter in net.collect_params().items():
-        if parameter._data is None:
-            todo = 'call the network once' if parameter._deferred_init else 'call initialize()'
-            raise ModelError(f'{net.name}: parameter {name} has no values yet; {todo} first')
-        parameters[name] = parameter.list_data()[0].as_in_context(mx.cpu()).as_nd_ndarray()
     nesting = _default_inputs(net) if inputs is None else [0] * len(inputs)
     count = _count(nesting)
     if inputs is None:
@@ -103,12 +120,11 @@ def trace(net: Any, inputs: Optional[Sequence[str]] = None) -> Trace:
             raise TypeError('it returns something else than symbols')
     except Exception as error:
         raise ModelError(
-            f'{net.name}: a graph cannot be traced of this {type(net).__name__} with'
+            f'{_called(net)}: a graph cannot be traced of this {type(net).__name__} with'
             f' {count} inputs: {reason_of(error)}'
         ) from error
     symbol = flat[0] if len(flat) == 1 else mx.sym.Group(flat)
-    graph = Graph(to_world(symbol, numpy_world), parameters)
-    graph.finish()
+    graph = Graph(to_world(symbol, numpy_world), _values(net, symbol.list_inputs()))
     return Trace(graph, list(inputs), nesting, out_format)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy
 
-from ..._mxnet import mx
+from ..._mxnet import in_world, mx
 from .. import operators
 from ..graph import Graph, Node, Output
 from .rule import Rule, Stays
@@ -28,7 +28,7 @@ def fold_constant(graph: Graph, node: Node) -> Optional[str]:
     alone.outputs = [Output(twin, 0)]
     alone.finish()
     arrays = {entry.node.name: graph.parameters[entry.node.name] for entry in node.inputs}
-    with mx.util.np_shape(graph.numpy):
+    with in_world(graph.numpy):
         value = alone.symbol().as_nd_ndarray().eval(ctx=mx.cpu(), **arrays)[0]
     graph.replace(Output(node, 0), graph.add_parameter(node.name + '_value', value.asnumpy()))
     return 'into a constant'

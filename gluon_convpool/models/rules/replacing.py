@@ -87,7 +87,7 @@ def replace_batch_norm(graph: Graph, node: Node) -> Optional[str]:
         return None
     step = affine(graph, node, 1, 4)
     dtype = graph.parameters[node.inputs[2].node.name].dtype
-    if step is None or native.DTYPES != (numpy.dtype(dtype).name,):
+    if step is None or numpy.dtype(dtype).name not in native.DTYPES:
         return None
     channels = step.scale.size
     arguments = geometry.convolution_arguments(
