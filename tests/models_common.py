@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import mxnet as mx
@@ -10,7 +9,7 @@ import numpy as np
 from mxnet import autograd
 from parity import array_kind
 
-NORMS = ('BatchNorm',)
+from gluon_convpool.bench.networks import statistics_of_the_batch
 
 
 def data(*shape, seed=0):
@@ -23,19 +22,6 @@ def walk(net):
     yield net
     for child in net._children.values():
         yield from walk(child)
-
-
-@contextlib.contextmanager
-def _statistics_of_the_batch(net):
-    norms = [block for block in walk(net) if type(block).__name__ in NORMS]
-    before = [norm._kwargs['momentum'] for norm in norms]
-    for norm in norms:
-        norm._kwargs['momentum'] = 0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, before):
-            norm._kwargs['momentum'] = momentum
 
 
 def started(net, x, seed=0):
@@ -57,7 +43,7 @@ def started(net, x, seed=0):
         else:
             continue
         parameter.set_data(array_kind().array(value.astype('float32')))
-    with _statistics_of_the_batch(net), autograd.train_mode():
+    with statistics_of_the_batch(net), autograd.train_mode():
         net(x)
     mx.nd.waitall()
     return net

@@ -17,9 +17,14 @@ import gluon_convpool
 
 from .._program import CommandError, choose_threads
 from ..bench import command as bench
-from . import demo, explain, info
+from . import demo, explain, info, model
 
-COMMANDS: Dict[str, ModuleType] = {'demo': demo, 'info': info, 'explain': explain}
+COMMANDS: Dict[str, ModuleType] = {
+    'demo': demo,
+    'info': info,
+    'explain': explain,
+    'model': model,
+}
 
 
 def make_parser() -> argparse.ArgumentParser:

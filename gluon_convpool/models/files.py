@@ -24,7 +24,18 @@ PathLike = Union[str, 'os.PathLike[str]']
 
 
 class ModelError(ValueError):
-    """Why a model cannot be read, traced or run: a sentence that names the file or the layer."""
+    """Why a model cannot be read, traced or run: a sentence that names the file or the layer.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> from gluon_convpool.models import ModelError
+    >>> try:
+    ...     gluon_convpool.optimize(('none.json', 'none.params'))
+    ... except ModelError as error:
+    ...     print(error)
+    none.json: there is no such file
+    """
 
 
 def reason_of(error: Exception) -> str:

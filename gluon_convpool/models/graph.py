@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import json
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy
 
-from .._mxnet import kind_of, mx, to_world
+from .._mxnet import in_world, kind_of, mx, to_world
 
 NUMPY_PREFIX = '_npx_'
 
@@ -109,6 +109,8 @@ class Graph:
             extra = {key: value for key, value in one.items() if key not in known}
             nodes.append(Node(one['op'], one['name'], dict(one.get('attrs', {})), inputs, extra))
         self.outputs = [Output(nodes[entry[0]], entry[1]) for entry in stored['heads']]
+        # New names of nodes, and those that they had.
+        self.renamed: Dict[str, str] = {}
         self._output_names = [output.node.name for output in self.outputs]
         # Once for each input that uses an output of the node; None stands for the graph itself.
         self._users: Dict[Node, List[Optional[Node]]] = {}
@@ -181,6 +183,41 @@ class Graph:
             if node.is_variable and node.name not in self.parameters
         ]
 
+    def alone(self, node: Node) -> Tuple[Graph, List[Output]]:
+        """Return a graph of one node, and what the node gets here in the place of its inputs.
+
+        Parameters stay what they are; other inputs become inputs of the new graph, named 'input0'
+        and so on. Its outputs are those of the node that are used here, in their order.
+        """
+        given: List[Output] = []
+        variables: List[Dict[str, Any]] = []
+        places: Dict[Output, int] = {}
+        for entry in node.inputs:
+            if entry not in places:
+                places[entry] = len(variables)
+                name = entry.node.name
+                if not entry.node.is_variable or name not in self.parameters:
+                    name = f'input{len(given)}'
+                    given.append(entry)
+                variables.append({'op': 'null', 'name': name, 'inputs': []})
+        stored = {
+            'op': node.op,
+            'name': node.name,
+            'attrs': node.attrs,
+            'inputs': [[places[entry], 0, 0] for entry in node.inputs],
+            **node.extra,
+        }
+        graph = {
+            'nodes': [*variables, stored],
+            'arg_nodes': list(range(len(variables))),
+            'heads': [[len(variables), number, 0] for number in sorted(self.used_numbers(node))],
+            'attrs': self._attrs,
+        }
+        symbol = to_world(mx.sym.load_json(json.dumps(graph)), self.numpy)
+        names = {one['name'] for one in variables}
+        values = {name: value for name, value in self.parameters.items() if name in names}
+        return Graph(symbol, values), given
+
     # ----------------------------------------------------------------- changing
 
     def rewire(self, node: Node, inputs: Sequence[Output]) -> None:
@@ -236,6 +273,7 @@ class Graph:
         for entry, name in zip(self.outputs, self._output_names):
             if name not in taken and not entry.node.is_variable:
                 taken = (taken - {entry.node.name}) | {name}
+                self.renamed[name] = entry.node.name
                 entry.node.name = name
 
     # ----------------------------------------------------------------- writing
@@ -267,3 +305,8 @@ class Graph:
         if not node.is_variable or node.name not in self.parameters:
             return {}
         return {'__shape__': str(tuple(self.parameters[node.name].shape))}
+
+    def evaluate(self) -> List[Any]:
+        """Return the outputs of a graph without inputs, as legacy arrays."""
+        with in_world(self.numpy):
+            return self.symbol().as_nd_ndarray().eval(ctx=mx.cpu(), **self.parameters)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy
@@ -15,7 +14,7 @@ from .._mxnet import in_world, kind_of, mx, to_world
 from . import files, rules
 from .files import ModelError, PathLike, reason_of
 from .graph import Graph
-from .tracing import Trace, trace
+from .tracing import Trace, trace, trace_of_graph
 
 TOLERANCE = 1e-4
 
@@ -29,6 +28,19 @@ class OptimizationReport(NamedTuple):
         In the order in which they were done.
     left : list of Left
         Layers that stayed as they were, and why.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> from mxnet import nd
+    >>> from mxnet.gluon import nn
+    >>> net = nn.HybridSequential(prefix='')
+    >>> net.add(nn.Conv2D(4, 3, in_channels=2, prefix='conv_'), nn.BatchNorm(prefix='norm_'))
+    >>> net.initialize()
+    >>> y = net(nd.ones((1, 2, 5, 5)))
+    >>> report = gluon_convpool.optimize(net).report
+    >>> print(report.rewrites[0])
+    norm_fwd: BatchNorm folded into conv_fwd
     """
 
     rewrites: List[rules.Rewrite]
@@ -51,6 +63,12 @@ class Agreement(NamedTuple):
     same_ranking : bool
         Whether the five largest values of each row of the first output (along its last axis) stand
         at the same places in the same order.
+
+    Examples
+    --------
+    >>> from gluon_convpool.models import Agreement
+    >>> Agreement(difference=2e-5, scale=4.0, same_ranking=True).agrees
+    True
     """
 
     difference: float
@@ -142,12 +160,25 @@ class OptimizedModel(GraphBlock):
     ----------
     report : OptimizationReport
         What was done to the graph.
+    graph : Graph
+        What it runs.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> from mxnet import nd
+    >>> from mxnet.gluon import nn
+    >>> net = nn.Conv2D(4, 3, in_channels=2, activation='relu')
+    >>> net.initialize()
+    >>> fast = gluon_convpool.optimize(net)
+    >>> fast(nd.ones((1, 2, 5, 5))).shape
+    (1, 4, 3, 3)
     """
 
     def __init__(self, original: Any, run: Trace, report: OptimizationReport) -> None:
         super().__init__(run)
         self.report = report
-        self._graph = run.graph
+        self.graph = run.graph
         # Behind a function, so that Gluon does not take it for a part of this block.
         self._original = lambda: original
 
@@ -195,26 +226,13 @@ class OptimizedModel(GraphBlock):
         OSError
             If the folder cannot be written to.
         """
-        files.write_model(self._graph, path, epoch)
+        files.write_model(self.graph, path, epoch)
 
 
 def _flat(outputs: Any) -> List[Any]:
     if isinstance(outputs, (list, tuple)):
         return [array for one in outputs for array in _flat(one)]
     return [outputs]
-
-
-def _ordered(names: List[str]) -> List[str]:
-    """Return the inputs of an exported graph in the order in which its network took them."""
-    if all(re.fullmatch(r'data\d+', name) for name in names):
-        return sorted(names, key=lambda name: int(name[4:]))
-    return names
-
-
-def _trace_of_graph(graph: Graph, inputs: Optional[Sequence[str]]) -> Trace:
-    names = _ordered(graph.inputs()) if inputs is None else list(inputs)
-    count = len(graph.outputs)
-    return Trace(graph, names, [0] * len(names), 0 if count == 1 else [0] * count)
 
 
 def _read(model: Any, inputs: Optional[Sequence[str]]) -> Tuple[Any, Trace]:
@@ -240,7 +258,7 @@ def _read(model: Any, inputs: Optional[Sequence[str]]) -> Tuple[Any, Trace]:
             'optimize: model must be a pair of a symbol or its file and a dict of arrays or their'
             f' file, not of {type(symbol).__name__} and {type(values).__name__}'
         )
-    run = _trace_of_graph(files.fit_together(symbol, values, inputs, names), inputs)
+    run = trace_of_graph(files.fit_together(symbol, values, inputs, names), inputs)
     return run, run
 
 

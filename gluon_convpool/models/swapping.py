@@ -79,6 +79,14 @@ class SwapReport(NamedTuple):
     left : list of Left
         Convolution and pooling layers, and blocks with a graph that holds some, that stayed as they
         were.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> from mxnet.gluon import nn
+    >>> report = gluon_convpool.swap(nn.Conv3D(4, 3))
+    >>> report.left[0].reason
+    'gluon_convpool has no Conv3D'
     """
 
     net: Any
@@ -380,13 +388,14 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     >>> from mxnet.gluon import nn
     >>> net = nn.HybridSequential()
     >>> net.add(nn.Conv2D(8, 3), nn.MaxPool2D(), nn.Conv2DTranspose(8, 3))
-    >>> print(gluon_convpool.swap(net))
-    2 layers replaced, 1 left
-      0: Conv2D -> gluon_convpool Conv2D
-      1: MaxPool2D -> gluon_convpool MaxPool2D
-      2: Conv2DTranspose left, gluon_convpool has no Conv2DTranspose
-    >>> len(gluon_convpool.swap(net, to='mxnet').replaced)
-    2
+    >>> report = gluon_convpool.swap(net)
+    >>> len(report.replaced) + len(report.left)
+    3
+    >>> print(report.left[-1])
+    2: Conv2DTranspose left, gluon_convpool has no Conv2DTranspose
+    >>> back = gluon_convpool.swap(net, to='mxnet')
+    >>> type(net[0]) is nn.Conv2D
+    True
     """
     if not isinstance(net, mx.gluon.Block):
         raise TypeError(f'swap: net must be a gluon.Block, not {type(net).__name__}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from mxnet.gluon import block as gluon_block
@@ -138,3 +139,21 @@ def _with_nones(symbols: Sequence[Any], nesting: Any) -> List[Any]:
         return [symbol for part in one for symbol in flat(part)]
 
     return flat(nesting)
+
+
+def _ordered(names: List[str]) -> List[str]:
+    """Return the inputs of an exported graph in the order in which its network took them."""
+    if all(re.fullmatch(r'data\d+', name) for name in names):
+        return sorted(names, key=lambda name: int(name[4:]))
+    return names
+
+
+def trace_of_graph(graph: Graph, inputs: Optional[Sequence[str]] = None) -> Trace:
+    """Return a graph that has no network: its inputs and outputs are not nested.
+
+    The inputs are by default in the order in which MXNet's export numbers them, or else in that of
+    their use.
+    """
+    names = _ordered(graph.inputs()) if inputs is None else list(inputs)
+    count = len(graph.outputs)
+    return Trace(graph, names, [0] * len(names), 0 if count == 1 else [0] * count)

@@ -6,7 +6,6 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy
 
-from ..._mxnet import in_world, mx
 from .. import operators
 from ..graph import Graph, Node, Output
 from .rule import Rule, Stays
@@ -23,14 +22,9 @@ def fold_constant(graph: Graph, node: Node) -> Optional[str]:
         return None
     if None in graph.users(node):
         return None  # an output that does not depend on the input keeps its operator
-    alone = graph.copy()
-    twin = next(one for one in alone.nodes() if one.name == node.name and one.op == node.op)
-    alone.outputs = [Output(twin, 0)]
-    alone.finish()
-    arrays = {entry.node.name: graph.parameters[entry.node.name] for entry in node.inputs}
-    with in_world(graph.numpy):
-        value = alone.symbol().as_nd_ndarray().eval(ctx=mx.cpu(), **arrays)[0]
-    graph.replace(Output(node, 0), graph.add_parameter(node.name + '_value', value.asnumpy()))
+    alone, _ = graph.alone(node)
+    value = alone.evaluate()[0].asnumpy()
+    graph.replace(Output(node, 0), graph.add_parameter(node.name + '_value', value))
     return 'into a constant'
 
 
