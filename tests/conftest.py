@@ -1,4 +1,4 @@
-"""Fixtures: the backend, the kind of arrays, and MXNet's switches put back after every test."""
+"""What only this suite needs beside the plugin: MXNet's defaults for each test, and the kernels."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import gluon_convpool  # before mxnet, which needs the NumPy names that it puts 
 # isort: on
 
 import ctypes
-import json
+import hashlib
 import os
 import pathlib
 import shutil
 import subprocess
 
 import hypothesis
-import mxnet as mx
 import pytest
-from mxnet import npx
-from parity import array_semantics
+
+from gluon_convpool.testing import array_semantics
+
+pytest_plugins = ['gluon_convpool.testing.plugin', 'pytester']
 
 PACKAGE = pathlib.Path(gluon_convpool.__file__).parent
-BACKENDS = ('native', 'portable')
 
 hypothesis.settings.register_profile(
     'suite', max_examples=50, deadline=None, derandomize=True, print_blob=True, database=None
@@ -29,65 +29,27 @@ hypothesis.settings.register_profile('search', max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'suite'))
 
 
-def require_native():
-    """Skip if the build says that it found no compiler. Whatever else is missing is a failure."""
-    record = PACKAGE / '_build.json'
-    build = json.loads(record.read_text()) if record.exists() else {'built': True}
-    if not build['built']:
-        pytest.skip('the native library was not built: ' + str(build['reason']))
-
-
-def default_backend():
-    return os.environ.get('GLUON_CONVPOOL_BACKEND', 'auto')
-
-
 @pytest.fixture(autouse=True)
-def _switches():
+def _switches(mxnet_defaults):
     """Each test starts with MXNet's defaults and the default backend, and leaves them so.
 
-    It also starts with the same random numbers, alone or in a row: about one in twenty draws of a
-    network's weights lets sums cancel so far that two right layers differ by more than 1e-5.
-
-    It also waits for all that it asked for: an error that nobody waited for would be raised in some
-    later test.
+    The same random numbers too, alone or in a row: about one in twenty draws of a network's weights
+    lets sums cancel so far that two right layers differ by more than 1e-5.
     """
-    npx.reset_np()
-    gluon_convpool.use_backend(default_backend())
-    mx.random.seed(0)
-    yield
-    mx.nd.waitall()
-    npx.reset_np()
-    gluon_convpool.use_backend(default_backend())
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    """Each backend in turn."""
-    if request.param == 'native':
-        require_native()
-    gluon_convpool.use_backend(request.param)
-    return request.param
 
 
 @pytest.fixture(params=['auto', 'portable'])
 def any_dtype_backend(request):
     """The choices that serve every layout and type: what native lacks goes to portable."""
-    gluon_convpool.use_backend(request.param)
-    return request.param
+    with gluon_convpool.use_backend(request.param):
+        yield request.param
 
 
 @pytest.fixture
-def native():
+def native(needs_native):
     """The native backend alone."""
-    require_native()
-    gluon_convpool.use_backend('native')
-
-
-@pytest.fixture(params=['np', 'nd'])
-def arrays(request):
-    """Each kind of arrays in turn: 'np' (mx.np) and 'nd' (legacy mx.nd)."""
-    with array_semantics(request.param):
-        yield request.param
+    with gluon_convpool.use_backend('native'):
+        yield
 
 
 @pytest.fixture
@@ -105,9 +67,8 @@ def nd_arrays():
 
 
 @pytest.fixture(scope='session')
-def library():
+def library(needs_native):
     """The native library as ctypes sees it, which is the one that MXNet has loaded."""
-    require_native()
     handle = ctypes.CDLL(str(PACKAGE / 'libconvpool.so'))
     handle.convpool_instruction_set.restype = ctypes.c_char_p
     handle.convpool_set_instruction_set.argtypes = [ctypes.c_char_p]
@@ -133,11 +94,11 @@ def instruction_set(request, library):
     """Each build of the kernels that this CPU can run."""
     if not INSTRUCTION_SETS[request.param] <= _cpu_flags():
         pytest.skip('this CPU has no ' + request.param)
-    gluon_convpool.use_backend('native')
     before = library.convpool_instruction_set()
     assert library.convpool_set_instruction_set(request.param.encode()) == 0
     assert library.convpool_instruction_set().decode() == request.param
-    yield request.param
+    with gluon_convpool.use_backend('native'):
+        yield request.param
     assert library.convpool_set_instruction_set(before) == 0
 
 
@@ -149,23 +110,75 @@ def thread_count():
     gluon_convpool.set_num_threads(before)
 
 
-@pytest.fixture(scope='session')
-def wide_library(tmp_path_factory):
-    """The kernels with the widest instruction set's vectors and block sizes, for any CPU."""
-    require_native()
-    compiler = shutil.which('g++')
-    if compiler is None:
-        pytest.skip('there is no g++ to build the kernels with')
-    target = tmp_path_factory.mktemp('wide') / 'wide.so'
-    native = PACKAGE / 'native'
-    names = ('kernels', 'dispatch', 'threads', 'workspace', 'winograd_switch')
-    sources = [native / (name + '.cc') for name in names]
-    flags = ['-std=c++17', '-O2', '-fPIC', '-shared', '-fopenmp', '-Wno-psabi']
-    subprocess.run(
-        [compiler, *flags, '-DCONVPOOL_VECTOR_BYTES=64', *map(str, sources), '-o', str(target)],
-        check=True,
+class WideLibrary:
+    """The kernels with the widest instruction set's vectors and block sizes, for any CPU.
+
+    Compiling them takes a minute, so that it goes on beside the first tests. What comes out of it
+    is kept for the next run.
+    """
+
+    FLAGS = ('-std=c++17', '-O2', '-fPIC', '-shared', '-fopenmp', '-Wno-psabi')
+    SOURCES = ('kernels', 'dispatch', 'threads', 'workspace', 'winograd_switch')
+
+    FOLDER = pathlib.Path(__file__).parents[1] / 'build' / 'tests'
+
+    def __init__(self):
+        native = PACKAGE / 'native'
+        self.compiler = shutil.which('g++')
+        self.sources = [str(native / (name + '.cc')) for name in self.SOURCES]
+        content = hashlib.sha256(repr(self.FLAGS).encode())
+        for path in sorted(native.rglob('*')):
+            content.update(path.read_bytes() if path.is_file() else b'')
+        self.path = self.FOLDER / (content.hexdigest()[:16] + '.so')
+        self.process = None
+
+    def start(self):
+        if self.compiler and not self.path.exists() and self.process is None:
+            self.FOLDER.mkdir(parents=True, exist_ok=True)
+            self.unfinished = self.path.with_suffix(f'.{os.getpid()}.so')
+            flags = [*self.FLAGS, '-DCONVPOOL_VECTOR_BYTES=64']
+            command = [self.compiler, *flags, *self.sources, '-o', str(self.unfinished)]
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+
+    def load(self):
+        if self.compiler is None:
+            pytest.skip('there is no g++ to build the kernels with')
+        self.start()
+        if self.process is not None and not self.path.exists():
+            complaint, _ = self.process.communicate()
+            assert self.process.returncode == 0, complaint
+            self.unfinished.replace(self.path)
+        return ctypes.CDLL(str(self.path))
+
+    def stop(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+            if self.unfinished.exists():
+                self.unfinished.unlink()
+
+
+def pytest_collection_finish(session):
+    session.config.wide_library = WideLibrary()
+    needed = any(
+        item.callspec.params.get('kernels') == 'wide vectors'
+        for item in session.items
+        if hasattr(item, 'callspec')
     )
-    return ctypes.CDLL(str(target))
+    if needed and not session.config.option.collectonly:
+        session.config.wide_library.start()
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, 'wide_library'):
+        config.wide_library.stop()
+
+
+@pytest.fixture(scope='session')
+def wide_library(request, needs_native):
+    return request.config.wide_library.load()
 
 
 @pytest.fixture(params=['this CPU', 'wide vectors'])

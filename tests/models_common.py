@@ -7,9 +7,9 @@ import json
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
-from parity import array_kind
 
 from gluon_convpool.bench.networks import statistics_of_the_batch
+from gluon_convpool.testing import array_kind
 
 
 def data(*shape, seed=0):

@@ -11,12 +11,13 @@ import textwrap
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import PACKAGE, require_native
+from conftest import PACKAGE
 from isolated import attempt, run
 
 from gluon_convpool import cli as program
 from gluon_convpool import nn
 from gluon_convpool.bench import command, machine, measure, peers, report, sides, suites
+from gluon_convpool.testing.plugin import require_native
 
 LAYERS = suites.select([suites.ALL])
 TINY = ['bench', '--suite', 'seed', '--filter', 'max 2x2/2 1', '--seconds', '0.01']

@@ -4,51 +4,68 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CONVOLUTION_TAILS, CONVOLUTIONS, Convolution, draw
-from parity import (
+
+from gluon_convpool import functional, nn, use_backend
+from gluon_convpool.testing import (
     MODES,
+    ConvolutionCase,
     array_kind,
     assert_close,
     assert_layers_match,
     assert_same,
+    draw,
     empty_arrays,
     measure,
+    parity_cases,
+    set_mode,
 )
 
-from gluon_convpool import functional, nn
-
-WITHOUT_ACTIVATION = [case for case in CONVOLUTIONS if case.activation is None]
+SAMPLE = parity_cases('conv', activation=None)[::25]
 
 
-@pytest.mark.parametrize('case', CONVOLUTIONS, ids=str)
-def test_matches_the_builtin_layer(case, backend, arrays):
-    head, expected = case.expected()
-    for mode in MODES:
-        layer = case.build(nn)
-        with empty_arrays(case.batch == 0):
-            assert_same(measure(layer, case.arrays()['x'], head, mode), expected)
+@pytest.mark.parametrize('case', parity_cases('conv', tails=False))
+def test_matches_the_builtin_layer(case, any_backend, np_or_nd):
+    """Static mode runs the graph of hybrid mode, and plans its memory in addition."""
+    assert_layers_match(case.build(nn), case, modes=['imperative', 'static'])
 
 
-@pytest.mark.parametrize('case', CONVOLUTION_TAILS, ids=str)
+@pytest.mark.parametrize('case', parity_cases('conv', tails=True))
+def test_matches_at_the_boundaries_of_blocks(case, native, np_arrays):
+    """Only the native backend has blocks, and both kinds of arrays reach the same kernels."""
+    assert_layers_match(case.build(nn), case, modes=['imperative', 'static'])
+
+
+@pytest.mark.parametrize('case', parity_cases('conv', tails=True, grid='quick'))
+def test_matches_at_some_of_these_boundaries_without_blocks(case, np_arrays):
+    with use_backend('portable'):
+        assert_layers_match(case.build(nn), case, modes=['imperative', 'static'])
+
+
+@pytest.mark.parametrize('case', parity_cases('conv', grid='quick')[::2])
+def test_a_new_layer_may_begin_in_any_mode(case, any_backend, np_or_nd):
+    assert_layers_match(lambda: case.build(nn), case)
+
+
+@pytest.mark.parametrize('case', parity_cases('conv', tails=True))
 def test_every_instruction_set_gives_the_same(case, instruction_set, np_arrays):
     head, expected = case.expected()
-    assert_same(measure(case.build(nn), case.arrays()['x'], head), expected)
+    assert_same(measure(case.build(nn), case.x, head), expected)
 
 
 @pytest.mark.parametrize(
     'case',
     [
-        Convolution(batch=3, channels=(17, 33), size=(19, 23), padding=1),
-        Convolution(batch=5, channels=(40, 30), size=(13, 11), kernel=1),
-        Convolution(batch=1, channels=(8, 8), size=(31, 29), kernel=5, padding=2, groups=8),
+        ConvolutionCase(batch=3, channels=(17, 33), size=(19, 23), padding=1),
+        ConvolutionCase(batch=5, channels=(40, 30), size=(13, 11), kernel_size=1),
+        ConvolutionCase(1, (8, 8), (31, 29), kernel_size=5, padding=2, groups=8),
     ],
     ids=str,
 )
-def test_same_bits_for_the_same_input(case, backend, np_arrays):
+def test_same_bits_for_the_same_input(case, any_backend, np_arrays):
     head, _ = case.expected()
     layer = case.build(nn)
-    one = measure(layer, case.arrays()['x'], head)
-    other = measure(layer, case.arrays()['x'], head)
+    one = measure(layer, case.x, head)
+    other = measure(layer, case.x, head)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
@@ -57,86 +74,78 @@ def test_same_bits_for_the_same_input(case, backend, np_arrays):
 @pytest.mark.parametrize(
     'case',
     [
-        Convolution(batch=1, channels=(3, 8), size=(33, 35), padding=1),
-        Convolution(batch=7, channels=(17, 33), size=(8, 8), padding=1),
-        Convolution(batch=2, channels=(6, 6), size=(20, 20), padding=2, kernel=5, groups=6),
-        Convolution(batch=0),
-        Convolution(batch=1, channels=(1, 1), size=(1, 1), kernel=1),
+        ConvolutionCase(batch=1, channels=(3, 8), size=(33, 35), padding=1),
+        ConvolutionCase(batch=7, channels=(17, 33), size=(8, 8), padding=1),
+        ConvolutionCase(2, (6, 6), (20, 20), kernel_size=5, padding=2, groups=6),
+        ConvolutionCase(batch=0),
+        ConvolutionCase(batch=1, channels=(1, 1), size=(1, 1), kernel_size=1),
     ],
     ids=str,
 )
 def test_any_number_of_threads_gives_the_same(case, threads, native, np_arrays, thread_count):
     thread_count(threads)
     head, expected = case.expected()
-    assert_same(measure(case.build(nn), case.arrays()['x'], head), expected)
+    assert_same(measure(case.build(nn), case.x, head), expected)
 
 
-@pytest.mark.parametrize('case', WITHOUT_ACTIVATION[::25], ids=str)
-def test_the_function_gives_what_the_layer_gives(case, backend, arrays):
+@pytest.mark.parametrize('case', SAMPLE)
+def test_the_function_gives_what_the_layer_gives(case, any_backend, np_or_nd):
     _, expected = case.expected()
     with empty_arrays(case.batch == 0):
-        x, weight, bias = (
-            None if value is None else array_kind().array(value) for value in case.arrays().values()
-        )
-        y = functional.convolution(x, weight, bias, **case.window)
-        assert type(y) is type(x)
+        arrays = {name: array_kind().array(value) for name, value in case.arrays().items()}
+        y = functional.convolution(**arrays, **case.window)
+        assert type(y) is type(arrays['x'])
         assert_close('output', y.asnumpy(), expected['output'])
 
 
-@pytest.mark.parametrize('case', WITHOUT_ACTIVATION[::25], ids=str)
-def test_a_forced_algorithm_gives_the_same(case, native, arrays):
+@pytest.mark.parametrize('case', SAMPLE)
+def test_a_forced_algorithm_gives_the_same(case, native, np_or_nd):
     """Implicit GEMM can compute every convolution."""
     head, expected = case.expected()
     layer = case.build(nn)
     layer._kwargs['algorithm'] = 'implicit_gemm'
     with empty_arrays(case.batch == 0):
-        assert_same(measure(layer, case.arrays()['x'], head), expected)
-        x, weight, bias = (
-            None if value is None else array_kind().array(value) for value in case.arrays().values()
-        )
-        y = functional.convolution(x, weight, bias, **case.window, algorithm='implicit_gemm')
+        assert_same(measure(layer, case.x, head), expected)
+        arrays = {name: array_kind().array(value) for name, value in case.arrays().items()}
+        y = functional.convolution(**arrays, **case.window, algorithm='implicit_gemm')
         assert_close('output', y.asnumpy(), expected['output'])
 
 
 @pytest.mark.parametrize('channels', [2, 3])
-def test_deferred_initialization_finds_the_input_channels(channels, backend, arrays):
+def test_deferred_initialization_finds_the_input_channels(channels, any_backend, np_or_nd):
     (x,) = draw('deferred', (2, channels, 6, 6))
     for mode in MODES:
         layer = nn.Conv2D(4, 3, groups=1)
         layer.initialize()
-        if mode != 'imperative':
-            layer.hybridize(static_alloc=mode == 'static', static_shape=mode == 'static')
+        set_mode(layer, mode)
         assert layer(array_kind().array(x)).shape == (2, 4, 4, 4)
         assert layer.weight.shape == (4, channels, 3, 3)
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_one_layer_takes_inputs_of_changing_sizes(mode, backend, arrays):
-    case = Convolution(padding=1, kernel=(3, 5))
+def test_one_layer_takes_inputs_of_changing_sizes(mode, any_backend, np_or_nd):
+    case = ConvolutionCase(padding=1, kernel_size=(3, 5))
     layer = case.build(nn)
     for size in ((5, 7), (9, 6), (5, 7), (2, 3)):
-        other = Convolution(padding=1, kernel=(3, 5), size=size)
-        head, expected = other.expected()
-        layer.weight.set_data(array_kind().array(other.arrays()['weight']))
-        layer.bias.set_data(array_kind().array(other.arrays()['bias']))
-        assert_same(measure(layer, other.arrays()['x'], head, mode), expected)
+        other = ConvolutionCase(padding=1, kernel_size=(3, 5), size=size)
+        assert_layers_match(layer, other, modes=[mode])
 
 
 @pytest.mark.parametrize('use_bias', [True, False])
-def test_float64_is_computed_in_float64(use_bias, any_dtype_backend, arrays):
-    case = Convolution(padding=1, strides=2, groups=2, channels=(4, 6), use_bias=use_bias)
+def test_float64_is_computed_in_float64(use_bias, any_dtype_backend, np_or_nd):
+    case = ConvolutionCase(padding=1, strides=2, groups=2, channels=(4, 6), use_bias=use_bias)
     head, expected = case.from_loops()
     for mode in MODES:
         layer = case.build(nn)
         layer.cast('float64')
-        actual = measure(layer, case.arrays()['x'].astype('float64'), head.astype('float64'), mode)
-        assert_same(actual, expected, tolerance=1e-13)
+        actual = measure(layer, case.x.astype('float64'), head.astype('float64'), mode)
+        assert_same(actual, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize('groups', [1, 2])
-def test_channels_last_is_the_same_convolution(groups, any_dtype_backend, arrays):
-    case = Convolution(
-        channels=(4, 6), kernel=(3, 2), padding=(1, 0), strides=(2, 1), groups=groups
+def test_channels_last_is_the_same_convolution(groups, any_dtype_backend, np_or_nd):
+    case = ConvolutionCase(
+        channels=(4, 6), kernel_size=(3, 2), padding=(1, 0), strides=(2, 1), groups=groups
     )
     head, expected = case.from_loops()
     expected = {
@@ -154,7 +163,7 @@ def test_channels_last_is_the_same_convolution(groups, any_dtype_backend, arrays
         assert_same(measure(layer, x, last, mode), expected)
 
 
-def test_nan_and_infinities_go_where_arithmetic_sends_them(backend, arrays):
+def test_nan_and_infinities_go_where_arithmetic_sends_them(any_backend, np_or_nd):
     x = np.zeros((1, 1, 5, 5), 'float32')
     x[0, 0, 0, 0], x[0, 0, 4, 4] = np.nan, np.inf
     y = functional.convolution(
@@ -165,19 +174,19 @@ def test_nan_and_infinities_go_where_arithmetic_sends_them(backend, arrays):
     np.testing.assert_array_equal(y, expected)
 
 
-def test_views_and_slices_are_read_as_they_are(backend, arrays):
+def test_views_and_slices_are_read_as_they_are(any_backend, np_or_nd):
     (big,) = draw('views', (4, 6, 9, 9))
-    layer = Convolution(channels=(3, 5)).build(nn)
+    layer = ConvolutionCase(channels=(3, 5)).build(nn)
     x = (
         array_kind().array(big)[1:3, 2:5]
-        if arrays == 'np'
+        if np_or_nd == 'np'
         else (array_kind().array(big).slice(begin=(1, 2, 0, 0), end=(3, 5, 9, 9)))
     )
     copied = array_kind().array(big[1:3, 2:5])
     np.testing.assert_array_equal(layer(x).asnumpy(), layer(copied).asnumpy())
 
 
-def test_layer_inside_a_network_of_builtin_layers(backend, arrays):
+def test_layer_inside_a_network_of_builtin_layers(any_backend, np_or_nd):
     def network(conv):
         net = conv.HybridSequential()
         net.add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -54,6 +55,11 @@ def has_section(value, title):
     return re.search(rf'^{title}\n-+$', inspect.getdoc(value), re.MULTILINE) is not None
 
 
+def made_by_the_package(value):
+    """Whether the docstring of a class speaks of attributes only: users get such objects."""
+    return has_section(value, 'Attributes') and not has_section(value, 'Parameters')
+
+
 def same_under_every_numpy(value):
     """What the interpreter prints, but for values that NumPy 1 and NumPy 2 show differently."""
     for part in value if isinstance(value, (tuple, list)) else [value]:
@@ -76,8 +82,8 @@ def test_example_prints_what_it_says(example, monkeypatch, tmp_path):
 def test_public_docstring_is_whole(name):
     validate = pytest.importorskip('numpydoc.validate').validate
     required = set(REQUIRED)
-    if has_section(named(name), 'Attributes'):
-        required.discard('PR01')  # functions of the package make such objects, not its users
+    if made_by_the_package(named(name)):
+        required -= {'PR01', 'EX01'}  # the function that makes them shows them
     complaints = [f'{code}: {text}' for code, text in validate(name)['errors'] if code in required]
     assert not complaints, '\n'.join(complaints)
 
@@ -85,13 +91,13 @@ def test_public_docstring_is_whole(name):
 @pytest.mark.parametrize('name', PUBLIC)
 def test_what_raises_says_so(name):
     value = named(name)
+    described = [(value, value)]
     if inspect.isclass(value):
-        own = [v for v in vars(value).values() if inspect.isfunction(v)]
-        methods = [method for method in own if inspect.getdoc(method)]
-        described = [(value, method) for method in own if method.__name__ == '__init__']
-        described += [(method, method) for method in methods if method.__name__[0] != '_']
-    else:
-        described = [(value, value)]
+        functions = {k: v for k, v in vars(value).items() if inspect.isfunction(v)}
+        described = [(f, f) for k, f in functions.items() if k[0] != '_' and f.__doc__]
+        generated = dataclasses.is_dataclass(value)
+        if '__init__' in functions and not generated and not made_by_the_package(value):
+            described.append((value, functions['__init__']))
     for documented, code in described:
         if re.search(r'^ *(raise|(geometry\.)?refuse)\b', inspect.getsource(code), re.MULTILINE):
             assert has_section(documented, 'Raises'), code.__qualname__

@@ -10,19 +10,19 @@ import pickle
 import mxnet as mx
 import numpy as np
 import pytest
-from cases import draw
 from mxnet import gluon
 from mxnet.gluon import nn as builtin
-from parity import (
+
+from gluon_convpool import functional, nn
+from gluon_convpool.testing import (
     array_kind,
     array_semantics,
     assert_close,
     assert_layers_match,
     copy_parameters,
+    draw,
     parameters,
 )
-
-from gluon_convpool import functional, nn
 
 LAYERS = ('Conv2D', 'MaxPool2D', 'AvgPool2D', 'GlobalMaxPool2D', 'GlobalAvgPool2D')
 
@@ -62,7 +62,7 @@ def assert_equal_outputs(one, other):
 @pytest.mark.parametrize('save, load', [(nn, builtin), (builtin, nn), (nn, nn)])
 @pytest.mark.parametrize('deferred', [True, False])
 def test_a_file_saved_by_either_loads_into_the_other(
-    save, load, deferred, backend, arrays, tmp_path
+    save, load, deferred, any_backend, np_or_nd, tmp_path
 ):
     path = str(tmp_path / 'net.params')
     source = started(save)
@@ -76,7 +76,7 @@ def test_a_file_saved_by_either_loads_into_the_other(
         )
 
 
-def test_a_file_of_legacy_arrays_loads_into_np_arrays(backend, tmp_path):
+def test_a_file_of_legacy_arrays_loads_into_np_arrays(any_backend, tmp_path):
     for save, load in (('nd', 'np'), ('nd', 'nd'), ('np', 'np')):
         path = str(tmp_path / save)
         with array_semantics(save):
@@ -89,7 +89,7 @@ def test_a_file_of_legacy_arrays_loads_into_np_arrays(backend, tmp_path):
             assert_close('output', target(image()).asnumpy(), expected)
 
 
-def test_pickled_parameters_come_back(backend, arrays):
+def test_pickled_parameters_come_back(any_backend, np_or_nd):
     source = started(nn)
     values = {name: parameter.data() for name, parameter in parameters(source).items()}
     target = started(nn)
@@ -98,9 +98,9 @@ def test_pickled_parameters_come_back(backend, arrays):
     assert_equal_outputs(target, source)
 
 
-def test_a_pickled_layer_comes_back(backend, arrays):
+def test_a_pickled_layer_comes_back(any_backend, np_or_nd):
     layers = [nn.Conv2D(4, 3, activation='relu'), nn.MaxPool2D(3, 2)]
-    if backend == 'native':
+    if any_backend == 'native':
         layers.append(nn.Conv2D(4, 3, algorithm='implicit_gemm'))
     for layer in layers:
         layer.initialize(mx.init.Normal(1))
@@ -115,7 +115,7 @@ def test_a_pickled_layer_comes_back(backend, arrays):
 
 
 @pytest.mark.parametrize('static', [True, False])
-def test_an_exported_network_is_imported_again(static, backend, arrays, tmp_path):
+def test_an_exported_network_is_imported_again(static, any_backend, np_or_nd, tmp_path):
     net = started(nn)
     net.hybridize(static_alloc=static, static_shape=static)
     expected = net(image()).asnumpy()
@@ -126,7 +126,7 @@ def test_an_exported_network_is_imported_again(static, backend, arrays, tmp_path
     assert_close('output', again(image()).asnumpy(), expected)
 
 
-def test_an_imported_network_is_trained_further(backend, arrays, tmp_path):
+def test_an_imported_network_is_trained_further(any_backend, np_or_nd, tmp_path):
     net = started(nn)
     net.hybridize()
     net(image())
@@ -149,7 +149,7 @@ def test_an_imported_network_is_trained_further(backend, arrays, tmp_path):
             assert_close(name, parameter.grad().asnumpy(), named[name].grad().asnumpy())
 
 
-def test_a_network_exported_after_recording_adds_up_gradients(backend, arrays, tmp_path):
+def test_a_network_exported_after_recording_adds_up_gradients(any_backend, np_or_nd, tmp_path):
     net = started(nn)
     net.hybridize()
     with mx.autograd.record():
@@ -175,7 +175,7 @@ def test_a_network_exported_after_recording_adds_up_gradients(backend, arrays, t
 DEFAULTS = {'no_bias': 'False', 'layout': 'NCHW', 'pool_type': 'max', 'global_pool': 'False'}
 
 
-def test_an_exported_graph_names_our_operators_with_their_attributes(native, arrays, tmp_path):
+def test_an_exported_graph_names_our_operators_with_their_attributes(native, np_or_nd, tmp_path):
     net = nn.HybridSequential()
     net.add(
         nn.Conv2D(4, (3, 2), strides=2, padding=(1, 0), dilation=(1, 2), groups=2, in_channels=4),
@@ -187,7 +187,7 @@ def test_an_exported_graph_names_our_operators_with_their_attributes(native, arr
     net(array_kind().array(np.ones((1, 4, 13, 14), 'float32')))
     net.export(str(tmp_path / 'net'))
     nodes = json.loads((tmp_path / 'net-symbol.json').read_text())['nodes']
-    prefix = '_npx_' if arrays == 'np' else ''
+    prefix = '_npx_' if np_or_nd == 'np' else ''
     ours = {}
     for node in nodes:
         if node['op'].startswith(prefix + 'convpool_'):
@@ -221,7 +221,7 @@ def test_an_exported_graph_names_our_operators_with_their_attributes(native, arr
 
 
 @pytest.mark.parametrize('algorithm', ['auto', 'implicit_gemm'])
-def test_an_exported_graph_names_only_a_forced_algorithm(algorithm, native, arrays, tmp_path):
+def test_an_exported_graph_names_only_a_forced_algorithm(algorithm, native, np_or_nd, tmp_path):
     layer = nn.Conv2D(4, 3, algorithm=algorithm)
     layer.initialize()
     layer.hybridize()
@@ -233,7 +233,7 @@ def test_an_exported_graph_names_only_a_forced_algorithm(algorithm, native, arra
     assert ('algorithm' in ours['attrs']) == (algorithm != 'auto')
 
 
-def test_module_api_runs_an_exported_graph(backend, nd_arrays, tmp_path):
+def test_module_api_runs_an_exported_graph(any_backend, nd_arrays, tmp_path):
     net = started(nn)
     net.hybridize()
     x = image()
@@ -254,7 +254,7 @@ def test_module_api_runs_an_exported_graph(backend, nd_arrays, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['np', 'nd'])
-def test_functions_build_symbols(kind, backend):
+def test_functions_build_symbols(kind, any_backend):
     with array_semantics(kind):
         variable = mx.sym.var if kind == 'nd' else lambda name: mx.sym.var(name).as_np_ndarray()
         data, weight, bias = map(variable, ('data', 'weight', 'bias'))
@@ -275,7 +275,7 @@ def test_functions_build_symbols(kind, backend):
 
 
 @pytest.mark.parametrize('kind', ['np', 'nd'])
-def test_nodes_of_a_graph_have_the_builtin_names(kind, backend):
+def test_nodes_of_a_graph_have_the_builtin_names(kind, any_backend):
     """Features are fetched by these names: `symbol.get_internals()['net_conv0_fwd_output']`."""
     with array_semantics(kind):
         outputs = []
@@ -318,7 +318,7 @@ def test_constructors_have_the_builtin_signature(layer):
     ],
     ids=str,
 )
-def test_layers_print_as_the_builtin_ones(layer, arguments, arrays):
+def test_layers_print_as_the_builtin_ones(layer, arguments, np_or_nd):
     ours, theirs = (getattr(m, layer)(*arguments[0], **arguments[1]) for m in (nn, builtin))
     assert repr(ours) == repr(theirs)
     if layer == 'Conv2D':
@@ -328,13 +328,13 @@ def test_layers_print_as_the_builtin_ones(layer, arguments, arrays):
         assert repr(ours) == repr(theirs)
 
 
-def test_a_forced_algorithm_is_printed(native, arrays):
+def test_a_forced_algorithm_is_printed(native, np_or_nd):
     layer = nn.Conv2D(4, 3, algorithm='implicit_gemm')
     assert repr(layer) == repr(builtin.Conv2D(4, 3))[:-1] + ', algorithm=implicit_gemm)'
     assert repr(nn.Conv2D(4, 3, algorithm='auto')) == repr(builtin.Conv2D(4, 3))
 
 
-def test_networks_print_as_the_builtin_ones(arrays):
+def test_networks_print_as_the_builtin_ones(np_or_nd):
     assert repr(started(nn)) == repr(started(builtin))
 
 
@@ -345,7 +345,7 @@ def _described(net):
     ]
 
 
-def test_parameters_have_the_builtin_names_shapes_and_order(arrays):
+def test_parameters_have_the_builtin_names_shapes_and_order(np_or_nd):
     ours, theirs = (network(module, prefix='net_') for module in (nn, builtin))
     assert _described(ours) == _described(theirs)
     for net in (ours, theirs):
@@ -369,13 +369,13 @@ def test_layers_count_their_names_as_the_builtin_ones(layer):
     assert names(nn) == names(builtin)
 
 
-def test_activation_is_a_child_with_the_builtin_name(arrays):
+def test_activation_is_a_child_with_the_builtin_name(np_or_nd):
     ours, theirs = (m.Conv2D(4, 3, activation='tanh', prefix='c_') for m in (nn, builtin))
     assert list(ours._children) == list(theirs._children)
     assert ours.act.name == theirs.act.name
 
 
-def test_initializers_reach_the_parameters(arrays):
+def test_initializers_reach_the_parameters(np_or_nd):
     for module in (nn, builtin):
         layer = module.Conv2D(4, 3, weight_initializer='ones', bias_initializer=mx.init.Constant(2))
         layer.initialize()
@@ -384,7 +384,7 @@ def test_initializers_reach_the_parameters(arrays):
         assert (layer.bias.data().asnumpy() == 2).all()
 
 
-def test_same_seed_gives_the_builtin_layers_parameters(arrays):
+def test_same_seed_gives_the_builtin_layers_parameters(np_or_nd):
     drawn = []
     for module in (nn, builtin):
         mx.random.seed(7)
@@ -393,14 +393,14 @@ def test_same_seed_gives_the_builtin_layers_parameters(arrays):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_shared_parameters_are_one_parameter(arrays):
+def test_shared_parameters_are_one_parameter(np_or_nd):
     one = nn.Conv2D(4, 3, in_channels=3)
     for module in (nn, builtin):
         other = module.Conv2D(4, 3, in_channels=3, params=one.params)
         assert other.weight is one.weight and other.bias is one.bias
 
 
-def test_summary_counts_what_the_builtin_network_counts(arrays, capsys):
+def test_summary_counts_what_the_builtin_network_counts(np_or_nd, capsys):
     def summary(module):
         started(module).summary(image())
         return capsys.readouterr().out
@@ -408,12 +408,12 @@ def test_summary_counts_what_the_builtin_network_counts(arrays, capsys):
     assert summary(nn) == summary(builtin)
 
 
-def test_subclasses_are_recognised(arrays):
+def test_subclasses_are_recognised(np_or_nd):
     assert issubclass(nn.Conv2D, gluon.HybridBlock)
     assert issubclass(nn.MaxPool2D, gluon.HybridBlock)
 
 
-def test_layers_mix_with_builtin_layers_in_one_network(backend, arrays):
+def test_layers_mix_with_builtin_layers_in_one_network(any_backend, np_or_nd):
     ours, theirs = builtin.HybridSequential(), builtin.HybridSequential()
     ours.add(builtin.Conv2D(4, 3), nn.MaxPool2D(2), nn.Conv2D(3, 3), builtin.AvgPool2D(2))
     theirs.add(
@@ -430,7 +430,7 @@ def _symbol_through(net):
     assert len(set(symbol.list_arguments())) == len(symbol.list_arguments())
 
 
-def test_a_network_is_cast_after_symbols_went_through_it(any_dtype_backend, arrays):
+def test_a_network_is_cast_after_symbols_went_through_it(any_dtype_backend, np_or_nd):
     net = started(nn)
     expected = net(image()).asnumpy()
     for dtype in ('float64', 'float32'):
@@ -443,7 +443,7 @@ def test_a_network_is_cast_after_symbols_went_through_it(any_dtype_backend, arra
 
 
 @pytest.mark.parametrize('times', [1, 10])
-def test_a_layer_is_copied_after_symbols_went_through_it(times, backend, arrays):
+def test_a_layer_is_copied_after_symbols_went_through_it(times, any_backend, np_or_nd):
     layer = nn.Conv2D(4, 3)
     layer.initialize(mx.init.Normal(1))
     expected = layer(image()).asnumpy()
@@ -456,7 +456,7 @@ def test_a_layer_is_copied_after_symbols_went_through_it(times, backend, arrays)
         assert_close('output', again(image()).asnumpy(), expected)
 
 
-def test_hybrid_blocks_of_users_may_call_the_functions(backend, arrays):
+def test_hybrid_blocks_of_users_may_call_the_functions(any_backend, np_or_nd):
     class Mine(gluon.HybridBlock):
         def __init__(self):
             super().__init__()
@@ -479,7 +479,7 @@ def test_hybrid_blocks_of_users_may_call_the_functions(backend, arrays):
         assert_close('output', mine(x).asnumpy(), expected)
 
 
-def test_cast_and_reset_ctx_keep_a_layer_working(any_dtype_backend, arrays):
+def test_cast_and_reset_ctx_keep_a_layer_working(any_dtype_backend, np_or_nd):
     source, target = started(nn), started(nn)
     copy_parameters(source, target)
     target.cast('float64')

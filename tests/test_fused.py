@@ -5,10 +5,9 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
-import reference
-from cases import draw
 
 from gluon_convpool import _mxnet
+from gluon_convpool.testing import draw, reference
 
 LAST_STEPS = {
     'relu': ({'act_type': 'relu'}, lambda y: np.maximum(y, 0)),

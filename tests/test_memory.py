@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import require_native
 from isolated import run
+
+from gluon_convpool.testing.plugin import require_native
 
 MARGIN_MIB = 4
 

@@ -10,9 +10,9 @@ import pytest
 from models_common import data, flat, started
 from mxnet import gluon
 from mxnet.gluon import nn as builtin
-from parity import array_semantics, assert_close
 
 from gluon_convpool import cli
+from gluon_convpool.testing import array_semantics, assert_close
 
 SHAPE = (2, 3, 13, 12)
 SIZES = '2,3,13,12'

@@ -11,10 +11,10 @@ import pytest
 from models_common import data, flat, graph_of, operators, started
 from mxnet import gluon
 from mxnet.gluon import nn as builtin
-from parity import array_semantics, assert_close
 
 from gluon_convpool import optimize
 from gluon_convpool.models import ModelError, files
+from gluon_convpool.testing import array_semantics, assert_close
 
 SHAPE = (2, 3, 13, 12)
 
@@ -43,7 +43,7 @@ def exported(folder, name='net'):
 # --------------------------------------------------------------------------- in and out
 
 
-def test_an_export_is_optimized_and_exported_again(native, arrays, tmp_path):
+def test_an_export_is_optimized_and_exported_again(native, np_or_nd, tmp_path):
     paths, expected = exported(tmp_path)
     model = optimize(paths)
     assert operators(graph_of(model)) == [
@@ -277,7 +277,7 @@ def test_a_file_that_may_not_be_read_is_named(nd_arrays, tmp_path):
 # --------------------------------------------------------------------------- bad models and calls
 
 
-def test_a_network_without_values_is_named(native, arrays):
+def test_a_network_without_values_is_named(native, np_or_nd):
     net = builtin.Conv2D(4, 3, in_channels=2, prefix='mine_')
     with pytest.raises(ModelError, match=r'^mine: parameter mine_weight .* call initialize\(\)'):
         optimize(net)
@@ -318,7 +318,7 @@ def test_inputs_that_the_graph_does_not_have_are_refused(nd_arrays, tmp_path):
         optimize(paths, inputs=['image'])
 
 
-def test_a_call_that_the_graph_refuses_names_the_layer(native, arrays):
+def test_a_call_that_the_graph_refuses_names_the_layer(native, np_or_nd):
     model = optimize(network())
     for shape, words in (
         ((1, 4, 13, 12), 'layer conv_fwd: '),
@@ -375,3 +375,10 @@ def test_unknown_operators_of_a_library_that_was_not_loaded_are_named(tmp_path, 
 
 def test_a_model_error_is_a_value_error():
     assert issubclass(ModelError, ValueError)
+
+
+def test_a_call_with_other_inputs_is_refused(native, np_or_nd):
+    model = optimize(network())
+    for inputs in ((), (data(*SHAPE), data(*SHAPE))):
+        with pytest.raises(ModelError, match=rf'takes 1 inputs \(data\), not {len(inputs)}'):
+            model(*inputs)

@@ -12,9 +12,9 @@ from models_common import data, flat
 from mxnet import autograd, gluon
 from mxnet.gluon.model_zoo import vision
 from networks import LEGACY_ONLY, NETWORKS, images, network, smooth_operators, smoothed
-from parity import array_kind, set_mode
 
 from gluon_convpool import optimize, swap
+from gluon_convpool.testing import array_kind, set_mode
 
 SAMPLE = ('resnet18_v1', 'resnet18_v2', 'mobilenet0.25', 'mobilenetv2_0.25', 'squeezenet1.1')
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
@@ -22,7 +22,7 @@ OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 # other parameters.
 SMALLEST_GRADIENT = 1e-2
 
-pytestmark = pytest.mark.usefixtures('native', 'arrays')
+pytestmark = pytest.mark.usefixtures('native', 'np_or_nd')
 
 
 def each(names):
@@ -32,9 +32,9 @@ def each(names):
 
 
 @pytest.fixture(autouse=True)
-def _has_this_world(request, arrays):
+def _has_this_world(request, np_or_nd):
     name = request.node.callspec.params.get('name', '')
-    if arrays == 'np' and name.startswith(LEGACY_ONLY):
+    if np_or_nd == 'np' and name.startswith(LEGACY_ONLY):
         pytest.skip("MXNet's own network takes no NumPy symbols")
 
 
@@ -45,12 +45,12 @@ def difference(actual, expected, at_least=0.0):
 
 
 @pytest.mark.parametrize('name', each(NETWORKS))
-def test_outputs_agree(name, arrays, record_property):
+def test_outputs_agree(name, np_or_nd, record_property):
     net = network(name)
     swapped, fast = swap(net, inplace=False), optimize(net)
     assert swapped.replaced and not swapped.left and not fast.report.left
     largest = 0.0
-    for batch, mode in ((1, 'imperative'), (5, 'hybridized'), (1, 'static'), (5, 'static')):
+    for batch, mode in ((1, 'imperative'), (5, 'hybrid'), (1, 'static'), (5, 'static')):
         x = images(name, batch, seed=batch)
         (expected,) = flat(net(x))
         set_mode(swapped.net, mode)
@@ -78,12 +78,12 @@ def gradients(net, x):
 
 
 @pytest.mark.parametrize('name', each(NETWORKS))
-def test_gradients_agree(name, arrays, monkeypatch, record_property):
+def test_gradients_agree(name, np_or_nd, monkeypatch, record_property):
     with smooth_operators(monkeypatch):
         net = smoothed(network(name))
         swapped = swap(net, inplace=False).net
         largest = 0.0
-        for batch, mode in ((1, 'imperative'), (5, 'hybridized'), (1, 'static')):
+        for batch, mode in ((1, 'imperative'), (5, 'hybrid'), (1, 'static')):
             x = images(name, batch, seed=batch)
             expected = gradients(net, x)
             set_mode(swapped, mode)
@@ -99,7 +99,7 @@ def test_gradients_agree(name, arrays, monkeypatch, record_property):
 
 
 @pytest.mark.parametrize('mode', ['imperative', 'static'])
-def test_a_training_follows_the_original_one(mode, arrays, record_property):
+def test_a_training_follows_the_original_one(mode, np_or_nd, record_property):
     generator = np.random.RandomState(0)
     x = [data(16, 3, 32, 32, seed=seed) for seed in range(20)]
     labels = [array_kind().array(generator.randint(0, 10, 16)) for _ in x]

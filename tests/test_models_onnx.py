@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from models_common import flat
 from networks import images, network
-from parity import assert_close
 
 from gluon_convpool import optimize, swap
+from gluon_convpool.testing import assert_close
 
 onnx = pytest.importorskip('onnx', reason='onnx is not installed: make test-models installs it')
 onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')

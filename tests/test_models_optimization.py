@@ -8,12 +8,12 @@ import pytest
 from models_common import data, flat, graph_of, nodes, operators, started
 from mxnet import autograd, gluon
 from mxnet.gluon import nn as builtin
-from parity import array_kind, assert_close
 
 import gluon_convpool
 from gluon_convpool import optimize, swap
 from gluon_convpool.models import graph as graphs
 from gluon_convpool.models import rules, shapes
+from gluon_convpool.testing import array_kind, assert_close
 
 SHAPE = (2, 3, 13, 12)
 pytestmark = pytest.mark.usefixtures('native')
@@ -86,7 +86,7 @@ def left(model):
     ],
     ids=str,
 )
-def test_batch_norm_becomes_part_of_the_convolution(keywords, bias, arrays):
+def test_batch_norm_becomes_part_of_the_convolution(keywords, bias, np_or_nd):
     model = optimized(chain(conv(use_bias=bias), norm(**keywords)))
     assert operators(graph_of(model)) == ['convpool_convolution']
     assert 'norm_fwd: BatchNorm folded into conv_fwd' in rewrites(model)
@@ -123,7 +123,7 @@ def test_a_batch_norm_of_another_axis_stays(nd_arrays):
     ],
     ids=['others', 'an output'],
 )
-def test_a_convolution_with_several_users_is_not_folded(function, kept, arrays):
+def test_a_convolution_with_several_users_is_not_folded(function, kept, np_or_nd):
     net = Net(lambda net, F, x: function(net, F, net.conv(x)), conv=conv(), norm=norm())
     model = optimized(net)
     # the batch norm has become a convolution of its own
@@ -132,7 +132,7 @@ def test_a_convolution_with_several_users_is_not_folded(function, kept, arrays):
     assert 'norm_fwd: BatchNorm replaced by a convolution of each channel' in rewrites(model)
 
 
-def test_shared_weights_are_folded_into_copies(arrays):
+def test_shared_weights_are_folded_into_copies(np_or_nd):
     first = conv(3, padding=1, use_bias=False)
     net = chain(first, norm(prefix='a_'), conv(3, padding=1, params=first.params, use_bias=False))
     net.add(norm(prefix='b_'))
@@ -144,7 +144,7 @@ def test_shared_weights_are_folded_into_copies(arrays):
     np.testing.assert_array_equal(first.weight.data().asnumpy(), before)
 
 
-def test_the_result_has_arrays_of_its_own(arrays):
+def test_the_result_has_arrays_of_its_own(np_or_nd):
     net = chain(conv(), builtin.Dense(3))
     model = optimized(net)
     before = flat(model(data(*SHAPE)))[0]
@@ -193,7 +193,7 @@ def with_constants(name, shape):
 
 @pytest.mark.parametrize('name', ['mul', 'add', 'sub', 'from', 'div', 'numbers'])
 @pytest.mark.filterwarnings('ignore:Parameter .* is not used')
-def test_scales_and_shifts_of_channels_become_part_of_the_convolution(name, arrays):
+def test_scales_and_shifts_of_channels_become_part_of_the_convolution(name, np_or_nd):
     model = optimized(with_constants(name, (1, 8, 1, 1)))
     assert operators(graph_of(model)) == ['convpool_convolution']
 
@@ -220,7 +220,7 @@ def test_a_constant_that_is_not_of_channels_stays(nd_arrays):
     assert operators(graph_of(model)) == ['convpool_convolution', 'broadcast_mul']
 
 
-def test_a_parameter_that_is_reshaped_first_is_a_constant_too(arrays):
+def test_a_parameter_that_is_reshaped_first_is_a_constant_too(np_or_nd):
     def arithmetic(F, x, c):
         if mx.util.is_np_array():
             return x * F.expand_dims(c.reshape((8, 1)), 2)
@@ -234,7 +234,7 @@ def test_a_parameter_that_is_reshaped_first_is_a_constant_too(arrays):
     assert operators(graph_of(optimized(net))) == ['convpool_convolution']
 
 
-def test_a_fully_connected_layer_takes_over_its_batch_norm(arrays):
+def test_a_fully_connected_layer_takes_over_its_batch_norm(np_or_nd):
     model = optimized(chain(builtin.Dense(5, use_bias=False), norm()))
     assert operators(graph_of(model)) == ['FullyConnected']
 
@@ -285,7 +285,7 @@ def test_a_dropout_that_always_drops_stays(nd_arrays):
     assert left(model) == ['drop: Dropout left, it is to drop always']
 
 
-def test_the_detours_of_swapped_layers_are_dropped(arrays):
+def test_the_detours_of_swapped_layers_are_dropped(np_or_nd):
     net = chain(conv(activation='relu'), builtin.MaxPool2D(), builtin.Dense(3))
     swap(net)
     model = optimized(net)
@@ -356,7 +356,7 @@ def test_what_we_have_no_kernel_for_stays_and_says_why(op, keywords, reason, nd_
     assert len(left(model)) == 1 and reason in left(model)[0]
 
 
-def test_on_the_portable_backend_graphs_are_only_folded(arrays):
+def test_on_the_portable_backend_graphs_are_only_folded(np_or_nd):
     net = chain(conv(), norm(), builtin.Dropout(0.5), builtin.MaxPool2D())
     started(net, data(*SHAPE))
     gluon_convpool.use_backend('portable')
@@ -373,13 +373,13 @@ def test_on_the_portable_backend_graphs_are_only_folded(arrays):
         (lambda: builtin.LeakyReLU(0.1), {'act_type': 'leaky', 'slope': '0.1'}),
     ],
 )
-def test_an_activation_becomes_the_last_step(layer, attributes, arrays):
+def test_an_activation_becomes_the_last_step(layer, attributes, np_or_nd):
     model = optimized(chain(conv(), norm(), layer()))
     (node,) = nodes(graph_of(model))
     assert attributes.items() <= node['attrs'].items()
 
 
-def test_clipping_becomes_the_last_step(arrays):
+def test_clipping_becomes_the_last_step(np_or_nd):
     def function(net, F, x):
         x = net.conv(x)
         return mx.sym.np.clip(x, 0, 0.5) if mx.util.is_np_array() else F.clip(x, 0, 0.5)
@@ -392,7 +392,7 @@ def test_clipping_becomes_the_last_step(arrays):
         assert (float(node['attrs']['a_min']), float(node['attrs']['a_max'])) == (0, 0.5)
 
 
-def test_other_activations_stay(arrays):
+def test_other_activations_stay(np_or_nd):
     for name in ('sigmoid', 'tanh', 'softrelu', 'softsign'):
         model = optimized(chain(conv(), builtin.Activation(name)))
         assert operators(graph_of(model)) == ['convpool_convolution', 'Activation']
@@ -400,7 +400,7 @@ def test_other_activations_stay(arrays):
     assert len(nodes(graph_of(model))) == 2
 
 
-def test_an_activation_of_what_others_use_stays(arrays):
+def test_an_activation_of_what_others_use_stays(np_or_nd):
     net = Net(lambda net, F, x: F.relu(net.conv(x)) + net.conv(x), conv=conv())
     shared = Net(lambda net, F, x: (lambda y: F.relu(y) * y)(net.conv(x)), conv=conv())
     assert len(nodes(graph_of(optimized(net)))) == 2  # the second adds the first
@@ -426,14 +426,14 @@ def residual(function):
     ],
     ids=['input', 'reversed', 'two convolutions', 'two activations'],
 )
-def test_a_residual_addition_becomes_the_last_step(function, arrays):
+def test_a_residual_addition_becomes_the_last_step(function, np_or_nd):
     model = optimized(residual(function))
     convolutions = nodes(graph_of(model))
     assert {node['op'].replace('_npx_', '') for node in convolutions} == {'convpool_convolution'}
     assert [node['attrs'].get('with_sum') for node in convolutions][-1] == 'True'
 
 
-def test_an_addition_after_the_activation_stays_outside(arrays):
+def test_an_addition_after_the_activation_stays_outside(np_or_nd):
     model = optimized(residual(lambda net, F, x: F.relu(net.conv(x)) + x))
     assert len(nodes(graph_of(model))) == 2
 
@@ -453,7 +453,7 @@ def test_an_addition_that_broadcasts_stays(function, np_arrays):
     assert '_npi_add' in operators(graph_of(model))
 
 
-def test_an_array_added_to_itself_stays(arrays):
+def test_an_array_added_to_itself_stays(np_or_nd):
     model = optimized(residual(lambda net, F, x: (lambda y: y + y)(net.conv(x))))
     assert len(nodes(graph_of(model))) == 2
 
@@ -461,7 +461,7 @@ def test_an_array_added_to_itself_stays(arrays):
 # --------------------------------------------------------------------------- whole graphs
 
 
-def test_an_operator_that_nobody_knows_here_is_left_alone(arrays):
+def test_an_operator_that_nobody_knows_here_is_left_alone(np_or_nd):
     net = Net(
         lambda net, F, x: net.norm(mx.sym.sin(x) if isinstance(x, mx.sym.Symbol) else mx.nd.sin(x)),
         norm=norm(),
@@ -481,7 +481,7 @@ def test_other_batches_and_sizes_run_too(shape, np_arrays):
     assert_close('output', flat(model(x))[0], flat(net(x))[0])
 
 
-def test_earlier_results_are_not_written_over(arrays):
+def test_earlier_results_are_not_written_over(np_or_nd):
     model = optimized(chain(conv(), builtin.MaxPool2D()))
     first = model(data(*SHAPE))
     before = first.asnumpy().copy()
@@ -489,7 +489,7 @@ def test_earlier_results_are_not_written_over(arrays):
     np.testing.assert_array_equal(first.asnumpy(), before)
 
 
-def test_several_inputs_and_nested_outputs(arrays):
+def test_several_inputs_and_nested_outputs(np_or_nd):
     def function(net, F, x, y, z):
         return [net.conv(x), (net.conv(x) + net.other(y), z * 2)]
 
@@ -512,7 +512,7 @@ def test_several_inputs_and_nested_outputs(arrays):
     assert model.verify(*inputs).agrees
 
 
-def test_an_input_that_is_an_output_and_nothing_else(arrays):
+def test_an_input_that_is_an_output_and_nothing_else(np_or_nd):
     net = Net(lambda net, F, x: (net.conv(x), x), conv=conv())
     model = optimized(net)
     assert model.verify(data(*SHAPE)).difference < 1e-5
@@ -524,13 +524,13 @@ def test_outputs_keep_their_names(nd_arrays):
     assert graph_of(optimize(net)).list_outputs() == graph_of(net).list_outputs()
 
 
-def test_a_network_made_of_our_layers_is_optimized_too(arrays):
+def test_a_network_made_of_our_layers_is_optimized_too(np_or_nd):
     net = gluon_convpool.nn.HybridSequential(prefix='')
     net.add(gluon_convpool.nn.Conv2D(4, 3), norm(), gluon_convpool.nn.MaxPool2D())
     assert operators(graph_of(optimized(net))) == ['convpool_convolution', 'convpool_pooling']
 
 
-def test_an_optimized_model_can_be_a_layer(arrays):
+def test_an_optimized_model_can_be_a_layer(np_or_nd):
     model = optimized(chain(conv(), norm()))
     net = chain(model, builtin.Dense(3))
     net.initialize()
@@ -545,7 +545,7 @@ def test_a_plain_block_of_hybrid_ones_is_traced(nd_arrays):
     assert operators(graph_of(optimized(net))) == ['convpool_convolution']
 
 
-def test_it_is_for_inference(arrays):
+def test_it_is_for_inference(np_or_nd):
     net = chain(norm(), conv())
     model, x = optimized(net), data(*SHAPE)
     expected = model(x).asnumpy()
@@ -578,7 +578,7 @@ def test_the_report_says_what_was_done(capsys, nd_arrays):
     assert repr(model) == 'OptimizedModel(1 rewrites, 1 layers left)'
 
 
-def test_verify_compares_with_the_original(arrays):
+def test_verify_compares_with_the_original(np_or_nd):
     net = chain(conv(), norm(), builtin.Dense(7))
     model, x = optimized(net), data(*SHAPE)
     agreement = model.verify(x)

@@ -12,11 +12,11 @@ from models_common import data, flat, graph_of, operators, started
 from mxnet import autograd, gluon
 from mxnet.gluon import nn as builtin
 from mxnet.gluon.nn import conv_layers
-from parity import MODES, array_kind, assert_close, assert_same, measure, parameters
 
 import gluon_convpool
 from gluon_convpool import nn, swap
 from gluon_convpool.models import swapping
+from gluon_convpool.testing import MODES, array_kind, assert_close, assert_same, measure, parameters
 
 
 class Renamed(builtin.Conv2D):
@@ -88,7 +88,7 @@ def computed(net, mode='imperative'):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_a_swapped_network_gives_the_same_numbers(mode, backend, arrays):
+def test_a_swapped_network_gives_the_same_numbers(mode, any_backend, np_or_nd):
     net = residual()
     expected = computed(net)
     report = swap(net)
@@ -99,7 +99,7 @@ def test_a_swapped_network_gives_the_same_numbers(mode, backend, arrays):
 
 
 @pytest.mark.parametrize('mode', MODES[1:])
-def test_a_network_that_runs_hybridized_is_traced_anew(mode, native, arrays):
+def test_a_network_that_runs_hybridized_is_traced_anew(mode, native, np_or_nd):
     net = residual()
     expected = computed(net, mode)
     swap(net)
@@ -158,7 +158,7 @@ def test_hooks_go_on():
     assert heard == [net.first.name, (2, 8, 12, 12)]
 
 
-def test_gradients_are_added_where_that_is_asked_for(backend, arrays):
+def test_gradients_are_added_where_that_is_asked_for(any_backend, np_or_nd):
     net = residual()
     once = computed(net)
     net.hybridize()
@@ -178,7 +178,7 @@ def test_gradients_are_added_where_that_is_asked_for(backend, arrays):
             assert_close(name, parameter.grad().asnumpy(), 3 * once[name])
 
 
-def test_training_goes_on_with_the_state_of_the_trainer(arrays):
+def test_training_goes_on_with_the_state_of_the_trainer(np_or_nd):
     x, label = data(8, 3, 12, 12), array_kind().array(np.arange(8) % 3)
     loss_function = gluon.loss.SoftmaxCrossEntropyLoss()
     losses = []
@@ -202,8 +202,8 @@ def test_training_goes_on_with_the_state_of_the_trainer(arrays):
 # --------------------------------------------------------------------------- copies
 
 
-@pytest.mark.parametrize('hybridized', [False, True])
-def test_a_copy_has_the_same_parameters_and_leaves_the_original_alone(hybridized, arrays):
+@pytest.mark.parametrize('hybrid', [False, True])
+def test_a_copy_has_the_same_parameters_and_leaves_the_original_alone(hybridized, np_or_nd):
     net = residual()
     if hybridized:
         net.hybridize(static_alloc=True)
@@ -239,7 +239,7 @@ def test_what_cannot_be_copied_is_named():
 
 
 @pytest.mark.parametrize('copied', [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_swapped_layers_can_be_copied_and_pickled(copied, arrays):
+def test_swapped_layers_can_be_copied_and_pickled(copied, np_or_nd):
     net = builtin.HybridSequential()
     net.add(Renamed(4, 3), builtin.MaxPool2D())
     started(net, data(*SHAPE))
@@ -272,9 +272,9 @@ def test_layers_are_found_in_lists_dicts_and_attributes():
     ]
 
 
-def test_the_general_layers_behind_the_named_ones_are_replaced(native, arrays):
+def test_the_general_layers_behind_the_named_ones_are_replaced(native, np_or_nd):
     pool = conv_layers._Pooling((3, 2), (2, 1), (1, 0), True, False, 'sum', 'NCHW')
-    op_name = 'convolution' if arrays == 'np' else 'Convolution'
+    op_name = 'convolution' if np_or_nd == 'np' else 'Convolution'
     conv = conv_layers._Conv(4, (3, 3), 1, 0, 1, 1, 'NCHW', op_name=op_name)
     net = builtin.HybridSequential()
     net.add(conv, pool)
@@ -288,7 +288,7 @@ def test_the_general_layers_behind_the_named_ones_are_replaced(native, arrays):
 
 
 @pytest.mark.parametrize('mode', ['max', 'avg', 'sum', 'lp'])
-def test_ours_of_every_mode_goes_back_to_a_builtin_that_computes_the_same(mode, native, arrays):
+def test_ours_of_every_mode_goes_back_to_a_builtin_that_computes_the_same(mode, native, np_or_nd):
     layer = gluon_convpool.Pool2D((3, 2), 2, 1, mode)
     x = array_kind().array(abs(data(2, 3, 9, 9).asnumpy()))
     expected = layer(x).asnumpy()
@@ -296,7 +296,7 @@ def test_ours_of_every_mode_goes_back_to_a_builtin_that_computes_the_same(mode, 
     assert_close('output', layer(x).asnumpy(), expected)
 
 
-def test_a_forced_algorithm_is_forgotten_on_the_way_back(native, arrays):
+def test_a_forced_algorithm_is_forgotten_on_the_way_back(native, np_or_nd):
     layer = nn.Conv2D(4, 3, algorithm='implicit_gemm')
     layer.initialize()
     expected = layer(data(*SHAPE)).asnumpy()
@@ -394,7 +394,7 @@ def test_without_the_library_nothing_is_replaced(monkeypatch):
     assert len(swap(residual()).replaced) == len(PATHS)
 
 
-def test_a_layer_alone_and_one_that_is_not_initialised(arrays):
+def test_a_layer_alone_and_one_that_is_not_initialised(np_or_nd):
     layer = builtin.Conv2D(4, 3)
     assert swap(layer).replaced == [('(itself)', 'Conv2D', 'gluon_convpool Conv2D')]
     layer.initialize()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import require_native
 from isolated import run
+
+from gluon_convpool.testing.plugin import require_native
 
 BACKENDS = ('native', 'portable')
 
@@ -13,7 +14,7 @@ NETWORKS = """
     from gluon_convpool import nn
     import mxnet as mx
     import numpy as np
-    from parity import measure, assert_same
+    from gluon_convpool.testing import assert_close, assert_same, measure
 
     def network(width, kernel):
         net = nn.HybridSequential()
@@ -42,44 +43,41 @@ def backend_name(request):
     return request.param
 
 
-@pytest.mark.parametrize('threads', [1, 2])
-def test_python_threads_running_different_networks(threads, backend_name):
+def test_python_threads_running_different_networks(backend_name):
     run(
         NETWORKS
-        + f"""
+        + """
     import threading
-    gluon_convpool.set_num_threads({threads})
     problems = [problem(0, (4, 3, 15, 17), 8, 3), problem(1, (2, 3, 23, 9), 14, 2)]
     failures, rounds = [], []
 
-    def work(net, x, head, expected, mode):
+    def work(net, x, head, expected):
         try:
             for _ in range(20):
-                assert_same(measure(net, x, head, mode), expected)
-                rounds.append(mode)
+                assert_same(measure(net, x, head), expected)
+                rounds.append(net)
         except BaseException as error:
             failures.append(error)
 
-    workers = [
-        threading.Thread(target=work, args=problem + (mode,))
-        for problem, mode in zip(problems, ("imperative", "imperative"))
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    for threads in (1, 2):
+        gluon_convpool.set_num_threads(threads)
+        workers = [threading.Thread(target=work, args=one) for one in problems]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
     assert not failures, failures
-    assert len(rounds) == 40
+    assert len(rounds) == 80
     """,
         GLUON_CONVPOOL_BACKEND=backend_name,
     )
 
 
-@pytest.mark.parametrize('thread_pool', [False, True], ids=['forked', 'threads'])
-def test_data_loader_whose_workers_run_a_layer_after_the_parent_did(thread_pool, backend_name):
+def test_data_loader_whose_workers_run_a_layer_after_the_parent_did(backend_name):
+    """First with forked workers, then with threads."""
     run(
         NETWORKS
-        + f"""
+        + """
     from mxnet import gluon
     gluon_convpool.set_num_threads(2)
     net, x, head, expected = problem(0, (12, 3, 15, 17), 8, 3)
@@ -88,12 +86,12 @@ def test_data_loader_whose_workers_run_a_layer_after_the_parent_did(thread_pool,
         return net(image.expand_dims(0))[0]
 
     dataset = gluon.data.SimpleDataset([mx.nd.array(image) for image in x]).transform(transform)
-    for _ in range(2):
+    for thread_pool in (False, False, True, True):
         loader = gluon.data.DataLoader(
-            dataset, 4, num_workers=2, thread_pool={thread_pool}, timeout=60
+            dataset, 4, num_workers=2, thread_pool=thread_pool, timeout=60
         )
         batches = [batch.asnumpy() for batch in loader]
-        np.testing.assert_allclose(np.concatenate(batches), expected["output"], atol=1e-4)
+        assert_close("output", np.concatenate(batches), expected["output"])
         assert_same(measure(net, x, head), expected)
     """,
         timeout=150,
@@ -125,7 +123,7 @@ def test_forked_child_computes_while_the_parent_goes_on(backend_name):
     )
 
 
-def test_spawned_child_imports_the_package_anew(backend_name):
+def test_spawned_child_imports_the_package_anew():
     run(
         NETWORKS
         + """
@@ -137,8 +135,7 @@ def test_spawned_child_imports_the_package_anew(backend_name):
         "print(y.asnumpy().sum())"
     )
     assert subprocess.check_output([sys.executable, "-c", code], timeout=60).strip() == b"4.0"
-    """,
-        GLUON_CONVPOOL_BACKEND=backend_name,
+    """
     )
 
 

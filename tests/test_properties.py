@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from parity import (
+
+from gluon_convpool import Pool2D, nn
+from gluon_convpool.testing import (
     MODES,
     TOLERANCE,
     array_kind,
     assert_same,
     empty_arrays,
     measure,
+    reference,
 )
 
-from gluon_convpool import Pool2D, nn
-
-pytestmark = pytest.mark.usefixtures('arrays', 'backend')
+pytestmark = pytest.mark.usefixtures('np_or_nd', 'any_backend')
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 40))
@@ -38,10 +38,6 @@ def pairs(low, high):
 def quarters(seed, *shapes, low=-8):
     generator = np.random.RandomState(seed)
     return [generator.randint(low, 9, size=shape).astype('float32') / 4 for shape in shapes]
-
-
-def _pair(value):
-    return (value, value) if isinstance(value, int) else value
 
 
 @relaxed
@@ -64,14 +60,16 @@ def test_convolution(
     assume(
         all(
             n + 2 * p > d * (k - 1)
-            for n, p, d, k in zip(size, _pair(padding), _pair(dilation), _pair(kernel))
+            for n, p, d, k in zip(
+                size, reference.pair(padding), reference.pair(dilation), reference.pair(kernel)
+            )
         )
     )
     inputs, outputs = (groups * channels for channels in per_group)
     x, weight, bias = quarters(
         seed,
         (batch, inputs) + size,
-        (outputs, per_group[0]) + _pair(kernel),
+        (outputs, per_group[0]) + reference.pair(kernel),
         (outputs,),
     )
     window = {'strides': strides, 'padding': padding, 'dilation': dilation, 'groups': groups}
@@ -117,7 +115,7 @@ def test_pooling(
     kind,
     mode,
 ):
-    for n, p, k in zip(size, _pair(padding), _pair(pool_size)):
+    for n, p, k in zip(size, reference.pair(padding), reference.pair(pool_size)):
         assume(p < k <= n + 2 * p)
     (x,) = quarters(seed, (batch, channels) + size, low=1 if kind.startswith('lp') else -8)
     window = {
@@ -136,4 +134,4 @@ def test_pooling(
     layer = Pool2D(**window)
     with empty_arrays(batch == 0):
         outcome = measure(layer, x, head, mode)
-    assert_same(outcome, expected, tolerance=0 if exact else TOLERANCE)
+    assert_same(outcome, expected, rtol=0 if exact else TOLERANCE)

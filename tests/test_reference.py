@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
-from cases import CONVOLUTIONS, POOLINGS
-from parity import assert_same
+
+from gluon_convpool.testing import assert_same, parity_cases, reference
 
 IMAGE = np.arange(9.0).reshape(1, 1, 3, 3)
 BUILTIN_CASES = [
-    case
-    for case in CONVOLUTIONS + POOLINGS
-    if case.builtin_can_run and getattr(case, 'activation', None) is None
+    parameter
+    for parameter in parity_cases('conv', activation=None) + parity_cases('pool')
+    if parameter.values[0].builtin_can_run
 ]
 
 
@@ -41,6 +40,6 @@ def test_maximum_sends_its_gradient_to_the_first_of_equals_and_to_the_first_nan(
     assert reference.pooling_gradient(head, nans).tolist() == [[[[0, 0], [1, 0]]]]
 
 
-@pytest.mark.parametrize('case', BUILTIN_CASES, ids=str)
+@pytest.mark.parametrize('case', BUILTIN_CASES)
 def test_loops_agree_with_the_builtin_layer(case, np_arrays):
-    assert_same(case.from_loops()[1], case.expected()[1], tolerance=2e-6)
+    assert_same(case.from_loops()[1], case.expected()[1], rtol=2e-6)

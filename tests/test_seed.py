@@ -58,12 +58,12 @@ def _run_all(names, given=()):
 @pytest.mark.parametrize(
     'source', [gluon_convpool, scratch], ids=['gluon_convpool', 'gluon_convpool.scratch']
 )
-def test_every_cell_prints_what_the_document_prints(source, backend):
+def test_every_cell_prints_what_the_document_prints(source, any_backend):
     names = {'corr2d': source.corr2d, 'pool2d': source.pool2d, 'Conv2D': scratch.Conv2D}
     _run_all(dict(names), given=tuple(names))
 
 
-def test_every_cell_as_it_is_written_there(backend):
+def test_every_cell_as_it_is_written_there(any_backend):
     """The document's own definitions too; its last `pool2d` stands for a layer and is ours."""
     _run_all({})
 

@@ -49,7 +49,7 @@ def weights_of(layer):
 
 @pytest.mark.parametrize('module', [nn, builtin], ids=['ours', "MXNet's"])
 @pytest.mark.parametrize('count', [1, 6, 7, 20])
-def test_kernels_of_one_input_channel_stand_in_reading_order(module, count, arrays):
+def test_kernels_of_one_input_channel_stand_in_reading_order(module, count, np_or_nd):
     layer = initialised(module.Conv2D(count, (5, 3), in_channels=1))
     figure = viz.draw_filters(layer)
     (axes,) = panels(figure)
@@ -139,12 +139,12 @@ def test_most_must_be_a_number(most):
 
 
 @pytest.fixture
-def lenet(arrays):
+def lenet(np_or_nd):
     """LeNet, and a batch of digits' size."""
     net = build_lenet(nn)
     net.initialize(mx.init.Xavier())
     x = np.random.RandomState(0).uniform(size=(3, 1, 8, 8)).astype('float32')
-    batch = (mx.np if arrays == 'np' else mx.nd).array(x)
+    batch = (mx.np if np_or_nd == 'np' else mx.nd).array(x)
     net(batch)
     return net, batch
 
@@ -174,11 +174,11 @@ def test_a_network_gives_a_panel_for_its_input_and_each_layer(lenet, hybridize):
         np.testing.assert_allclose(images_in(axes, count, height, width), expected, rtol=1e-6)
 
 
-def test_a_layer_gives_one_panel(arrays):
+def test_a_layer_gives_one_panel(np_or_nd):
     layer = initialised(nn.Conv2D(6, 3, in_channels=2))
     x = np.random.RandomState(0).normal(size=(2, 2, 7, 9)).astype('float32')
     (axes,) = panels(viz.draw_feature_maps(layer, x))
-    expected = layer((mx.np if arrays == 'np' else mx.nd).array(x)).asnumpy()[0]
+    expected = layer((mx.np if np_or_nd == 'np' else mx.nd).array(x)).asnumpy()[0]
     np.testing.assert_array_equal(images_in(axes, 6, 5, 7), expected.astype('float64'))
     assert axes.get_title() == 'Conv2D: 6 maps of 5x7'
 

@@ -8,7 +8,6 @@ import re
 import mxnet as mx
 import numpy as np
 import pytest
-import reference
 from isolated import run
 
 pytest.importorskip('matplotlib', reason='Matplotlib is missing: see the extra viz')
@@ -17,6 +16,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from gluon_convpool import viz
+from gluon_convpool.testing import reference
 
 X = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 K = [[0, 1], [2, 3]]
@@ -211,6 +211,19 @@ def test_player_needs_nothing_from_the_network():
     assert html.count('<button') == 9
     assert len(re.findall(r'anim[0-9a-f]{32}\.play_animation\(\);', html)) == 1
     assert re.search(r'<img [^>]*src="data:image/png;base64,', html)
+
+
+def test_player_has_the_same_name_in_every_run_and_another_on_each_page():
+    code = """
+        from gluon_convpool import viz
+        import re
+        for _ in range(2):
+            html = viz.explain_corr2d([[1]], [[2]])._repr_html_()
+            print(*set(re.findall(r"anim\\w*?([0-9a-f]{32})", html)))
+        """
+    first, second = run(code), run(code)
+    assert first == second
+    assert len(set(first.split())) == len(first.split()) == 2
 
 
 def test_still_figure_is_that_of_the_chosen_windows():

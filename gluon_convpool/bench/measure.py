@@ -27,7 +27,7 @@ Run = Callable[[int], float]
 
 
 def calls_in_burst(run: Run, burst: Optional[float] = None) -> int:
-    """Return how many calls make a burst of so many seconds; the second of two single ones tells."""
+    """Return how many calls make a burst of so many seconds; the second of two calls tells."""
     run(1)
     seconds = BURST_SECONDS if burst is None else burst
     return max(1, min(MOST_CALLS, int(seconds / max(run(1), 1e-9))))

@@ -137,4 +137,3 @@ def measure_whole(original: Any, optimized: Any, arrays: Sequence[Any], seconds:
         for name, call in calls.items()
     }
     return alternate(runs, seconds)
-

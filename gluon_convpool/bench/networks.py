@@ -1,4 +1,4 @@
-"""Whole networks of MXNet's model zoo: MXNet's own, its fused form, ours swapped in, ours optimized.
+"""Networks of MXNet's model zoo: its own, its fused form, with our layers, and optimized.
 
 =========  =====================================================================
 builtin    MXNet's network, hybridized with static memory
@@ -212,9 +212,7 @@ def measure_task(task: Task, seconds: float) -> Dict[str, Any]:
 
     images = make_images(task)
     make_call = inference_of if task.which == INFERENCE else training_step_of
-    calls = {
-        name: make_call(model, images) for name, model in make_models(task, images).items()
-    }
+    calls = {name: make_call(model, images) for name, model in make_models(task, images).items()}
     outputs = {}
     for name, call in calls.items():
         mx.random.seed(0)  # for the masks of dropout

@@ -262,9 +262,9 @@ def text(results: Results, markdown: bool = False) -> str:
         parts.append('\n'.join([f'{NOTHING} means:', *(f'  {line}' for line in gaps)]))
     if measured:
         parts.append(
-        'The columns after the algorithm are times divided by ours: above 1, ours is faster.\n'
-        'The limit is the multiply-add peak of the threads, operations counted as the direct\n'
-        'algorithm does them; for pooling it is the copy of as many bytes.'
+            'The columns after the algorithm are times divided by ours: above 1, ours is faster.\n'
+            'The limit is the multiply-add peak of the threads, operations counted as the direct\n'
+            'algorithm does them; for pooling it is the copy of as many bytes.'
         )
     return '\n\n'.join(parts)
 

@@ -113,7 +113,9 @@ def saved_paths(options: argparse.Namespace) -> List[Path]:
     paths = [output_path('--save', str(path)) for path in model_paths(options.save)]
     for path in paths:
         if path.exists() and not options.force:
-            raise CommandError(f'--save={options.save}: {path} is there already; --force overwrites')
+            raise CommandError(
+                f'--save={options.save}: {path} is there already; --force overwrites'
+            )
     return paths
 
 

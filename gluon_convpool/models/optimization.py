@@ -13,7 +13,6 @@ from .. import backends
 from .._mxnet import in_world, kind_of, mx, to_world
 from . import files, rules
 from .files import ModelError, PathLike, reason_of
-from .graph import Graph
 from .tracing import Trace, trace, trace_of_graph
 
 TOLERANCE = 1e-4
@@ -125,11 +124,34 @@ class GraphBlock(mx.gluon.SymbolBlock):
         self.hybridize(static_alloc=True, static_shape=True)
 
     def forward(self, *inputs: Any) -> Any:
+        """Run the graph.
+
+        Parameters
+        ----------
+        inputs : arrays or symbols
+            As the original takes them.
+
+        Returns
+        -------
+        array or list of arrays
+            What the original returns; symbols for symbols.
+
+        Raises
+        ------
+        ModelError
+            Inside of ``autograd.record()``, or for inputs that the graph refuses, naming the layer.
+        """
         name = type(self).__name__
         if mx.autograd.is_recording():
             raise ModelError(
                 f'{name}: is for inference and has no gradient; train the original, or call this'
                 ' inside of autograd.pause()'
+            )
+        wanted = self._in_format[len(inputs) :]
+        if not inputs or len(inputs) > len(self._in_format) or any(one != -1 for one in wanted):
+            names = ', '.join(one.name for one in self._cached_graph[0])
+            raise ModelError(
+                f'{name}: takes {len(self._in_format)} inputs ({names}), not {len(inputs)}'
             )
         if isinstance(inputs[0], mx.sym.Symbol):
             return self._compose(*inputs)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import itertools
 import re
 from typing import Any
 
@@ -22,6 +24,7 @@ GLYPHS = {
     'fa-plus': '+',
 }
 COLOURS = 64
+_players = itertools.count()
 
 
 def player(animation: Any) -> str:
@@ -36,7 +39,16 @@ def player(animation: Any) -> str:
     html = re.sub(r'(anim\w+) = new Animation\([^)]*\);', r'\g<0> \1.play_animation();', html)
     first = re.search(r'data:image/png;base64,[A-Za-z0-9+/=]+', html)
     assert first is not None
+    html = _with_a_lasting_name(html)
     return html.replace('<img ', f'<img alt="animation" src="{first.group()}" ', 1)
+
+
+def _with_a_lasting_name(html: str) -> str:
+    """Matplotlib's random name is replaced: a notebook that is run anew stays the same file."""
+    name = re.search(r'anim([0-9a-f]{32})', html)
+    assert name is not None
+    rest = html.replace(name.group(1), '') + str(next(_players))
+    return html.replace(name.group(1), hashlib.sha256(rest.encode()).hexdigest()[:32])
 
 
 def _with_few_colours(match: Any) -> str:

@@ -95,7 +95,7 @@ def draw_feature_maps(
         return figure
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(3.6 * columns, 2.9 * rows)
+    figure = new_figure(3.0 * columns, 2.5 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, panel in zip(grid.flat, panels):
         _draw(axes, panel, most)
@@ -147,4 +147,4 @@ def _draw(axes: Any, maps: Maps, most: int) -> None:
     what = 'unit' if (height, width) == (1, 1) else 'map'
     size = '' if what == 'unit' else f' of {height}x{width}'
     number = _mosaic.counted(len(shown), count, what)
-    axes.set_title(f'{maps.name}: {number}{size}', fontsize=10)
+    axes.set_title(f'{maps.name}: {number}{size}', fontsize=9)

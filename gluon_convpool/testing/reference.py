@@ -8,15 +8,28 @@ purpose.
 from __future__ import annotations
 
 import math
+from typing import Any, Iterator, Optional, Tuple, Union
 
 import numpy as np
 
+Window = Union[int, Tuple[int, int]]
+Shape = Tuple[int, ...]
+Slices = Tuple[Any, ...]
 
-def _pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value)
+
+def pair(value: Window) -> Tuple[int, int]:
+    """Return one value for each of the two axes.
+
+    Examples
+    --------
+    >>> from gluon_convpool.testing import reference
+    >>> reference.pair(3), reference.pair((1, 2))
+    ((3, 3), (1, 2))
+    """
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _float64(array):
+def _float64(array: Any) -> np.ndarray:
     return np.asarray(array, dtype=np.float64)
 
 
@@ -26,8 +39,15 @@ def _float64(array):
 class _Taps:
     """The part of the padded input that meets one tap of the kernel, for every output position."""
 
-    def __init__(self, input_shape, weight_shape, strides, padding, dilation):
-        self.strides, self.padding, self.dilation = map(_pair, (strides, padding, dilation))
+    def __init__(
+        self,
+        input_shape: Shape,
+        weight_shape: Shape,
+        strides: Window,
+        padding: Window,
+        dilation: Window,
+    ) -> None:
+        self.strides, self.padding, self.dilation = map(pair, (strides, padding, dilation))
         self.kernel = weight_shape[2:]
         self.size = input_shape[2:]
         self.padded = tuple(n + 2 * p for n, p in zip(self.size, self.padding))
@@ -36,7 +56,7 @@ class _Taps:
             for n, d, k, s in zip(self.padded, self.dilation, self.kernel, self.strides)
         )
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tuple[int, int, Slices]]:
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
                 rows, columns = (
@@ -45,12 +65,13 @@ class _Taps:
                 )
                 yield i, j, (Ellipsis, rows, columns)
 
-    def inside(self):
+    def inside(self) -> Slices:
+        """Where the input is in the padded input."""
         (top, left), (height, width) = self.padding, self.size
         return Ellipsis, slice(top, top + height), slice(left, left + width)
 
 
-def _by_group(x, weight, groups):
+def _by_group(x: Any, weight: Any, groups: int) -> Tuple[np.ndarray, np.ndarray]:
     x, weight = _float64(x), _float64(weight)
     return (
         x.reshape((x.shape[0], groups, x.shape[1] // groups) + x.shape[2:]),
@@ -58,8 +79,41 @@ def _by_group(x, weight, groups):
     )
 
 
-def convolution(x, weight, bias=None, strides=1, padding=0, dilation=1, groups=1):
-    """The cross-correlation of x (N, C, H, W) with weight (O, C / groups, kH, kW), plus bias."""
+def convolution(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any] = None,
+    strides: Window = 1,
+    padding: Window = 0,
+    dilation: Window = 1,
+    groups: int = 1,
+) -> np.ndarray:
+    """Return the cross-correlation of `x` with `weight`, plus `bias`.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W)
+    weight : array_like, shape (O, C / groups, kernel height, kernel width)
+    bias : array_like, shape (O,), optional
+    strides, padding, dilation : int or (int, int)
+        One value for both axes or one for each. Zeros are added on both sides.
+    groups : int
+        Splits the channels into that many separate convolutions.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, O, output height, output width)
+        Of float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gluon_convpool.testing import reference
+    >>> x, k = np.arange(9).reshape(1, 1, 3, 3), np.arange(4).reshape(1, 1, 2, 2)
+    >>> reference.convolution(x, k)
+    array([[[[19., 25.],
+             [37., 43.]]]])
+    """
     taps = _Taps(np.shape(x), np.shape(weight), strides, padding, dilation)
     x, weight = _by_group(x, weight, groups)
     padded = np.zeros(x.shape[:3] + taps.padded)
@@ -71,8 +125,41 @@ def convolution(x, weight, bias=None, strides=1, padding=0, dilation=1, groups=1
     return y if bias is None else y + _float64(bias).reshape((1, -1, 1, 1))
 
 
-def convolution_gradients(head, x, weight, strides=1, padding=0, dilation=1, groups=1):
-    """The gradients of sum(head * convolution(x, weight, bias)) by x, weight and bias."""
+def convolution_gradients(
+    head: Any,
+    x: Any,
+    weight: Any,
+    strides: Window = 1,
+    padding: Window = 0,
+    dilation: Window = 1,
+    groups: int = 1,
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradients of ``sum(head * convolution(x, weight, bias))``.
+
+    Parameters
+    ----------
+    head : array_like, shape (N, O, output height, output width)
+        The gradient of the output.
+    x, weight, strides, padding, dilation, groups
+        As in `convolution`.
+
+    Returns
+    -------
+    dx, dweight, dbias : numpy.ndarray
+        The gradients by `x`, `weight` and ``bias``, with the shapes of these, of float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gluon_convpool.testing import reference
+    >>> x, k = np.arange(9).reshape(1, 1, 3, 3), np.arange(4).reshape(1, 1, 2, 2)
+    >>> dx, dweight, dbias = reference.convolution_gradients(np.ones((1, 1, 2, 2)), x, k)
+    >>> dweight
+    array([[[[ 8., 12.],
+             [20., 24.]]]])
+    >>> dbias
+    array([4.])
+    """
     shapes = np.shape(x), np.shape(weight)
     taps = _Taps(shapes[0], shapes[1], strides, padding, dilation)
     head = _float64(head)
@@ -97,10 +184,18 @@ def convolution_gradients(head, x, weight, strides=1, padding=0, dilation=1, gro
 class _Windows:
     """Each output position with its window: the part inside the input and the divisor of a mean."""
 
-    def __init__(self, shape, pool_size, strides, padding, ceil_mode, count_include_pad):
-        self.kernel = _pair(pool_size)
-        self.strides = self.kernel if strides is None else _pair(strides)
-        self.padding = _pair(padding)
+    def __init__(
+        self,
+        shape: Shape,
+        pool_size: Window,
+        strides: Optional[Window],
+        padding: Window,
+        ceil_mode: bool,
+        count_include_pad: bool,
+    ) -> None:
+        self.kernel = pair(pool_size)
+        self.strides = self.kernel if strides is None else pair(strides)
+        self.padding = pair(padding)
         self.size = shape[2:]
         self.count_include_pad = count_include_pad
         rounding = math.ceil if ceil_mode else math.floor
@@ -109,7 +204,7 @@ class _Windows:
             for n, p, k, s in zip(self.size, self.padding, self.kernel, self.strides)
         )
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tuple[int, int, Slices, int]]:
         for i in range(self.out[0]):
             for j in range(self.out[1]):
                 inside, counts = [], []
@@ -125,11 +220,11 @@ class _Windows:
                 yield i, j, (slice(None), slice(None), *inside), counts[0] * counts[1]
 
 
-def _flat(window):
+def _flat(window: np.ndarray) -> np.ndarray:
     return window.reshape(window.shape[:2] + (window.shape[2] * window.shape[3],))
 
 
-def _first_maximum(flat):
+def _first_maximum(flat: np.ndarray) -> np.ndarray:
     """The place of the first NaN of each row, or of its first maximum if it holds none."""
     nan = np.isnan(flat)
     maximum = np.argmax(np.where(nan, -np.inf, flat), axis=-1)
@@ -137,17 +232,49 @@ def _first_maximum(flat):
 
 
 def pooling(
-    x,
-    pool_size=2,
-    strides=None,
-    padding=0,
-    mode='max',
-    ceil_mode=False,
-    count_include_pad=True,
-    p=2,
-    global_pool=False,
-):
-    """Pool x (N, C, H, W) over windows; see `_Windows` for what a window at the border holds."""
+    x: Any,
+    pool_size: Window = 2,
+    strides: Optional[Window] = None,
+    padding: Window = 0,
+    mode: str = 'max',
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    p: int = 2,
+    global_pool: bool = False,
+) -> np.ndarray:
+    """Reduce each window of `x` to one number.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W)
+    pool_size, strides, padding : int or (int, int)
+        One value for both axes or one for each; ``strides=None`` steps by the window's size.
+    mode : {'max', 'avg', 'sum', 'lp'}
+        Padding is never a maximum, and a window without any input has -inf as its maximum. 'lp' is
+        ``(sum of x**p) ** (1/p)``, without absolute values.
+    ceil_mode : bool
+        Also keep a last window that is only partly filled; it ends with the padded input.
+    count_include_pad : bool
+        Whether 'avg' divides by all positions of the padded input in the window, or only by those
+        of the input.
+    p : {1, 2, 3}
+        The power of 'lp'.
+    global_pool : bool
+        One window over all of `x`, whatever else is said.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, C, output height, output width)
+        Of float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gluon_convpool.testing import reference
+    >>> reference.pooling(np.arange(16).reshape(1, 1, 4, 4), 2, mode='avg')
+    array([[[[ 2.5,  4.5],
+             [10.5, 12.5]]]])
+    """
     x = _float64(x)
     if global_pool:
         pool_size, strides, padding, ceil_mode = x.shape[2:], 1, 0, False
@@ -171,18 +298,42 @@ def pooling(
 
 
 def pooling_gradient(
-    head,
-    x,
-    pool_size=2,
-    strides=None,
-    padding=0,
-    mode='max',
-    ceil_mode=False,
-    count_include_pad=True,
-    p=2,
-    global_pool=False,
-):
-    """The gradient of sum(head * pooling(x)) by x; a maximum sends it to its first place."""
+    head: Any,
+    x: Any,
+    pool_size: Window = 2,
+    strides: Optional[Window] = None,
+    padding: Window = 0,
+    mode: str = 'max',
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    p: int = 2,
+    global_pool: bool = False,
+) -> np.ndarray:
+    """Return the gradient of ``sum(head * pooling(x))`` by `x`.
+
+    The gradient of a maximum goes to the first of equal values, in row-major order, or to the first
+    NaN.
+
+    Parameters
+    ----------
+    head : array_like, shape (N, C, output height, output width)
+        The gradient of the output.
+    x, pool_size, strides, padding, mode, ceil_mode, count_include_pad, p, global_pool
+        As in `pooling`.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, C, H, W)
+        Of float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gluon_convpool.testing import reference
+    >>> reference.pooling_gradient([[[[5]]]], np.array([[[[1, 3], [3, 2]]]]))
+    array([[[[0., 5.],
+             [0., 0.]]]])
+    """
     head, x = _float64(head), _float64(x)
     if global_pool:
         pool_size, strides, padding, ceil_mode = x.shape[2:], 1, 0, False

@@ -1,0 +1,405 @@
+"""A case: one call of a layer, its arrays, and what the layer must give.
+
+MXNet's built-in layer says what that is, or the float64 loops of `reference` where the built-in
+layer cannot run the case. The arrays are drawn from a seed that is the name of the case.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple, TypeVar, Union
+
+import numpy as np
+from mxnet.gluon.nn import conv_layers as builtin
+
+from .. import geometry
+from . import reference
+from .arrays import draw, to_array
+from .measurement import measure, parameters
+from .reference import pair
+from .reproducer import remember
+
+Window = Union[int, Tuple[int, int]]
+Arrays = Dict[str, np.ndarray]
+Result = TypeVar('Result')
+
+
+def _remembered(function: Callable[..., Result]) -> Callable[..., Result]:
+    return functools.lru_cache(maxsize=None)(function)
+
+
+def _text(value: Window) -> str:
+    return str(value) if isinstance(value, int) else 'x'.join(map(str, value))
+
+
+class _Case:
+    """What both kinds of cases share."""
+
+    def __repr__(self) -> str:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        given = ((field.name, getattr(self, field.name), field.default) for field in fields)
+        values = ', '.join(f'{name}={value!r}' for name, value, usual in given if value != usual)
+        return f'{type(self).__name__}({values})'
+
+    @property
+    def layer_name(self) -> str:
+        """The name of the layer's class."""
+        raise NotImplementedError
+
+    @property
+    def kind(self) -> str:
+        """What the case is one of, such as 'max pooling'."""
+        raise NotImplementedError
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """What the layer's class is called with."""
+        raise NotImplementedError
+
+    @property
+    def builtin_can_run(self) -> bool:
+        """Whether MXNet's layer can say what the layer must give."""
+        raise NotImplementedError
+
+    def arrays(self) -> Arrays:
+        """Return the input, 'x', and the parameters by name, in float32."""
+        raise NotImplementedError
+
+    def from_loops(self) -> Tuple[np.ndarray, Arrays]:
+        """Return what `expected` does, by the float64 loops of `reference`."""
+        raise NotImplementedError
+
+    @property
+    def x(self) -> np.ndarray:
+        """The input."""
+        return self.arrays()['x']
+
+    @property
+    def parameters(self) -> Arrays:
+        """The parameters by name."""
+        return {name: value for name, value in self.arrays().items() if name != 'x'}
+
+    def build(self, source: Any) -> Any:
+        """Return the layer of this case, with the parameters of the case in it.
+
+        Parameters
+        ----------
+        source : module or class or callable
+            Where the layer's class is: a namespace that has it under `layer_name`, such as
+            ``gluon_convpool.nn`` or ``testing.BUILTIN``; or the class itself, which takes
+            `arguments`.
+
+        Returns
+        -------
+        gluon.Block
+        """
+        layer = getattr(source, self.layer_name, source)(**self.arguments)
+        if parameters(layer):
+            layer.initialize()
+        for name, parameter in parameters(layer).items():
+            if name in self.parameters:
+                parameter.set_data(to_array(self.parameters[name]))
+        remember(layer, self, source)
+        return layer
+
+    @_remembered
+    def expected(self) -> Tuple[np.ndarray, Arrays]:
+        """Return what the layer must give.
+
+        Returns
+        -------
+        head : numpy.ndarray
+            The gradient of the output.
+        expected : dict of str to numpy.ndarray
+            'output', and the gradients 'x' and one under each parameter's name.
+        """
+        if not self.builtin_can_run:
+            return self.from_loops()
+        layer = self.build(BUILTIN)
+        (head,) = draw(f'head of {self}', layer(to_array(self.x)).shape)
+        return head, measure(layer, self.x, head)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ConvolutionCase(_Case):
+    """One call of a two-dimensional convolution layer.
+
+    Parameters
+    ----------
+    batch : int
+    channels : (int, int)
+        Of the input and of the output.
+    size : (int, int)
+        Height and width of the input.
+    kernel_size, strides, padding, dilation : int or (int, int)
+        As in ``gluon.nn.Conv2D``, as all that follows.
+    groups : int
+    use_bias : bool
+    activation : str, optional
+
+    Examples
+    --------
+    >>> from gluon_convpool import nn, testing
+    >>> case = testing.ConvolutionCase(size=(8, 8), padding=1, strides=2)
+    >>> case
+    ConvolutionCase(size=(8, 8), strides=2, padding=1)
+    >>> print(case, case.x.shape)
+    2x3to4x8x8-k3-s2-p1 (2, 3, 8, 8)
+    >>> head, expected = case.expected()
+    >>> {name: value.shape for name, value in expected.items()}
+    {'output': (2, 4, 4, 4), 'x': (2, 3, 8, 8), 'weight': (4, 3, 3, 3), 'bias': (4,)}
+    >>> testing.assert_layers_match(case.build(nn), case)
+    """
+
+    batch: int = 2
+    channels: Tuple[int, int] = (3, 4)
+    size: Tuple[int, int] = (11, 13)
+    kernel_size: Window = 3
+    strides: Window = 1
+    padding: Window = 0
+    dilation: Window = 1
+    groups: int = 1
+    use_bias: bool = True
+    activation: Optional[str] = None
+
+    layer_name = 'Conv2D'
+    kind = 'convolution'
+
+    def __str__(self) -> str:
+        text = '{}x{}to{}x{}-k{}'.format(
+            self.batch, *self.channels, _text(self.size), _text(self.kernel_size)
+        )
+        for letter, value, default in (
+            ('s', self.strides, 1),
+            ('p', self.padding, 0),
+            ('d', self.dilation, 1),
+            ('g', self.groups, 1),
+        ):
+            text += '' if value == default else '-' + letter + _text(value)
+        text += '' if self.use_bias else '-nobias'
+        return text if self.activation is None else text + '-' + self.activation
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """What the layer's class is called with."""
+        names = ('kernel_size', 'strides', 'padding', 'dilation', 'groups', 'use_bias')
+        return {
+            'channels': self.channels[1],
+            **{name: getattr(self, name) for name in names},
+            'activation': self.activation,
+            'in_channels': self.channels[0],
+        }
+
+    @property
+    def window(self) -> Dict[str, Any]:
+        """What the functions of `reference` and of `functional` are called with."""
+        names = ('strides', 'padding', 'dilation')
+        return {**{name: pair(getattr(self, name)) for name in names}, 'groups': self.groups}
+
+    @property
+    def fits(self) -> bool:
+        """Whether the kernel is no larger than the padded input."""
+        return all(
+            n + 2 * p >= geometry.extent(k, d)
+            for n, p, k, d in zip(
+                self.size, pair(self.padding), pair(self.kernel_size), pair(self.dilation)
+            )
+        )
+
+    @property
+    def builtin_can_run(self) -> bool:
+        """Whether MXNet's layer runs the case: not an empty batch."""
+        return self.batch > 0
+
+    @_remembered
+    def arrays(self) -> Arrays:
+        inputs, outputs = self.channels
+        x, weight, bias = draw(
+            str(self),
+            (self.batch, inputs) + self.size,
+            (outputs, inputs // self.groups) + pair(self.kernel_size),
+            (outputs,),
+        )
+        found = {'x': x, 'weight': weight}
+        return dict(found, bias=bias) if self.use_bias else found
+
+    @_remembered
+    def from_loops(self) -> Tuple[np.ndarray, Arrays]:
+        assert self.activation is None
+        arrays = self.arrays()
+        y = reference.convolution(arrays['x'], arrays['weight'], arrays.get('bias'), **self.window)
+        (head,) = draw(f'head of {self}', y.shape)
+        dx, dweight, dbias = reference.convolution_gradients(
+            head, arrays['x'], arrays['weight'], **self.window
+        )
+        expected = {'output': y, 'x': dx, 'weight': dweight}
+        return head, dict(expected, bias=dbias) if self.use_bias else expected
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PoolingCase(_Case):
+    """One call of a two-dimensional pooling layer.
+
+    Parameters
+    ----------
+    mode : {'max', 'avg', 'sum', 'lp'}
+    batch, channels : int
+    size : (int, int)
+        Height and width of the input.
+    pool_size, strides, padding : int or (int, int)
+        As in ``gluon_convpool.Pool2D``, as all that follows.
+    ceil_mode, count_include_pad : bool
+    p : {1, 2, 3}
+    global_pool : bool
+
+    Examples
+    --------
+    >>> from gluon_convpool import nn, testing
+    >>> case = testing.PoolingCase('avg', size=(5, 5), pool_size=3, padding=1)
+    >>> print(case, case.layer_name)
+    avg-2x3x5x5-k3-p1 AvgPool2D
+    >>> testing.assert_layers_match(case.build(nn), case)
+    """
+
+    mode: str = 'max'
+    batch: int = 2
+    channels: int = 3
+    size: Tuple[int, int] = (9, 12)
+    pool_size: Window = 2
+    strides: Optional[Window] = None
+    padding: Window = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    p: int = 2
+    global_pool: bool = False
+
+    def __str__(self) -> str:
+        text = self.mode + (str(self.p) if self.mode == 'lp' else '')
+        text += f'-{self.batch}x{self.channels}x{_text(self.size)}'
+        if self.global_pool:
+            return text + '-global'
+        text += '-k' + _text(self.pool_size)
+        text += '' if self.strides is None else '-s' + _text(self.strides)
+        text += '' if self.padding == 0 else '-p' + _text(self.padding)
+        text += '-ceil' if self.ceil_mode else ''
+        return text if self.count_include_pad else text + '-inside'
+
+    @property
+    def kind(self) -> str:
+        """What the case is one of."""
+        return f'{self.mode} pooling'
+
+    @property
+    def layer_name(self) -> str:
+        """The class of Gluon; the modes that Gluon has no layer for are named 'Pool2D'."""
+        name = {'max': 'MaxPool2D', 'avg': 'AvgPool2D'}.get(self.mode)
+        if name is None:
+            return 'Pool2D'
+        return 'Global' + name if self.global_pool else name
+
+    @property
+    def window(self) -> Dict[str, Any]:
+        """What ``Pool2D`` and the functions of `reference` and `functional` are called with."""
+        inputs = ('batch', 'channels', 'size')
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in inputs
+        }
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """What the layer's class is called with."""
+        if self.layer_name == 'Pool2D':
+            return self.window
+        if self.global_pool:
+            return {}
+        names = ['pool_size', 'strides', 'padding', 'ceil_mode']
+        names += ['count_include_pad'] if self.mode == 'avg' else []
+        return {name: getattr(self, name) for name in names}
+
+    def _last_windows(self) -> Iterator[Tuple[int, int, int, int]]:
+        """Start and end of the last window of each axis, and the size and padding of the axis."""
+        strides = pair(self.pool_size if self.strides is None else self.strides)
+        for n, k, s, p in zip(self.size, pair(self.pool_size), strides, pair(self.padding)):
+            start = (geometry.output_size(n, k, s, p, ceil=self.ceil_mode) - 1) * s - p
+            yield start, start + k, n, p
+
+    @property
+    def builtin_can_run(self) -> bool:
+        """Whether MXNet's layer runs the case, and with a gradient that belongs to its output.
+
+        It does not run an empty batch, and has no sane answer for a window without any input, both
+        left to us to define. Where ceil mode cuts a window short, its average divides by the cut
+        size and its gradient by the whole one.
+        """
+        if self.batch == 0:
+            return False
+        if self.global_pool:
+            return True
+        last = list(self._last_windows())
+        empty = any(start >= n for start, _, n, _ in last)
+        cut = any(stop > n + p for _, stop, n, p in last)
+        return not empty and not (cut and self.mode == 'avg' and self.count_include_pad)
+
+    @_remembered
+    def arrays(self) -> Arrays:
+        # Without signs for lp, whose odd powers would cancel.
+        (x,) = draw(str(self), (self.batch, self.channels) + self.size)
+        return {'x': np.abs(x) if self.mode == 'lp' else x}
+
+    @_remembered
+    def from_loops(self) -> Tuple[np.ndarray, Arrays]:
+        y = reference.pooling(self.x, **self.window)
+        (head,) = draw(f'head of {self}', y.shape)
+        return head, {'output': y, 'x': reference.pooling_gradient(head, self.x, **self.window)}
+
+
+class _Pool2D(builtin._Pooling):
+    """MXNet's own pooling block, also for the modes that Gluon has no public layer for."""
+
+    def __init__(
+        self,
+        pool_size: Window,
+        strides: Optional[Window],
+        padding: Window,
+        mode: str,
+        ceil_mode: bool,
+        count_include_pad: bool,
+        p: int,
+        global_pool: bool,
+    ) -> None:
+        super().__init__(
+            pair(pool_size),
+            pair(pool_size if strides is None else strides),
+            pair(padding),
+            ceil_mode,
+            global_pool,
+            mode,
+            'NCHW',
+            count_include_pad if mode == 'avg' else None,
+        )
+        if mode == 'lp':
+            self._kwargs['p_value'] = p
+
+
+class BUILTIN:
+    """MXNet's own layers under the names that a case builds from.
+
+    Examples
+    --------
+    >>> from gluon_convpool import testing
+    >>> type(testing.PoolingCase('max').build(testing.BUILTIN)).__module__
+    'mxnet.gluon.nn.conv_layers'
+    """
+
+    Conv2D = builtin.Conv2D
+    MaxPool2D = builtin.MaxPool2D
+    AvgPool2D = builtin.AvgPool2D
+    GlobalMaxPool2D = builtin.GlobalMaxPool2D
+    GlobalAvgPool2D = builtin.GlobalAvgPool2D
+    Pool2D = _Pool2D
+
+
+Case = Union[ConvolutionCase, PoolingCase]
