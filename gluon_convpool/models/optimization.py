@@ -240,7 +240,7 @@ class OptimizedModel(GraphBlock):
         path : str or path
         epoch : int
             The number in the second name.
-        remove_amp_cast
+        remove_amp_cast : bool
             Not used; `mxnet.gluon.HybridBlock.export` has it.
 
         Raises
