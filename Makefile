@@ -11,9 +11,10 @@ INSTALL = $(PYTHON) tools/install.py --venv "$(VENV)" --numpy "$(NUMPY)"
 BIN = $(VENV)/bin
 PYTHON_SOURCES = gluon_convpool notebooks tests tools docs examples setup.py
 NATIVE_SOURCES = $(shell find gluon_convpool/native -name '*.cc' -o -name '*.h')
+MODEL_TESTS = tests/test_models_networks.py tests/test_models_gluoncv.py tests/test_models_onnx.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks notebooks-run bench test docs check format clean
+.PHONY: help demo notebooks notebooks-run bench test test-models docs check format clean
 
 help:  ## Show this list
 	@echo "make [PYTHON=python3] [VENV=.venv] [NUMPY='numpy>=2'] [ARGS=…] TARGET"
@@ -42,6 +43,10 @@ bench:  ## Measure our layers against MXNet's own and other libraries, which it 
 test:  ## Run the whole test suite
 	@$(INSTALL) --extras test
 	$(BIN)/python -m pytest $(ARGS)
+
+test-models:  ## Compare every network of the model zoos, and run them in ONNX Runtime
+	@$(INSTALL) --extras test,models
+	$(BIN)/python -m pytest -m "" $(MODEL_TESTS) $(ARGS)
 
 docs:  ## Build the pages and the API reference
 	@$(INSTALL) --extras docs

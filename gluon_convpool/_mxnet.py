@@ -6,12 +6,13 @@ before the import.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import json
 import os
 import sys
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy
 
@@ -170,6 +171,17 @@ def kind_of(value: Any) -> Optional[Kind]:
 def to_world(value: Any, numpy_world: bool) -> Any:
     """`value` seen as an array or symbol of the NumPy or of the legacy world, without a copy."""
     return value.as_np_ndarray() if numpy_world else value.as_nd_ndarray()
+
+
+@contextlib.contextmanager
+def in_world(numpy_world: bool) -> Iterator[None]:
+    """Make MXNet's semantics those of the NumPy or of the legacy world for a while."""
+    # array semantics need shape semantics, so that one goes first on the way in, and last out
+    with contextlib.ExitStack() as scopes:
+        switches = [mx.util.np_shape, mx.util.np_array]
+        for switch in switches if numpy_world else reversed(switches):
+            scopes.enter_context(switch(numpy_world))
+        yield
 
 
 # --------------------------------------------------------------------------- the native library

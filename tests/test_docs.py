@@ -155,10 +155,10 @@ def test_program_has_the_commands_and_options_of_the_page(page):
 
 @all_pages
 def test_make_has_the_targets_of_the_page(page):
-    targets = re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+    targets = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
     text = page.read_text(encoding='utf-8')
     named = {arguments[0] for arguments in commands(page, 'make')}
-    named.update(re.findall(r'`make\s+(\w+)', text))
+    named.update(re.findall(r'`make\s+([\w-]+)', text))
     assert named <= set(targets)
 
 

@@ -146,7 +146,7 @@ def _without_defaults(attributes: Dict[str, Any], defaults: Dict[str, Any]) -> D
 
 
 @functools.lru_cache(maxsize=1024)
-def _convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict[str, Any]:
+def convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict[str, Any]:
     ones = (1,) * arguments.ndim
     return _without_defaults(
         {
@@ -173,7 +173,7 @@ def _convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict
 
 
 @functools.lru_cache(maxsize=1024)
-def _pooling_attributes(arguments: geometry.Pooling) -> Dict[str, Any]:
+def pooling_attributes(arguments: geometry.Pooling) -> Dict[str, Any]:
     attributes = {
         'pool_type': arguments.mode,
         'global_pool': arguments.global_pool,
@@ -212,7 +212,7 @@ def convolution(
     inputs = [_detour(x, kind, adds[0]), _detour(weight, kind, adds[1])]
     if bias is not None:
         inputs.append(_detour(bias, kind, adds[2]))
-    attributes = _convolution_attributes(arguments, bias is not None)
+    attributes = convolution_attributes(arguments, bias is not None)
     return _mxnet.native_operator('convolution', kind)(*inputs, name=name, **attributes)
 
 
@@ -225,5 +225,5 @@ def pooling(
 ) -> Any:
     """One pooling on an input of `kind`, arguments already checked."""
     return _mxnet.native_operator('pooling', kind)(
-        _detour(x, kind, adds[0]), name=name, **_pooling_attributes(arguments)
+        _detour(x, kind, adds[0]), name=name, **pooling_attributes(arguments)
     )

@@ -20,6 +20,8 @@ from .._program import (
     replacing,
     require_extra,
 )
+from . import networks
+from .networks import NETWORKS
 from .peers import FOLDER, PEERS, PeerError, Process, start
 from .suites import ALL, DEFAULT_SUITE, PASSES, SUITES, Layer, select
 
@@ -55,6 +57,14 @@ def add_parser(commands: Any) -> None:
         metavar='NAME',
         choices=[*SUITES, ALL],
         help=f'suites of layers: {", ".join([*SUITES, ALL])} ({DEFAULT_SUITE})',
+    )
+    what.add_argument(
+        '--models',
+        nargs='*',
+        metavar='NAME',
+        choices=list(NETWORKS),
+        help='whole networks in the place of layers, or the named ones of them:'
+        f' {", ".join(NETWORKS)}',
     )
     what.add_argument('--batch', nargs='+', type=int, metavar='N', help='only these batch sizes')
     what.add_argument('--filter', default='', metavar='TEXT', help='only layers with this name')
@@ -133,16 +143,14 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.show:
         results = filtered(load(options.show), options)
     else:
-        try:
-            layers = select(options.suite or [DEFAULT_SUITE], options.batch, options.filter)
-        except ValueError as error:
-            raise CommandError(str(error)) from None
+        layers, tasks = chosen(options)
         if options.list:
-            print('\n'.join(f'{suite:10s} {layer.title}' for suite, layer in layers))
+            lines = [f'{suite:10s} {layer.title}' for suite, layer in layers]
+            print('\n'.join(lines + [task.title for task in tasks]))
             return 0
         if not options.seconds > 0:
             raise CommandError(f'--seconds={options.seconds:g}: must be more than 0')
-        results = measure(layers, options, command)
+        results = measure(layers, options, command, tasks)
     from . import report
 
     output.write(results)
@@ -154,6 +162,27 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
     if not results['complete'] and not options.show:
         return 130
     return 1 if results['wrong'] else 0
+
+
+def chosen(options: argparse.Namespace) -> Tuple[List[Tuple[str, Layer]], List[networks.Task]]:
+    """Return the layers or the networks that the options ask for.
+
+    Raises
+    ------
+    CommandError
+        If nothing is left, or options that are for the other are given.
+    """
+    try:
+        if options.models is None:
+            return select(options.suite or [DEFAULT_SUITE], options.batch, options.filter), []
+        for option in ('suite', 'peers', 'plot'):
+            if getattr(options, option) is not None:
+                raise CommandError(f'--models: cannot be used with --{option}')
+        return [], networks.select(
+            options.models, options.batch, options.forward_only, options.filter
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def load(name: str) -> Dict[str, Any]:
@@ -172,7 +201,7 @@ def load(name: str) -> Dict[str, Any]:
 
 
 def filtered(results: Dict[str, Any], options: argparse.Namespace) -> Dict[str, Any]:
-    """Return results with only the layers that the options ask for."""
+    """Return results with only the layers and networks that the options ask for."""
     suites = options.suite if options.suite and ALL not in options.suite else list(SUITES)
     layers = [
         record
@@ -181,18 +210,28 @@ def filtered(results: Dict[str, Any], options: argparse.Namespace) -> Dict[str, 
         and (not options.batch or record['batch'] in options.batch)
         and options.filter.lower() in record['name'].lower()
     ]
-    if not layers:
+    models = [
+        record
+        for record in results.get('networks', ())
+        if record['network'] in (options.models or NETWORKS)
+        and (not options.batch or record['batch'] in options.batch)
+        and options.filter.lower() in record['network'].lower()
+    ]
+    if not layers and not models:
         raise CommandError(f'--show={options.show}: holds no layer that is asked for')
-    return {**results, 'layers': layers}
+    return {**results, 'layers': layers, 'networks': models}
 
 
 # --------------------------------------------------------------------------- measuring
 
 
 def measure(
-    layers: List[Tuple[str, Layer]], options: argparse.Namespace, command: Sequence[str]
+    layers: List[Tuple[str, Layer]],
+    options: argparse.Namespace,
+    command: Sequence[str],
+    tasks: Sequence[networks.Task] = (),
 ) -> Dict[str, Any]:
-    """Measure the layers and return everything that there is to know about it."""
+    """Measure the layers or networks and return everything that there is to know about it."""
     import gluon_convpool
 
     from .._mxnet import mx
@@ -231,6 +270,7 @@ def measure(
         'bandwidth': {},
         'peers': peers,
         'layers': [],
+        'networks': [],
         'wrong': False,
         'complete': False,
     }
@@ -239,6 +279,7 @@ def measure(
             results['bandwidth'] = machine.measure_bandwidth(threads, 0.2)
         with mx.util.np_shape(True), mx.util.np_array(True):
             _measure_layers(layers, options, results, processes, threads)
+        _measure_networks(tasks, options, results)
         results['complete'] = True
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
@@ -278,3 +319,17 @@ def _measure_layers(
             results['wrong'] = results['wrong'] or ours_is_wrong(record)
             for process in processes:
                 process.revive()
+
+
+def _measure_networks(
+    tasks: Sequence[networks.Task], options: argparse.Namespace, results: Dict[str, Any]
+) -> None:
+    from tqdm import tqdm
+
+    with tqdm(total=len(tasks), unit='network', leave=False, disable=None) as bar:
+        for task in tasks:
+            bar.set_description(task.title)
+            record = networks.measure_task(task, options.seconds)
+            results['networks'].append(record)
+            results['wrong'] = results['wrong'] or networks.ours_is_wrong(record)
+            bar.update()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy
 
@@ -26,13 +26,16 @@ MOST_CALLS = 1000
 Run = Callable[[int], float]
 
 
-def calls_in_burst(run: Run) -> int:
-    """Return how many calls make a burst; the second of two single calls tells."""
+def calls_in_burst(run: Run, burst: Optional[float] = None) -> int:
+    """Return how many calls make a burst of so many seconds; the second of two calls tells."""
     run(1)
-    return max(1, min(MOST_CALLS, int(BURST_SECONDS / max(run(1), 1e-9))))
+    seconds = BURST_SECONDS if burst is None else burst
+    return max(1, min(MOST_CALLS, int(seconds / max(run(1), 1e-9))))
 
 
-def alternate(runs: Dict[str, Run], seconds: float) -> Dict[str, Dict[str, Any]]:
+def alternate(
+    runs: Dict[str, Run], seconds: float, burst: Optional[float] = None
+) -> Dict[str, Dict[str, Any]]:
     """Let each side run bursts in turn until the time is over.
 
     Parameters
@@ -41,6 +44,8 @@ def alternate(runs: Dict[str, Run], seconds: float) -> Dict[str, Dict[str, Any]]
         By name: a function that makes so many calls and returns the seconds that they took.
     seconds : float
         For all sides together; `FEWEST_ROUNDS` are made even if they take longer.
+    burst : float, optional
+        How long a burst takes; `BURST_SECONDS` by default.
 
     Returns
     -------
@@ -58,7 +63,7 @@ def alternate(runs: Dict[str, Run], seconds: float) -> Dict[str, Dict[str, Any]]
 
     for name, run in runs.items():
         try:
-            calls[name] = calls_in_burst(run)
+            calls[name] = calls_in_burst(run, burst)
         except PeerError as error:
             lost(name, error)
     end = time.perf_counter() + seconds

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from .machine import ALGORITHMS, bandwidth_for
 from .measure import no_pass
+from .networks import FUSED, SWAPPED
 from .sides import BUILTIN, OURS
 from .suites import PASSES
 
@@ -141,10 +142,35 @@ def algorithms(results: Results, which: str) -> List[List[str]]:
     return rows
 
 
+def network_table(results: Results, which: str) -> List[List[str]]:
+    """Return the table of whole networks in inference or in training, head first."""
+    titles = {BUILTIN: 'built-in', FUSED: 'fused', SWAPPED: 'swapped', OURS: 'optimized'}
+    records = [one for one in results['networks'] if one['which'] == which]
+    shown = [name for name in titles if any(name in one['sides'] for one in records)]
+    columns = [f'{titles[name]}, ms' for name in shown]
+    best = OURS if OURS in shown else SWAPPED
+    rows = [['network', 'image', 'batch', *columns, f'built-in / {titles[best]}', 'difference']]
+    for record in records:
+        times = {name: record['sides'][name].get('median') for name in shown}
+        faster = times[BUILTIN] / times[best] if times[BUILTIN] and times[best] else None
+        size = record['size']
+        rows.append(
+            [
+                record['network'],
+                f'{size}x{size}',
+                str(record['batch']),
+                *(_milliseconds(times[name]) for name in shown),
+                _number(faster, '{:.2f}'),
+                _number(record['sides'][best].get('difference'), '{:.1e}'),
+            ]
+        )
+    return rows
+
+
 def _render(rows: List[List[str]], markdown: bool) -> str:
     from tabulate import tabulate
 
-    left = {'suite', 'layer', 'algorithm', 'chosen'}
+    left = {'suite', 'layer', 'algorithm', 'chosen', 'network'}
     return tabulate(
         rows[1:],
         headers=rows[0],
@@ -202,6 +228,11 @@ def reasons(results: Results) -> List[str]:
                 layers = found.setdefault(f'{titles.get(side, side)}: {entry["reason"]}', [])
                 if record['title'] not in layers:
                     layers.append(record['title'])
+    for record in results.get('networks', ()):
+        for side, entry in record['sides'].items():
+            if 'reason' in entry:
+                title = f'{record["network"]}, {record["which"]}'
+                found.setdefault(f'{side}: {entry["reason"]}', []).append(title)
     lines = []
     for key, layers in found.items():
         more = f' and {len(layers) - 1} more' if len(layers) > 1 else ''
@@ -212,6 +243,10 @@ def reasons(results: Results) -> List[str]:
 def text(results: Results, markdown: bool = False) -> str:
     """Return everything there is to read, for a terminal or as Markdown."""
     parts = [heading(results)] if not markdown else []
+    networks = results.get('networks', [])
+    for which in dict.fromkeys(one['which'] for one in networks):
+        parts.append(f'**{which}**' if markdown else f'{which}:')
+        parts.append(_render(network_table(results, which), markdown))
     measured = [which for which in PASSES if any(which in r['passes'] for r in results['layers'])]
     for which in measured:
         parts.append(f'**{which}**' if markdown else f'{which}:')
@@ -225,11 +260,12 @@ def text(results: Results, markdown: bool = False) -> str:
     gaps = reasons(results)
     if gaps:
         parts.append('\n'.join([f'{NOTHING} means:', *(f'  {line}' for line in gaps)]))
-    parts.append(
-        'The columns after the algorithm are times divided by ours: above 1, ours is faster.\n'
-        'The limit is the multiply-add peak of the threads, operations counted as the direct\n'
-        'algorithm does them; for pooling it is the copy of as many bytes.'
-    )
+    if measured:
+        parts.append(
+            'The columns after the algorithm are times divided by ours: above 1, ours is faster.\n'
+            'The limit is the multiply-add peak of the threads, operations counted as the direct\n'
+            'algorithm does them; for pooling it is the copy of as many bytes.'
+        )
     return '\n\n'.join(parts)
 
 

@@ -17,13 +17,14 @@ import gluon_convpool
 
 from .._program import CommandError, choose_threads
 from ..bench import command as bench
-from . import demo, explain, info, verify
+from . import demo, explain, info, model, verify
 
 COMMANDS: Dict[str, ModuleType] = {
     'demo': demo,
     'info': info,
     'verify': verify,
     'explain': explain,
+    'model': model,
 }
 
 

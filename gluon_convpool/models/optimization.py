@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy
+from mxnet.gluon import block as gluon_block
 
 from .. import backends
-from .._mxnet import kind_of, mx, to_world
-from . import rules
-from .graph import Graph
+from .._mxnet import in_world, kind_of, mx, to_world
+from . import files, rules
+from .files import ModelError, PathLike, reason_of
+from .tracing import Trace, trace, trace_of_graph
 
-Files = Tuple[Union[str, 'os.PathLike[str]'], Union[str, 'os.PathLike[str]']]
+TOLERANCE = 1e-4
+
+
+class OptimizationReport(NamedTuple):
+    """What `optimize` did.
+
+    Attributes
+    ----------
+    rewrites : list of Rewrite
+        In the order in which they were done.
+    left : list of Left
+        Layers that stayed as they were, and why.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> from mxnet import nd
+    >>> from mxnet.gluon import nn
+    >>> net = nn.HybridSequential(prefix='')
+    >>> net.add(nn.Conv2D(4, 3, in_channels=2, prefix='conv_'), nn.BatchNorm(prefix='norm_'))
+    >>> net.initialize()
+    >>> y = net(nd.ones((1, 2, 5, 5)))
+    >>> report = gluon_convpool.optimize(net).report
+    >>> print(report.rewrites[0])
+    norm_fwd: BatchNorm folded into conv_fwd
+    """
+
+    rewrites: List[rules.Rewrite]
+    left: List[rules.Left]
+
+    def __str__(self) -> str:
+        lines = [f'{len(self.rewrites)} rewrites, {len(self.left)} layers left']
+        return '\n'.join(lines + [f'  {entry}' for entry in [*self.rewrites, *self.left]])
 
 
 class Agreement(NamedTuple):
@@ -24,83 +60,158 @@ class Agreement(NamedTuple):
     scale : float
         The largest absolute value of the original's outputs.
     same_ranking : bool
-        Whether the largest value of each row of the first output stands at the same place.
+        Whether the five largest values of each row of the first output (along its last axis) stand
+        at the same places in the same order.
+
+    Examples
+    --------
+    >>> from gluon_convpool.models import Agreement
+    >>> Agreement(difference=2e-5, scale=4.0, same_ranking=True).agrees
+    True
     """
 
     difference: float
     scale: float
     same_ranking: bool
 
-
-def _symbol_block(symbol: Any, inputs: Sequence[str], parameters: Dict[str, Any]) -> Any:
-    numpy_world = kind_of(symbol).numpy  # type: ignore[union-attr]
-    # MXNet warns of an input whose type it cannot infer, though it does not need it.
-    variables = [to_world(mx.sym.var(name, dtype='float32'), numpy_world) for name in inputs]
-    with mx.util.np_shape(numpy_world or mx.util.is_np_shape()), mx.util.np_array(numpy_world):
-        block = mx.gluon.SymbolBlock(symbol, variables)
-        for name, parameter in block.collect_params().items():
-            value = parameters[name]
-            parameter.shape = value.shape
-            parameter.dtype = value.dtype
-            parameter.initialize(ctx=mx.cpu(), force_reinit=True)
-            parameter.set_data(to_world(value, numpy_world))
-            parameter.grad_req = 'null'
-        block.hybridize(static_alloc=True, static_shape=True)
-    return block
+    @property
+    def agrees(self) -> bool:
+        """Whether the outputs differ by no more than 1e-4 of the largest value."""
+        return self.difference <= TOLERANCE * self.scale
 
 
-class OptimizedModel(mx.gluon.Block):
-    """A network for inference with the inputs and outputs of the original.
+def compare(actual: Sequence[Any], expected: Sequence[Any]) -> Agreement:
+    """Compare two models' outputs, given as lists of arrays."""
+    pairs = [
+        (one.asnumpy().astype('float64'), other.asnumpy().astype('float64'))
+        for one, other in zip(actual, expected)
+    ]
+    # What is not finite has to be the same, and then does not differ.
+    differences = [
+        float(numpy.where((a == b) | (numpy.isnan(a) & numpy.isnan(b)), 0, abs(a - b)).max())
+        for a, b in pairs
+        if a.size
+    ]
+    scales = [float(abs(b[numpy.isfinite(b)]).max()) for _, b in pairs if numpy.isfinite(b).any()]
+    first = [numpy.argsort(-array, axis=-1, kind='stable')[..., :5] for array in pairs[0]]
+    return Agreement(
+        max([numpy.inf if one != one else one for one in differences], default=0.0),
+        max(scales, default=0.0),
+        bool((first[0] == first[1]).all()),
+    )
 
-    Made by `optimize`. Call it as the original was called.
 
-    Attributes
-    ----------
-    rewrites : list of str
-        What was done to the graph, in words.
-    """
+class GraphBlock(mx.gluon.SymbolBlock):
+    """A block that runs a graph, for inference only."""
 
-    def __init__(self, original: Graph, rewritten: Graph, rewrites: List[str]) -> None:
-        super().__init__()
-        self.rewrites = rewrites
-        self._original, self._rewritten = original, rewritten
-        self._inputs = original.inputs()
-        self._run = _symbol_block(rewritten.symbol(), self._inputs, rewritten.parameters)
-
-    def __repr__(self) -> str:
-        return f'OptimizedModel({", ".join(self._inputs)}; {len(self.rewrites)} rewrites)'
+    def __init__(self, run: Trace) -> None:
+        graph = run.graph
+        with in_world(graph.numpy):
+            # The type is for MXNet, which warns where it has none; a call's arrays decide it.
+            variables = [
+                to_world(mx.sym.var(name, dtype='float32'), graph.numpy) for name in run.inputs
+            ]
+            super().__init__(graph.symbol(), variables)
+            for parameter in self.params.values():
+                parameter.grad_req = 'null'
+            self.params.load_dict(
+                {name: to_world(one, graph.numpy) for name, one in graph.parameters.items()},
+                mx.cpu(),
+                cast_dtype=True,
+                dtype_source='saved',
+            )
+        self._in_format, self._out_format = run.in_format, run.out_format
+        self.hybridize(static_alloc=True, static_shape=True)
 
     def forward(self, *inputs: Any) -> Any:
-        """Run the rewritten graph.
+        """Run the graph.
 
         Parameters
         ----------
-        inputs : arrays
+        inputs : arrays or symbols
             As the original takes them.
 
         Returns
         -------
         array or list of arrays
-            What the original returns.
+            What the original returns; symbols for symbols.
 
         Raises
         ------
-        ValueError
-            Inside ``autograd.record()``, or for a wrong number of inputs.
+        ModelError
+            Inside of ``autograd.record()``, or for inputs that the graph refuses, naming the layer.
         """
+        name = type(self).__name__
         if mx.autograd.is_recording():
-            raise ValueError(
-                'OptimizedModel: it is for inference and has no gradient; train the original'
+            raise ModelError(
+                f'{name}: is for inference and has no gradient; train the original, or call this'
+                ' inside of autograd.pause()'
             )
-        if len(inputs) != len(self._inputs):
-            raise ValueError(
-                f'OptimizedModel: takes {len(self._inputs)} inputs'
-                f' ({", ".join(self._inputs)}), not {len(inputs)}'
+        wanted = self._in_format[len(inputs) :]
+        if not inputs or len(inputs) > len(self._in_format) or any(one != -1 for one in wanted):
+            names = ', '.join(one.name for one in self._cached_graph[0])
+            raise ModelError(
+                f'{name}: takes {len(self._in_format)} inputs ({names}), not {len(inputs)}'
             )
-        return self._run(*inputs)
+        if isinstance(inputs[0], mx.sym.Symbol):
+            return self._compose(*inputs)
+        try:
+            # Whatever the mode, a batch norm that is left has to use its running statistics.
+            with mx.autograd.predict_mode():
+                return super().forward(*inputs)
+        except mx.MXNetError as error:
+            raise ModelError(f'{name}: {reason_of(error)}') from error
+
+    def _compose(self, *inputs: Any) -> Any:
+        """Return the outputs as symbols; MXNet's own code cannot do that with NumPy symbols."""
+        names, symbol = self._cached_graph
+        symbol = copy.copy(symbol.as_nd_ndarray())
+        flat, _ = gluon_block._flatten(inputs, 'input')
+        symbol._compose(**{one.name: x.as_nd_ndarray() for one, x in zip(names, flat)})
+        kind = kind_of(inputs[0])
+        assert kind is not None
+        count = len(symbol.list_outputs())
+        outputs = [to_world(symbol[i], kind.numpy) for i in range(count)]
+        return gluon_block._regroup(outputs, self._out_format)
+
+
+class OptimizedModel(GraphBlock):
+    """A network for inference, with the inputs and outputs of the original. Made by `optimize`.
+
+    Attributes
+    ----------
+    report : OptimizationReport
+        What was done to the graph.
+    graph : Graph
+        What it runs.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> from mxnet import nd
+    >>> from mxnet.gluon import nn
+    >>> net = nn.Conv2D(4, 3, in_channels=2, activation='relu')
+    >>> net.initialize()
+    >>> fast = gluon_convpool.optimize(net)
+    >>> fast(nd.ones((1, 2, 5, 5))).shape
+    (1, 4, 3, 3)
+    """
+
+    def __init__(self, original: Any, run: Trace, report: OptimizationReport) -> None:
+        super().__init__(run)
+        self.report = report
+        self.graph = run.graph
+        # Behind a function, so that Gluon does not take it for a part of this block.
+        self._original = lambda: original
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}({len(self.report.rewrites)} rewrites,'
+            f' {len(self.report.left)} layers left)'
+        )
 
     def verify(self, *inputs: Any) -> Agreement:
-        """Run the original and this model on `inputs` and compare their outputs.
+        """Run the original, as it is now, and this model on `inputs` and compare their outputs.
 
         Parameters
         ----------
@@ -111,150 +222,135 @@ class OptimizedModel(mx.gluon.Block):
         -------
         Agreement
         """
-        run = _symbol_block(self._original.symbol(), self._inputs, self._original.parameters)
-        pairs = [
-            (one.asnumpy().astype('float64'), other.asnumpy().astype('float64'))
-            for one, other in zip(_as_list(self(*inputs)), _as_list(run(*inputs)))
-        ]
-        first = [array.reshape((len(array), -1)).argmax(axis=1) for array in pairs[0]]
-        return Agreement(
-            max(float(abs(a - b).max()) for a, b in pairs),
-            max(float(abs(b).max()) for _, b in pairs),
-            bool((first[0] == first[1]).all()),
-        )
+        original = self._original()
+        if isinstance(original, Trace):
+            original = GraphBlock(original)
+        with mx.autograd.pause():
+            expected = original(*inputs)
+            actual = self(*inputs)
+        return compare(_flat(actual), _flat(expected))
 
-    def export(self, prefix: str) -> Tuple[str, str]:
-        """Write ``PREFIX-symbol.json`` and ``PREFIX-0000.params`` and return their names.
+    def export(self, path: PathLike, epoch: int = 0, remove_amp_cast: bool = True) -> None:
+        """Write ``PATH-symbol.json`` and ``PATH-0000.params``, each whole or not at all.
 
-        Loading them needs this package imported first, or its library loaded.
+        Whoever loads them needs this package imported first, or its library loaded.
+
+        Parameters
+        ----------
+        path : str or path
+        epoch : int
+            The number in the second name.
+        remove_amp_cast : bool
+            Not used; `mxnet.gluon.HybridBlock.export` has it.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written to.
         """
-        symbol, values = self._rewritten.symbol(), self._rewritten.parameters
-        auxiliary = set(symbol.list_auxiliary_states())
-        stored = {('aux:' if n in auxiliary else 'arg:') + n: v for n, v in values.items()}
-        names = f'{prefix}-symbol.json', f'{prefix}-0000.params'
-        for name, write in (
-            (names[0], symbol.save),
-            (names[1], lambda path: mx.nd.save(path, stored)),
-        ):
-            new = f'{name}.{os.getpid()}.new'
-            write(new)
-            os.replace(new, name)
-        return names
+        files.write_model(self.graph, path, epoch)
 
 
-def _as_list(outputs: Any) -> List[Any]:
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-
-def _graph_of_block(net: Any, inputs: Sequence[str]) -> Graph:
-    if not isinstance(net, mx.gluon.HybridBlock):
-        raise TypeError(
-            f'optimize: a graph can be traced of a HybridBlock only, not of {type(net).__name__}'
-        )
-    parameters: Dict[str, Any] = {}
-    for name, parameter in net.collect_params().items():
-        if parameter._data is None:
-            raise ValueError(
-                f'optimize: parameter {name} is not initialized; initialize the network and call'
-                ' it once'
-            )
-        parameters[name] = parameter.data().as_nd_ndarray()
-    variables = [to_world(mx.sym.var(name), mx.util.is_np_array()) for name in inputs]
-    outputs = net(*variables)
+def _flat(outputs: Any) -> List[Any]:
     if isinstance(outputs, (list, tuple)):
-        if not all(kind_of(one) for one in outputs):
-            raise TypeError('optimize: outputs nested deeper than one list are not supported')
-        outputs = mx.sym.Group(list(outputs))
-    return Graph(outputs, parameters)
+        return [array for one in outputs for array in _flat(one)]
+    return [outputs]
 
 
-def _read(symbol_path: Any, parameters_path: Any) -> Graph:
-    for path in (symbol_path, parameters_path):
-        if not Path(path).is_file():
-            raise ValueError(f'optimize: there is no file {path}')
-    try:
-        symbol = mx.sym.load(str(symbol_path))
-    except (mx.MXNetError, UnicodeDecodeError):
-        raise ValueError(f'optimize: {symbol_path} holds no graph of MXNet') from None
-    try:
-        stored = mx.nd.load(str(parameters_path))
-    except (mx.MXNetError, ValueError):
-        raise ValueError(
-            f'optimize: {parameters_path} holds no parameters, or is cut short'
-        ) from None
-    if not isinstance(stored, dict):
-        raise ValueError(f'optimize: {parameters_path} holds arrays without names')
-    values = {name.split(':', 1)[-1]: value.as_nd_ndarray() for name, value in stored.items()}
-    unknown = sorted(
-        set(values) - set(symbol.list_arguments()) - set(symbol.list_auxiliary_states())
-    )
-    if unknown:
-        raise ValueError(
-            f'optimize: {parameters_path} does not fit {symbol_path}, which has no {unknown[0]}'
+def _read(model: Any, inputs: Optional[Sequence[str]]) -> Tuple[Any, Trace]:
+    """Return the original and its graph."""
+    if isinstance(model, mx.gluon.Block):
+        return model, trace(model, inputs)
+    if not isinstance(model, (tuple, list)) or len(model) != 2:
+        raise TypeError(
+            'optimize: model must be a gluon.Block, or a pair of a symbol (or its file) and'
+            f' parameters (or their file), not {type(model).__name__}'
         )
-    return Graph(symbol, values)
+    symbol, values = model
+    names = ('the symbol', 'the parameters')
+    if isinstance(symbol, (str, os.PathLike)):
+        names = (os.fspath(symbol), names[1])
+        symbol = files.read_symbol(symbol)
+    if isinstance(values, (str, os.PathLike)):
+        names = (names[0], os.fspath(values))
+        values = files.read_parameters(values)
+    kind = kind_of(symbol)
+    if kind is None or not kind.symbol or not isinstance(values, dict):
+        raise TypeError(
+            'optimize: model must be a pair of a symbol or its file and a dict of arrays or their'
+            f' file, not of {type(symbol).__name__} and {type(values).__name__}'
+        )
+    run = trace_of_graph(files.fit_together(symbol, values, inputs, names), inputs)
+    return run, run
 
 
 def optimize(
-    model: Union[Any, Files], inputs: Sequence[str] = ('data',), report: bool = False
+    model: Union[Any, Tuple[Union[Any, PathLike], Union[Dict[str, Any], PathLike]]],
+    inputs: Optional[Sequence[str]] = None,
+    report: bool = False,
 ) -> OptimizedModel:
     """Make a network faster for inference.
 
-    Batch norm is folded into the convolution before it, activations (ReLU, leaky ReLU, clipping)
-    and additions become the last step of a convolution, what only training needs is dropped, and
-    two-dimensional convolutions and poolings are ours. What cannot be rewritten stays as it is.
+    Batch norm, and what else scales or shifts whole channels, is folded into the weights before it;
+    ReLU, leaky ReLU, clipping (ReLU6) and residual additions become the last step of a convolution;
+    what only training needs (dropout, losses and their labels) is dropped; and convolutions and
+    poolings for which the native backend has kernels are ours. All else stays as it is, operators
+    that are unknown here among it. The input's size stays free.
 
     Parameters
     ----------
-    model : HybridBlock, or (symbol file, parameter file)
-        An initialized network that was called once, or the two files that ``export`` wrote. The
-        original is left as it is.
-    inputs : sequence of str
-        Names for the inputs of a block, as many as it takes; files have names of their own.
+    model : gluon.Block, or pair of a symbol and a dict of arrays, or of their files
+        A network with values, or what ``export`` or a ``Module`` wrote. It is left as it is, and
+        the result has arrays of its own.
+    inputs : sequence of str, optional
+        Names of the inputs in the order in which the result takes them. A block's may be chosen
+        freely, one for each argument of its call.
     report : bool
-        Print each rewrite.
+        Print each rewrite, and each layer that is left with the reason. The result has this as its
+        attribute `report` in any case.
 
     Returns
     -------
     OptimizedModel
-        A block with the same inputs and outputs.
+        A hybridized block with the inputs and outputs of the original, for inference only.
 
     Raises
     ------
-    TypeError, ValueError
-        If a block cannot be traced or has parameters without values, or files cannot be read.
+    TypeError
+        If `model` is none of these.
+    ModelError
+        A `ValueError` that names the file, layer or parameter: if a file cannot be read, arrays do
+        not fit the graph, a network has no values yet or cannot be traced.
 
     Notes
     -----
-    On the portable backend only folding and dropping are done.
+    Without the native library, or under ``use_backend('portable')``, only folding and dropping are
+    done.
 
     Examples
     --------
     >>> import gluon_convpool
     >>> from mxnet import nd
     >>> from mxnet.gluon import nn
-    >>> net = nn.HybridSequential()
-    >>> net.add(nn.Conv2D(8, 3, use_bias=False), nn.BatchNorm(), nn.Activation('relu'))
+    >>> net = nn.HybridSequential(prefix='')
+    >>> net.add(nn.Conv2D(8, 3, prefix='conv_'), nn.BatchNorm(prefix='norm_'), nn.Dropout(0.5))
     >>> net.initialize()
     >>> x = nd.ones((1, 3, 16, 16))
     >>> y = net(x)
     >>> fast = gluon_convpool.optimize(net)
     >>> fast(x).shape
     (1, 8, 14, 14)
-    >>> fast.verify(x).difference < 1e-5
+    >>> fast.verify(x).agrees
     True
+    >>> print(fast.report.rewrites[1])
+    norm_fwd: BatchNorm folded into conv_fwd
     """
-    if isinstance(model, mx.gluon.Block):
-        original = _graph_of_block(model, inputs)
-    elif isinstance(model, (tuple, list)) and len(model) == 2:
-        original = _read(*model)
-    else:
-        raise TypeError(
-            'optimize: model must be a HybridBlock or the paths of a symbol file and a parameter'
-            f' file, not {type(model).__name__}'
-        )
-    rewritten = Graph(original.symbol(), original.parameters)
-    rewrites = rules.apply(rewritten, native=backends.info().backend == 'native')
+    original, run = _read(model, inputs)
+    graph = run.graph.copy()
+    wanted = rules.RULES
+    if backends.info().backend == 'native':
+        wanted += rules.NATIVE_RULES
+    done = OptimizationReport(*rules.apply(graph, wanted))
     if report:
-        print('\n'.join(rewrites) or 'nothing to rewrite')
-    return OptimizedModel(original, rewritten, rewrites)
+        print(done)
+    return OptimizedModel(original, run._replace(graph=graph), done)

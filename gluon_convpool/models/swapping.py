@@ -8,30 +8,42 @@ their optimizer state, its hooks and its name are as they were.
 from __future__ import annotations
 
 import copy
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Type
+import functools
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
 from mxnet.gluon.nn import conv_layers as builtin
 
-from .. import functional, geometry, nn
+from .. import _mxnet, backends, functional, geometry, nn
 from .._mxnet import mx
+from ..backends import native
 from ..nn import _common
 from ..nn.conv import _Convolution
 from ..nn.pool import _Pooling
+from . import operators
+from .graph import Graph
 
 DIRECTIONS = ('convpool', 'mxnet')
-# What a subclass may not define if ours is to compute in its place.
-_COMPUTING = ('__call__', 'forward', 'hybrid_forward', 'infer_shape')
+# What a subclass may define without a say in how a layer computes.
+_HARMLESS = ('__init__', '__repr__', '__doc__', '__module__', '__qualname__', '__dict__')
+# What our layers note beside what MXNet's do.
+_NOTES = (
+    '_seen_kwargs',
+    '_normalised',
+    '_fits',
+    '_fitting_weight',
+    '_dtype',
+    '_adds_to_data',
+    '_traced_alone',
+)
 
+# Ours by the built-in layer that each stands for.
 _OURS: Dict[Type[Any], Type[Any]] = {
-    cls.__bases__[1]: cls
-    for cls in (
-        nn.Conv2D,
-        nn.MaxPool2D,
-        nn.AvgPool2D,
-        nn.GlobalMaxPool2D,
-        nn.GlobalAvgPool2D,
-    )
+    cls.__bases__[1]: cls for cls in nn.OURS if len(cls.__bases__) > 1
 }
+
+
+# Those by the general layers behind the built-in ones.
+_GENERAL: Dict[Type[Any], Type[Any]] = {builtin._Conv: _Convolution, builtin._Pooling: nn.Pool2D}
 
 
 class Replaced(NamedTuple):
@@ -41,6 +53,9 @@ class Replaced(NamedTuple):
     before: str
     after: str
 
+    def __str__(self) -> str:
+        return f'{self.path}: {self.before} -> {self.after}'
+
 
 class Left(NamedTuple):
     """A layer that was left as it was, and why."""
@@ -48,6 +63,9 @@ class Left(NamedTuple):
     path: str
     layer: str
     reason: str
+
+    def __str__(self) -> str:
+        return f'{self.path}: {self.layer} left, {self.reason}'
 
 
 class SwapReport(NamedTuple):
@@ -59,7 +77,16 @@ class SwapReport(NamedTuple):
         The network that was changed: the one given, or its copy.
     replaced : list of Replaced
     left : list of Left
-        Convolution and pooling layers, and blocks that hold a graph, that stayed as they were.
+        Convolution and pooling layers, and blocks with a graph that holds some, that stayed as they
+        were.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> from mxnet.gluon import nn
+    >>> report = gluon_convpool.swap(nn.Conv3D(4, 3))
+    >>> report.left[0].reason
+    'gluon_convpool has no Conv3D'
     """
 
     net: Any
@@ -68,38 +95,120 @@ class SwapReport(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f'{len(self.replaced)} layers replaced, {len(self.left)} left']
-        lines += [f'  {path}: {before} -> {after}' for path, before, after in self.replaced]
-        lines += [f'  {path}: {layer} left, {reason}' for path, layer, reason in self.left]
-        return '\n'.join(lines)
+        return '\n'.join(lines + [f'  {entry}' for entry in [*self.replaced, *self.left]])
 
 
-def _walk(block: Any, path: str, seen: Dict[int, Any]) -> Iterator[Tuple[str, Any]]:
-    """Yield every block once, with the names that lead to it."""
+# --------------------------------------------------------------------------- finding
+
+
+def _blocks_in(value: Any, path: str) -> Iterator[Tuple[str, Any]]:
+    """Yield the blocks in lists, tuples, sets and dicts, with the words that lead to each."""
+    if isinstance(value, mx.gluon.Block):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _blocks_in(one, f'{path}[{key!r}]')
+    elif isinstance(value, (list, tuple, set)):
+        for i, one in enumerate(value):
+            yield from _blocks_in(one, f'{path}[{i}]')
+
+
+def _walk(block: Any, path: str, seen: Set[int]) -> Iterator[Tuple[str, Any]]:
+    """Yield every block once, with the names that lead to it.
+
+    Gluon knows the children; those in containers of a block's own it does not.
+    """
     if id(block) in seen:
         return
-    seen[id(block)] = block
+    seen.add(id(block))
     yield path or '(itself)', block
+    before = f'{path}.' if path else ''
     for name, child in block._children.items():
-        yield from _walk(child, f'{path}.{name}' if path else name, seen)
+        yield from _walk(child, before + name, seen)
+    for name, value in list(vars(block).items()):
+        if name not in ('_children', '_scope'):
+            for inner, child in _blocks_in(value, before + name):
+                yield from _walk(child, inner, seen)
 
 
-_over: Dict[Type[Any], Type[Any]] = {}
+def _parameters(block: Any) -> Iterator[Any]:
+    """Yield the parameters of a block, and those that it could share."""
+    yield from block._reg_params.values()
+    scope = block.params
+    while scope is not None:
+        yield from scope._params.values()
+        scope = scope._shared
 
 
-def _ours_over(cls: Type[Any], base: Type[Any]) -> Type[Any]:
-    """Return a class that computes as ours does for `base` and is a `cls` in everything else."""
-    if cls in _over:
-        return _over[cls]
-    ours = _OURS[base]
-    made = _over[cls] = type(
+def _copy(net: Any) -> Any:
+    """Return a copy of a network with the same parameters.
+
+    Raises
+    ------
+    TypeError
+        If a block has something that cannot be copied.
+    """
+    blocks = [block for _, block in _walk(net, '', set())]
+    memo: Dict[int, Any] = {}
+    for block in blocks:
+        cls: Any = type(block)
+        memo[id(block)] = cls.__new__(cls)
+        memo.update((id(parameter), parameter) for parameter in _parameters(block))
+    for block in blocks:
+        state = dict(vars(block))
+        if isinstance(block, mx.gluon.HybridBlock):
+            # A compiled graph cannot be copied, and is made again by the first call.
+            state.update(_cached_op=None, _cached_op_args=[])
+            if not isinstance(block, mx.gluon.SymbolBlock):
+                state.update(_cached_graph=())
+        try:
+            vars(memo[id(block)]).update(copy.deepcopy(state, memo))
+        except Exception as error:
+            raise TypeError(
+                f'swap: {block.name} ({type(block).__name__}) cannot be copied: {error}; with'
+                ' inplace=True nothing is'
+            ) from error
+    return memo[id(net)]
+
+
+# --------------------------------------------------------------------------- one layer
+
+
+def _is_ours(block: Any) -> bool:
+    return isinstance(block, (_Convolution, _Pooling))
+
+
+def _revive(cls: Any, ours: Any) -> Any:
+    over = _ours_over(cls, ours)
+    return over.__new__(over)
+
+
+@functools.lru_cache(maxsize=None)
+def _ours_over(cls: Any, ours: Any) -> Any:
+    """Return a class that computes as `ours` does and is a `cls` in everything else."""
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        return _revive, (cls, ours), vars(self)
+
+    return type(cls)(
         cls.__name__,
-        (ours, cls),
-        {'__doc__': cls.__doc__, '__module__': cls.__module__, '_over': cls},
+        (cls, ours),
+        {
+            '__doc__': cls.__doc__,
+            '__module__': cls.__module__,
+            '__reduce_ex__': reduce,
+            '_swapped_from': cls,
+        },
     )
-    return made
 
 
-def _our_class(layer: Any) -> Type[Any]:
+def _computes(layer: Any, ours: Type[Any]) -> bool:
+    """Say whether the operator of a general layer is the one that `ours` stands for."""
+    operator = getattr(layer, '_op_name', 'pooling').lower()
+    return operator == ('convolution' if issubclass(ours, _Convolution) else 'pooling')
+
+
+def _our_class(layer: Any) -> Any:
     """Return the class that is to compute in the place of a built-in layer's.
 
     Raises
@@ -107,98 +216,146 @@ def _our_class(layer: Any) -> Type[Any]:
     ValueError
         With the reason if there is none.
     """
-    cls = type(layer)
-    if cls in _OURS:
-        return _OURS[cls]
+    cls: Any = type(layer)
     base = next((one for one in cls.__mro__ if one in _OURS), None)
-    if base is None:
-        raise ValueError(f'gluon_convpool has no {cls.__name__}')
-    for one in cls.__mro__[: cls.__mro__.index(base)]:
-        for name in _COMPUTING:
-            if name in vars(one):
+    if base is not None:
+        ours: Any = _OURS[base]
+    else:
+        base = next(one for one in cls.__mro__ if one in _GENERAL)
+        ndim = len(layer._kwargs['kernel'])
+        fitting = [one for one in nn.OURS if issubclass(one, _GENERAL[base]) and one.ndim == ndim]
+        if not fitting or not _computes(layer, fitting[0]):
+            raise ValueError(f'gluon_convpool has no {cls.__name__}')
+        ours = fitting[0]
+    own = cls.__mro__[: cls.__mro__.index(base)]
+    our_names = {
+        name for one in ours.__mro__[: ours.__mro__.index(base)] for name in vars(one)
+    } - set(_HARMLESS)
+    for one in own:
+        for name in vars(one):
+            if name in our_names:
                 raise ValueError(f'{one.__name__} has a {name} of its own')
-    return _ours_over(cls, base)
+    return _ours_over(cls, ours) if own else ours
 
 
-def _check_can_be_ours(layer: Any) -> None:
-    kwargs = layer._kwargs
-    if isinstance(layer, builtin._Conv):
-        dtype = functional.dtype_name(layer.weight.dtype)
-        if dtype not in functional.DTYPES:
-            raise ValueError(f'its weight is {dtype}; ours are {" or ".join(functional.DTYPES)}')
-        if layer._op_name != 'Convolution' and layer._op_name != 'convolution':
-            raise ValueError(f'its operator is {layer._op_name}')
-    elif kwargs['pooling_convention'] not in ('valid', 'full'):
-        raise ValueError(f'its pooling_convention is {kwargs["pooling_convention"]!r}')
+def _obstacle(layer: Any, dtype: Optional[str]) -> str:
+    """Say why ours would be slower than the built-in layer, or return an empty string."""
+    if backends.current() == 'portable':
+        return ''
+    status = _mxnet.native_status()
+    if not status.available:
+        return status.reason
+    op, device = 'pooling', None
+    if isinstance(layer, _Convolution):
+        op, dtype = 'convolution', functional.dtype_name(layer.weight.dtype)
+        contexts = layer.weight._ctx_list or ()
+        device = next((one.device_type for one in contexts if one.device_type != 'cpu'), None)
+    return native.obstacle(op, layer._arguments, dtype, device)
 
 
-def _become_ours(layer: Any) -> None:
+def _become_ours(layer: Any, dtype: Optional[str]) -> None:
     cls, before = _our_class(layer), type(layer)
-    _check_can_be_ours(layer)
+    if layer._kwargs.get('pooling_convention', 'full') not in ('valid', 'full'):
+        raise ValueError(f'its pooling_convention is {layer._kwargs["pooling_convention"]!r}')
     layer.__class__ = cls
     try:
         layer._prepare()
-        _ = layer._arguments  # refuses what we do not compute
+        reason = _obstacle(layer, dtype)
+        if reason:
+            raise ValueError(reason)
     except (TypeError, ValueError):
         _become_builtin(layer, before)
         raise
+    if isinstance(layer, _Pooling):
+        layer._dtype = dtype
     activation = getattr(layer, 'act', None)
     if type(activation) is mx.gluon.nn.Activation:
         activation.__class__ = _common.Activation
 
 
 def _builtin_class(layer: Any) -> Type[Any]:
+    """Return the class that a layer of ours had, or would have, without us.
+
+    Raises
+    ------
+    ValueError
+        If the layer is of a subclass of ours, which computes in a way of its own.
+    """
     cls = type(layer)
-    over: Optional[Type[Any]] = getattr(cls, '_over', None)
-    if over is not None:
-        return over
+    before: Optional[Type[Any]] = vars(cls).get('_swapped_from')
+    if before is not None:
+        return before
     if cls is nn.Pool2D:
         return builtin._Pooling
-    if cls in _OURS.values():
+    if cls in nn.OURS:
         return cls.__bases__[1]
-    raise ValueError(f'{cls.__name__} is a class over ours')
+    raise ValueError(f'{cls.__name__} is a subclass of {cls.__bases__[0].__name__} of ours')
 
 
 def _become_builtin(layer: Any, cls: Type[Any]) -> None:
     layer.__class__ = cls
     layer._kwargs.pop('algorithm', None)
-    for name in ('_seen_kwargs', '_normalised', '_fits', '_fitting_weight', '_dtype'):
-        vars(layer).pop(name, None)
-    for name in ('_adds_to_data', '_traced_alone'):
+    for name in _NOTES:
         vars(layer).pop(name, None)
     activation = getattr(layer, 'act', None)
     if type(activation) is _common.Activation:
         activation.__class__ = mx.gluon.nn.Activation
 
 
-def _forget_graphs(blocks: Iterable[Any]) -> None:
-    """Let hybridized blocks trace their graphs anew in the next call."""
-    for block in blocks:
-        if isinstance(block, mx.gluon.HybridBlock) and not isinstance(block, mx.gluon.SymbolBlock):
-            block._clear_cached_op()
+def _inner_layers(block: Any) -> str:
+    """Say what a block with a graph holds for which ours would do, or return an empty string."""
+    nodes = Graph(block._cached_graph[1], {}).nodes()
+    count = sum(node.op in operators.CONVOLUTION | operators.POOLING for node in nodes)
+    return f'it holds a graph with {count} of them, which optimize() takes' if count else ''
 
 
-def _copied(net: Any) -> Any:
-    """Return a deep copy whose gradients work: MXNet's own copies are not known to autograd."""
-    _forget_graphs(block for _, block in _walk(net, '', {}))  # they cannot be copied
-    net = copy.deepcopy(net)
-    for parameter in net.collect_params().values():
-        if parameter._data is not None and parameter.grad_req != 'null':
-            parameter._init_grad()
-    return net
+# --------------------------------------------------------------------------- the network
 
 
-def _is_ours(block: Any) -> bool:
-    return isinstance(block, (_Convolution, _Pooling))
+def _one_dtype(net: Any) -> Optional[str]:
+    """Return the dtype of all parameters of a network, or None if they have several."""
+    dtypes = {functional.dtype_name(one.dtype) for one in net.collect_params().values()}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def _swap_block(block: Any, to: str, dtype: Optional[str]) -> Optional[Tuple[str, str]]:
+    """Replace one block and return the names of its classes; None where there is nothing to do.
+
+    Raises
+    ------
+    ValueError, TypeError
+        With the reason why it has to stay.
+    """
+    before = type(block).__name__
+    if _is_ours(block):
+        if to == 'convpool':
+            return None
+        _become_builtin(block, _builtin_class(block))
+        return f'gluon_convpool {before}', type(block).__name__
+    if to == 'mxnet':
+        return None
+    if isinstance(block, mx.gluon.SymbolBlock):
+        words = _inner_layers(block)
+        if words:
+            raise ValueError(words)
+        return None
+    if not isinstance(block, (builtin._Conv, builtin._Pooling)):
+        return None
+    _become_ours(block, dtype)
+    return before, f'gluon_convpool {type(block).__name__}'
 
 
 def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     """Replace the built-in convolution and pooling layers of a network by ours, or ours by them.
 
-    Layers are found wherever they stand: nested, in blocks of your own, used in several places, as
-    subclasses of a built-in layer that change nothing of how it computes. Each stays the same
-    object with the same `Parameter` objects, so that a trainer that was made before goes on with
-    its state.
+    Layers are found wherever they stand: nested, in blocks of your own and their lists, used in
+    several places, as subclasses of a built-in layer that change nothing of how it computes. Each
+    stays the same object with the same `Parameter` objects, so that a trainer that was made before
+    goes on with its state. Graphs of hybridized blocks are traced anew by the next call.
+
+    Layers that ours would not make faster are left: those for which the native backend has no
+    kernel (other dimensions, layouts and types), transposed ones, and subclasses with a `forward`
+    of their own.
 
     Parameters
     ----------
@@ -207,7 +364,7 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     to : {'convpool', 'mxnet'}
         Whose layers it is to have.
     inplace : bool
-        Change `net` itself, or a deep copy of it.
+        Change `net` itself, or a copy of it, which has the same parameters.
 
     Returns
     -------
@@ -217,52 +374,50 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     Raises
     ------
     TypeError, ValueError
-        If `net` is no block, or `to` is unknown.
+        If `net` is no block or cannot be copied, or `to` is unknown.
+
+    Notes
+    -----
+    A hybridized network around `net` that has been called keeps the graph it has; swap the
+    outermost one. On the way back, a layer forgets its `algorithm`, and a maximum is again
+    what MXNet makes of NaN.
 
     Examples
     --------
     >>> import gluon_convpool
     >>> from mxnet.gluon import nn
     >>> net = nn.HybridSequential()
-    >>> net.add(nn.Conv2D(8, 3), nn.MaxPool2D(), nn.Conv1D(8, 3))
-    >>> print(gluon_convpool.swap(net))
-    2 layers replaced, 1 left
-      0: Conv2D -> gluon_convpool Conv2D
-      1: MaxPool2D -> gluon_convpool MaxPool2D
-      2: Conv1D left, gluon_convpool has no Conv1D
-    >>> len(gluon_convpool.swap(net, to='mxnet').replaced)
-    2
+    >>> net.add(nn.Conv2D(8, 3), nn.MaxPool2D(), nn.Conv2DTranspose(8, 3))
+    >>> report = gluon_convpool.swap(net)
+    >>> len(report.replaced) + len(report.left)
+    3
+    >>> print(report.left[-1])
+    2: Conv2DTranspose left, gluon_convpool has no Conv2DTranspose
+    >>> back = gluon_convpool.swap(net, to='mxnet')
+    >>> type(net[0]) is nn.Conv2D
+    True
     """
     if not isinstance(net, mx.gluon.Block):
         raise TypeError(f'swap: net must be a gluon.Block, not {type(net).__name__}')
     geometry.choice('swap', 'to', to, DIRECTIONS)
-    report = SwapReport(net if inplace else _copied(net), [], [])
-    blocks = list(_walk(report.net, '', {}))
+    report = SwapReport(net if inplace else _copy(net), [], [])
+    blocks = list(_walk(report.net, '', set()))
+    dtype = _one_dtype(report.net)
     for path, block in blocks:
         before = type(block).__name__
         try:
-            if to == 'mxnet':
-                if not _is_ours(block):
-                    continue
-                _become_builtin(block, _builtin_class(block))
-                names = ('gluon_convpool ' + before, type(block).__name__)
-            else:
-                if _is_ours(block):
-                    continue
-                if isinstance(block, mx.gluon.SymbolBlock):
-                    raise ValueError('it holds a graph; gluon_convpool.optimize takes those')
-                if not isinstance(block, (builtin._Conv, builtin._Pooling)):
-                    continue
-                _become_ours(block)
-                names = (before, 'gluon_convpool ' + type(block).__name__)
+            names = _swap_block(block, to, dtype)
         except (TypeError, ValueError) as error:
             report.left.append(Left(path, before, str(error)))
         else:
+            if names is None:
+                continue
             report.replaced.append(Replaced(path, *names))
-    if to == 'mxnet' and not any(_is_ours(block) for _, block in blocks):
-        for parameter in report.net.collect_params().values():
-            if type(parameter) is _common.WatchedParameter:
-                parameter.__class__ = mx.gluon.Parameter
+            if to == 'mxnet' and inplace and isinstance(block, builtin._Conv):
+                for parameter in block._reg_params.values():
+                    _common.unwatch(parameter)
     if report.replaced:
-        _forget_graphs(block for _, block in blocks)
+        for _, block in blocks:
+            if isinstance(block, mx.gluon.HybridBlock):
+                block._clear_cached_op()
     return report

@@ -123,6 +123,15 @@ def watch(parameter: Any) -> None:
         parameter.__class__ = WatchedParameter
 
 
+def unwatch(parameter: Any) -> None:
+    """Make `parameter` a plain one again; it stays the same object."""
+    if isinstance(parameter, WatchedParameter):
+        if parameter in _without_detour:
+            _clear_graphs_without_detour()
+        parameter.__dict__.pop('_link', None)
+        parameter.__class__ = mx.gluon.Parameter
+
+
 def parameter_input(parameter: Any, value: Any, kind: Kind) -> Tuple[Any, Optional[bool]]:
     """What an operator gets for `value`, the array or symbol of `parameter`.
 

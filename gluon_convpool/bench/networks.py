@@ -1,0 +1,240 @@
+"""Networks of MXNet's model zoo: its own, its fused form, with our layers, and optimized.
+
+=========  =====================================================================
+builtin    MXNet's network, hybridized with static memory
+fused      the same after ``optimize_for('MKLDNN')``, MXNet's own fusion
+swapped    the same after `gluon_convpool.swap`
+ours       what `gluon_convpool.optimize` makes of it
+=========  =====================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+import numpy
+
+from .measure import Run, alternate
+from .sides import BUILTIN, OURS, difference_of, disagreement
+from .workers.protocol import timed
+
+FUSED, SWAPPED = 'fused', 'swapped'
+INFERENCE, TRAINING = 'inference', 'training step'
+# What is measured without --batch.
+BATCHES = {INFERENCE: 1, TRAINING: 8}
+CLASSES = 1000
+# Height and width of the images by network.
+NETWORKS: Dict[str, int] = {
+    'alexnet': 224,
+    'vgg16': 224,
+    'resnet18_v1': 224,
+    'resnet50_v1': 224,
+    'mobilenet1.0': 224,
+    'mobilenetv2_1.0': 224,
+    'squeezenet1.0': 224,
+    'densenet121': 224,
+    'inceptionv3': 299,
+}
+
+
+class Task(NamedTuple):
+    """A network on a batch of images."""
+
+    network: str
+    batch: int
+    which: str
+
+    @property
+    def title(self) -> str:
+        return f'{self.network}, batch {self.batch}, {self.which}'
+
+
+def select(
+    names: Sequence[str],
+    batches: Optional[Sequence[int]] = None,
+    forward_only: bool = False,
+    text: str = '',
+) -> List[Task]:
+    """List what to measure.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of `NETWORKS`; none stands for all.
+    batches : sequence of int, optional
+        Instead of `BATCHES`.
+    forward_only : bool
+        No training.
+    text : str
+        Keep only networks with this in their name.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left.
+
+    Examples
+    --------
+    >>> from gluon_convpool.bench import networks
+    >>> [task.title for task in networks.select(['vgg16'])]
+    ['vgg16, batch 1, inference', 'vgg16, batch 8, training step']
+    """
+    tasks = [
+        Task(name, batch, which)
+        for name in NETWORKS
+        if (not names or name in names) and text.lower() in name.lower()
+        for which in ([INFERENCE] if forward_only else BATCHES)
+        for batch in (batches or [BATCHES[which]])
+    ]
+    if not tasks:
+        raise ValueError('no network is left by --filter')
+    return tasks
+
+
+# --------------------------------------------------------------------------- networks
+
+
+@contextlib.contextmanager
+def statistics_of_the_batch(net: Any) -> Iterator[None]:
+    """Let the batch norms of a network take their statistics from the last batch alone."""
+    norms: List[Any] = []
+    net.apply(lambda block: norms.append(block) if type(block).__name__ == 'BatchNorm' else None)
+    before = [norm._kwargs['momentum'] for norm in norms]
+    for norm in norms:
+        norm._kwargs['momentum'] = 0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before):
+            norm._kwargs['momentum'] = momentum
+
+
+def make_network(name: str, images: Any, values: Optional[Sequence[Any]] = None) -> Any:
+    """Return a network with weights drawn at random and statistics of images, or with `values`.
+
+    With MXNet's first statistics, activations would die away from layer to layer, and numbers too
+    small for the processor's normal arithmetic would be timed.
+    """
+    from .._mxnet import mx
+
+    net = mx.gluon.model_zoo.vision.get_model(name, classes=CLASSES)
+    net.initialize(mx.init.MSRAPrelu())
+    with statistics_of_the_batch(net), mx.autograd.train_mode():
+        net(images).wait_to_read()
+    if values is not None:
+        for parameter, value in zip(net.collect_params().values(), values):
+            parameter.set_data(value)
+    return net
+
+
+def make_images(task: Task) -> Any:
+    """Return the images of a task, the same in each run."""
+    from .._mxnet import mx
+
+    size = NETWORKS[task.network]
+    random = numpy.random.RandomState(0)
+    return mx.nd.array(random.standard_normal((task.batch, 3, size, size)).astype('float32'))
+
+
+def make_models(task: Task, images: Any) -> Dict[str, Any]:
+    """Return the models that are compared, each with arrays of its own, ready to run.
+
+    MXNet's convolution rearranges its weights in place: whoever shared them would pay for that.
+    """
+    import gluon_convpool
+
+    from .._mxnet import mx
+
+    mx.random.seed(0)
+    static = {'static_alloc': True, 'static_shape': True}
+    builtin = make_network(task.network, images)
+    values = [parameter.data().copy() for parameter in builtin.collect_params().values()]
+    swapped = gluon_convpool.swap(make_network(task.network, images, values)).net
+    models = {BUILTIN: builtin, SWAPPED: swapped}
+    for model in models.values():
+        model.hybridize(**static)
+    if task.which == INFERENCE:
+        models[FUSED] = make_network(task.network, images, values)
+        models[FUSED].optimize_for(images, backend='MKLDNN', **static)
+        models[OURS] = gluon_convpool.optimize(make_network(task.network, images, values))
+    return models
+
+
+# --------------------------------------------------------------------------- measuring
+
+
+def inference_of(model: Any, images: Any) -> Callable[[], Any]:
+    """Return a call of a model that waits for its output."""
+
+    def call() -> Any:
+        out = model(images)
+        out.wait_to_read()
+        return out
+
+    return call
+
+
+def training_step_of(model: Any, images: Any) -> Callable[[], Any]:
+    """Return a step of stochastic gradient descent that waits for its end, and gives the loss.
+
+    The learning rate is 0, so that each step computes the same.
+    """
+    from .._mxnet import mx
+
+    labels = mx.nd.arange(len(images))
+    loss_function = mx.gluon.loss.SoftmaxCrossEntropyLoss()
+    rule = {'learning_rate': 0.0, 'momentum': 0.9}
+    trainer = mx.gluon.Trainer(model.collect_params(), 'sgd', rule)
+
+    def call() -> Any:
+        with mx.autograd.record():
+            loss = loss_function(model(images), labels)
+        loss.backward()
+        trainer.step(len(images))
+        mx.nd.waitall()
+        return loss
+
+    return call
+
+
+def measure_task(task: Task, seconds: float) -> Dict[str, Any]:
+    """Measure one network: who gives the same as MXNet's own is timed, in turns.
+
+    Returns
+    -------
+    dict
+        'network', 'batch', 'which', 'size', and 'sides': for each its times (see
+        `measure.summary`) and the 'difference' of its outputs as a share of the largest one, or a
+        'reason', with 'wrong' where that is the numbers.
+    """
+    from .._mxnet import mx
+
+    images = make_images(task)
+    make_call = inference_of if task.which == INFERENCE else training_step_of
+    calls = {name: make_call(model, images) for name, model in make_models(task, images).items()}
+    outputs = {}
+    for name, call in calls.items():
+        mx.random.seed(0)  # for the masks of dropout
+        outputs[name] = {'output': call().asnumpy()}
+    expected = outputs[BUILTIN]
+    sides: Dict[str, Dict[str, Any]] = {}
+    runs: Dict[str, Run] = {}
+    for name, call in calls.items():
+        wrong = disagreement(outputs[name], expected)
+        if wrong:
+            sides[name] = {'reason': wrong, 'wrong': name in (OURS, SWAPPED)}
+            continue
+        largest = float(numpy.abs(expected['output']).max())
+        sides[name] = {
+            'difference': difference_of(outputs[name]['output'], expected['output']) / largest
+        }
+        runs[name] = lambda count, call=call: timed(call, count)  # type: ignore[misc]
+    for name, outcome in alternate(runs, seconds).items():
+        sides[name].update(outcome)
+    return {**task._asdict(), 'size': NETWORKS[task.network], 'sides': sides}
+
+
+def ours_is_wrong(record: Dict[str, Any]) -> bool:
+    """Say whether ours gave other numbers than MXNet's network."""
+    return any(entry.get('wrong') for entry in record['sides'].values())

@@ -1,0 +1,366 @@
+"""Models as MXNet stores them: a graph in ``PREFIX-symbol.json`` and arrays in ``.params``.
+
+What cannot be read, or does not fit together, is refused in a sentence that names the file or the
+layer. MXNet's own reader ends the process on some damaged graphs, so they are looked at first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NoReturn, Optional, Sequence, Tuple, Union
+
+from .._mxnet import in_world, mx, to_world
+from . import operators
+from .graph import Graph, Node
+from .rules import apply, dropping
+from .shapes import shapes_of
+
+PathLike = Union[str, 'os.PathLike[str]']
+
+
+class ModelError(ValueError):
+    """Why a model cannot be read, traced or run: a sentence that names the file or the layer.
+
+    Examples
+    --------
+    >>> import gluon_convpool
+    >>> from gluon_convpool.models import ModelError
+    >>> try:
+    ...     gluon_convpool.optimize(('none.json', 'none.params'))
+    ... except ModelError as error:
+    ...     print(error)
+    none.json: there is no such file
+    """
+
+
+def reason_of(error: Exception) -> str:
+    """Return what MXNet says in an error, without its places in C++ files.
+
+    Examples
+    --------
+    >>> reason_of(ValueError('MXNetError: Error in operator conv0: [10:00:00] ../src/a.cc:1:'
+    ...                      ' Check failed: a == b (3 vs. 4) : data should be 4D'))
+    'layer conv0: data should be 4D (3 vs. 4)'
+    """
+    text = ' '.join(str(error).split())
+    text = re.sub(
+        r'^(Traceback \(most recent call last\):|File "[^"]*", line \d+|\w*Error:| )*', '', text
+    )
+    layer = re.search(r'Error in operator ([^\s:]+):\s*', text)
+    rest = text[layer.end() :] if layer else text
+    rest = re.sub(r'\[\d\d:\d\d:\d\d\] \S+:\d+:\s*', '', rest)
+    failed = re.search(r'Check failed: (.*?)(\([^()]* vs\. [^()]*\))? ?: ?(.*)', rest)
+    if failed:
+        rest = failed[3] or failed[1]
+        rest += f' {failed[2]}' if failed[2] else ''
+    return (f'layer {layer[1]}: ' if layer else '') + rest.strip().rstrip('.')
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep MXNet from printing the arguments of a shape inference that fails."""
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def _text(path: PathLike) -> str:
+    try:
+        return Path(path).read_text(encoding='utf-8')
+    except FileNotFoundError:
+        raise ModelError(f'{path}: there is no such file') from None
+    except UnicodeDecodeError:
+        raise ModelError(f'{path}: is no JSON file') from None
+    except OSError as error:
+        raise ModelError(f'{path}: cannot be read: {error.strerror}') from None
+
+
+def _check_structure(path: PathLike, stored: Any) -> None:
+    def refuse(reason: str) -> NoReturn:
+        raise ModelError(f'{path}: holds no graph of MXNet: {reason}')
+
+    if not isinstance(stored, dict):
+        refuse('it is not an object')
+    for key in ('nodes', 'heads', 'arg_nodes'):
+        if not isinstance(stored.get(key), list):
+            refuse(f'it has no list {key!r}')
+    nodes, heads = stored['nodes'], stored['heads']
+    if not heads:
+        refuse('it has no output')
+    starts = stored.get('node_row_ptr')
+    if not isinstance(starts, list) or len(starts) != len(nodes) + 1:
+        starts = None
+
+    def check_entry(entry: Any, end: int, what: str) -> None:
+        try:
+            number, output = int(entry[0]), int(entry[1])
+        except (TypeError, ValueError, IndexError, KeyError):
+            refuse(f'{what} names no output of a node')
+        if not 0 <= number < end or output < 0:
+            refuse(f'{what} names a node that does not come before it')
+        if starts and output >= starts[number + 1] - starts[number]:
+            refuse(f'{what} names an output that its node does not have')
+
+    for i, node in enumerate(nodes):
+        if not isinstance(node, dict) or not {'op', 'name', 'inputs'} <= set(node):
+            refuse(f'node {i} has no op, name and inputs')
+        for entry in node['inputs']:
+            check_entry(entry, i, f'an input of layer {node["name"]}')
+    for entry in heads:
+        check_entry(entry, len(nodes), 'an output')
+
+
+def read_symbol(path: PathLike) -> Any:
+    """Read a graph, as a symbol of the world in force.
+
+    Raises
+    ------
+    ModelError
+        If the file is not there or holds no graph that MXNet can load.
+    """
+    text = _text(path)
+    try:
+        stored = json.loads(text)
+    except ValueError:
+        raise ModelError(f'{path}: is no JSON file, or is cut short') from None
+    _check_structure(path, stored)
+    try:
+        return to_world(mx.sym.load_json(text), mx.util.is_np_array())
+    except mx.MXNetError as error:
+        unknown = re.search(r'Operator (\S+) is not registered', str(error))
+        if unknown:
+            raise ModelError(
+                f'{path}: MXNet knows no operator {unknown[1]}; load the library that has it first'
+            ) from None
+        raise ModelError(f'{path}: MXNet cannot load the graph: {reason_of(error)}') from None
+
+
+def read_parameters(path: PathLike) -> Dict[str, Any]:
+    """Read arrays by name, without the ``arg:`` and ``aux:`` before them, as legacy arrays.
+
+    Raises
+    ------
+    ModelError
+        If the file is not there, is damaged, or holds arrays without names.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f'{path}: there is no such file')
+    if not os.access(path, os.R_OK):
+        raise ModelError(f'{path}: cannot be read: Permission denied')
+    # A file says in which world it was written, and MXNet refuses it in the other.
+    for numpy_world in (mx.util.is_np_shape(), not mx.util.is_np_shape()):
+        try:
+            with in_world(numpy_world):
+                stored = mx.nd.load(str(path))
+            break
+        except mx.MXNetError as error:
+            if 'np shape semantics' not in str(error):
+                raise ModelError(f'{path}: is no parameter file, or is cut short') from None
+    if not isinstance(stored, dict) and stored:
+        raise ModelError(f'{path}: holds arrays without names')
+    return plain_names(stored or {})
+
+
+def plain_names(values: Dict[str, Any]) -> Dict[str, Any]:
+    """Return arrays as legacy ones, by their names without ``arg:`` and ``aux:``."""
+    return {re.sub('^(arg|aux):', '', name): v.as_nd_ndarray() for name, v in values.items()}
+
+
+# --------------------------------------------------------------------------- fitting together
+
+# Which inputs of an operator are data; the others are parameters.
+_DATA_INPUTS = {
+    'Convolution': 1,
+    'Deconvolution': 1,
+    'FullyConnected': 1,
+    'BatchNorm': 1,
+    'InstanceNorm': 1,
+    'LayerNorm': 1,
+    'GroupNorm': 1,
+    'Embedding': 1,
+    'LeakyReLU': 1,
+    **dict.fromkeys(operators.OUR_CONVOLUTION, 1),
+}
+
+
+def _missing_parameters(graph: Graph) -> List[str]:
+    auxiliary = set(graph.symbol().list_auxiliary_states())
+    missing = set(auxiliary - set(graph.parameters))
+    for node in graph.nodes():
+        last = 2 + operators.has_bias(node) if node.op in operators.ANY_CONVOLUTION else None
+        for entry in node.inputs[_DATA_INPUTS.get(node.op, len(node.inputs)) : last]:
+            if entry.node.is_variable and entry.node.name not in graph.parameters:
+                missing.add(entry.node.name)
+    return [name for name in graph.inputs() if name in missing]
+
+
+def _expected_shapes(node: Node, channels: Any) -> List[Tuple[str, Any]]:
+    """List what is wanted of a layer's parameters: words, and a shape with None for any size."""
+    if node.op in operators.ANY_CONVOLUTION and operators.layout(node)[1] == 'C':
+        outputs, groups = node.attribute('num_filter', 0), node.attribute('num_group', 1)
+        inner = channels // groups if isinstance(channels, int) else None
+        weight = (outputs, inner, *node.attribute('kernel', ()))
+        return [('weight', weight), ('bias', (outputs,))]
+    if node.op in operators.FULLY_CONNECTED:
+        outputs = node.attribute('num_hidden', 0)
+        return [('weight', (outputs, None)), ('bias', (outputs,))]
+    if node.op in operators.BATCH_NORM and node.attribute('axis', 1) == 1:
+        size = channels if isinstance(channels, int) else None
+        return [(name, (size,)) for name in ('gamma', 'beta', 'mean', 'variance')]
+    return []
+
+
+def check_parameters(graph: Graph, parameters: str, symbol: str) -> None:
+    """Refuse parameters that are missing or of shapes that the layers cannot have.
+
+    `parameters` and `symbol` name the two in the sentence.
+
+    Raises
+    ------
+    ModelError
+        Naming the layer or the parameter.
+    """
+    missing = _missing_parameters(graph)
+    if missing:
+        more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
+        raise ModelError(f'{parameters}: does not fit {symbol}: it has no {missing[0]}{more}')
+    shapes = shapes_of(graph)
+    for node in graph.nodes():
+        data = shapes.of(node.inputs[0]) if node.inputs else None
+        channels = data[1] if data and len(data) > 1 else None
+        for entry, (name, wanted) in zip(node.inputs[1:], _expected_shapes(node, channels)):
+            array = graph.parameters.get(entry.node.name) if entry.node.is_variable else None
+            if array is None:
+                continue
+            fits = len(array.shape) == len(wanted) and all(
+                size in (None, given) for size, given in zip(wanted, array.shape)
+            )
+            if not fits:
+                expected = ', '.join('any' if size is None else str(size) for size in wanted)
+                raise ModelError(
+                    f'{parameters}: does not fit {symbol}: layer {node.name} needs a {name} of'
+                    f' shape ({expected}), but {entry.node.name} has {tuple(array.shape)}'
+                )
+
+
+def check_input_shapes(graph: Graph, given: Dict[str, Tuple[int, ...]]) -> None:
+    """Refuse shapes of the inputs that the graph cannot take.
+
+    Raises
+    ------
+    ModelError
+        Naming the layer.
+    """
+    shapes = {name: tuple(array.shape) for name, array in graph.parameters.items()}
+    try:
+        with _silence(), in_world(graph.numpy):
+            graph.symbol().infer_shape(**shapes, **given)
+    except mx.MXNetError as error:
+        words = ', '.join(f'{name} of shape {shape}' for name, shape in given.items())
+        raise ModelError(f'the graph refuses {words}: {reason_of(error)}') from None
+
+
+def fit_together(
+    symbol: Any,
+    values: Dict[str, Any],
+    inputs: Optional[Sequence[str]] = None,
+    names: Tuple[str, str] = ('the symbol', 'the parameters'),
+) -> Graph:
+    """Return the graph of a symbol with its arrays, without the losses that only training needs.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    values : dict of str to array
+        By plain names or with ``arg:`` and ``aux:``; what the symbol does not have is ignored.
+    inputs : sequence of str, optional
+        Names of the inputs, in the order in which the model is to take them.
+    names : (str, str)
+        What the symbol and the parameters are called in sentences.
+
+    Raises
+    ------
+    ModelError
+        If an array is missing or has a shape that its layer cannot have.
+    """
+    graph = Graph(symbol, plain_names(values))
+    apply(graph, [dropping.LOSS])
+    if inputs is not None:
+        found = set(graph.inputs())
+        for name in inputs:
+            if name not in found:
+                allowed = ', '.join(sorted(found)) or 'none'
+                raise ModelError(f'{names[0]}: has no input {name}; it has {allowed}')
+        absent = [name for name in graph.inputs() if name not in inputs]
+        if absent:
+            raise ModelError(f'{names[1]}: does not fit {names[0]}: it has no {absent[0]}')
+    check_parameters(graph, names[1], names[0])
+    return graph
+
+
+def read_model(
+    symbol: PathLike, parameters: PathLike, inputs: Optional[Sequence[str]] = None
+) -> Graph:
+    """Read a graph and its arrays from two files, as `fit_together` puts them together.
+
+    Raises
+    ------
+    ModelError
+        If a file cannot be read, or the two do not fit.
+    """
+    return fit_together(
+        read_symbol(symbol),
+        read_parameters(parameters),
+        inputs,
+        (os.fspath(symbol), os.fspath(parameters)),
+    )
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def model_paths(prefix: PathLike, epoch: int = 0) -> Tuple[Path, Path]:
+    """Return the names of the two files of a model."""
+    path = Path(prefix).expanduser()
+    return (
+        path.with_name(f'{path.name}-symbol.json'),
+        path.with_name(f'{path.name}-{epoch:04d}.params'),
+    )
+
+
+def write_model(graph: Graph, prefix: PathLike, epoch: int = 0) -> Tuple[Path, Path]:
+    """Write a graph and its arrays as two files, each whole or not at all.
+
+    Returns
+    -------
+    (Path, Path)
+        Those of the symbol and the parameters.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to.
+    """
+    paths = model_paths(prefix, epoch)
+    symbol = graph.symbol()
+    auxiliary = set(symbol.list_auxiliary_states())
+    values = {
+        ('aux:' if name in auxiliary else 'arg:') + name: value
+        for name, value in graph.parameters.items()
+    }
+    with tempfile.TemporaryDirectory(dir=paths[0].parent, prefix='.' + paths[0].name) as folder:
+        new = [Path(folder) / path.name for path in paths]
+        symbol.save(str(new[0]))
+        # In the world of the graph, so that whoever reads both files needs one world only.
+        with in_world(graph.numpy):
+            mx.nd.save(str(new[1]), values)
+        for written, path in zip(new, paths):
+            os.replace(written, path)
+    return paths

@@ -1,0 +1,70 @@
+"""Networks of the package gluoncv, one or two of each kind, swapped and optimized."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import pytest
+from models_common import data, flat, started
+
+from gluon_convpool import optimize, swap
+
+gluoncv = pytest.importorskip(
+    'gluoncv', reason='gluoncv is not installed: make test-models installs it'
+)
+from gluoncv import model_zoo  # noqa: E402
+
+pytestmark = [pytest.mark.networks, pytest.mark.usefixtures('native', 'nd_arrays')]
+
+CLASSIFICATION = {
+    'resnet18_v1b': (67, 75),
+    'resnet50_v1d': (67, 75),
+    'resnext50_32x4d': (67, 75),
+    'se_resnext50_32x4d': (67, 75),
+    'mobilenetv3_small': (67, 75),
+    'xception': (131, 135),
+    'googlenet': (227, 231),
+}
+SEGMENTATION = {
+    'fcn_resnet50_voc': (96, 96),
+    'psp_resnet50_voc': (96, 96),
+    'deeplab_resnet50_voc': (96, 96),
+}
+DETECTION = {
+    'ssd_512_mobilenet1.0_voc': (128, 160),
+    'yolo3_mobilenet1.0_voc': (128, 160),
+    'center_net_resnet18_v1b_voc': (128, 160),
+}
+
+
+def agree(net, x, tolerance=1e-4):
+    """Swapped and optimized, the network gives what it gave."""
+    expected = flat(net(x))
+    swapped, fast = swap(net, inplace=False), optimize(net)
+    assert swapped.replaced
+    for model in (swapped.net, fast):
+        for one, other in zip(flat(model(x)), expected):
+            assert one.shape == other.shape
+            assert abs(one - other).max() <= tolerance * max(abs(other).max(), 1e-30)
+
+
+@pytest.mark.parametrize('name', CLASSIFICATION)
+def test_classification(name):
+    x = data(3, 3, *CLASSIFICATION[name])
+    agree(started(model_zoo.get_model(name, classes=10), x), x)
+
+
+@pytest.mark.parametrize('name', SEGMENTATION)
+def test_segmentation(name):
+    x = data(2, 3, *SEGMENTATION[name])
+    net = model_zoo.get_model(name, pretrained_base=False, crop_size=x.shape[2])
+    agree(started(net, x), x)
+
+
+@pytest.mark.parametrize('name', DETECTION)
+def test_detection(name):
+    x = data(2, 3, *DETECTION[name])
+    net = model_zoo.get_model(name, pretrained_base=False)
+    if hasattr(net, 'set_nms'):
+        net.set_nms(nms_thresh=0, post_nms=-1)  # boxes that nearly tie may change places
+    mx.random.seed(0)
+    agree(started(net, x), x)

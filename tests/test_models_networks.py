@@ -1,0 +1,125 @@
+"""Networks of MXNet's model zoo, swapped and optimized, agree with the originals.
+
+A sample of them runs with the suite, all of them with ``make test-models``.
+"""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from models_common import data, flat
+from mxnet import autograd, gluon
+from mxnet.gluon.model_zoo import vision
+from networks import LEGACY_ONLY, NETWORKS, images, network, smooth_operators, smoothed
+
+from gluon_convpool import optimize, swap
+from gluon_convpool.testing import array_kind, set_mode
+
+SAMPLE = ('resnet18_v1', 'resnet18_v2', 'mobilenet0.25', 'mobilenetv2_0.25', 'squeezenet1.1')
+OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
+# A bias before a batch norm has no influence: its gradient is rounding, and compared with those of
+# other parameters.
+SMALLEST_GRADIENT = 1e-2
+
+pytestmark = pytest.mark.usefixtures('native', 'np_or_nd')
+
+
+def each(names):
+    return [
+        pytest.param(name, marks=() if name in SAMPLE else pytest.mark.networks) for name in names
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _has_this_world(request, np_or_nd):
+    name = request.node.callspec.params.get('name', '')
+    if np_or_nd == 'np' and name.startswith(LEGACY_ONLY):
+        pytest.skip("MXNet's own network takes no NumPy symbols")
+
+
+def difference(actual, expected, at_least=0.0):
+    """The largest difference, as a share of the largest expected value."""
+    assert actual.shape == expected.shape
+    return float(abs(actual - expected).max() / max(abs(expected).max(), at_least, 1e-30))
+
+
+@pytest.mark.parametrize('name', each(NETWORKS))
+def test_outputs_agree(name, np_or_nd, record_property):
+    net = network(name)
+    swapped, fast = swap(net, inplace=False), optimize(net)
+    assert swapped.replaced and not swapped.left and not fast.report.left
+    largest = 0.0
+    for batch, mode in ((1, 'imperative'), (5, 'hybrid'), (1, 'static'), (5, 'static')):
+        x = images(name, batch, seed=batch)
+        (expected,) = flat(net(x))
+        set_mode(swapped.net, mode)
+        for model in (swapped.net, fast):
+            (actual,) = flat(model(x))
+            largest = max(largest, difference(actual, expected))
+            np.testing.assert_array_equal(actual.argsort(axis=1), expected.argsort(axis=1))
+    record_property('output', largest)
+    assert largest <= OUTPUT_TOLERANCE
+    assert fast.verify(x).agrees
+
+
+def gradients(net, x):
+    """The output in training, and the gradients of the image and of each parameter."""
+    x = x.copy()
+    x.attach_grad()
+    with autograd.record():
+        y = net(x)
+    y.backward(data(*y.shape, seed=3))
+    found = {'output': y, 'image': x.grad}
+    for name, parameter in net.collect_params().items():
+        if parameter.grad_req != 'null':
+            found[name] = parameter.grad()
+    return {name: array.asnumpy() for name, array in found.items()}
+
+
+@pytest.mark.parametrize('name', each(NETWORKS))
+def test_gradients_agree(name, np_or_nd, monkeypatch, record_property):
+    with smooth_operators(monkeypatch):
+        net = smoothed(network(name))
+        swapped = swap(net, inplace=False).net
+        largest = 0.0
+        for batch, mode in ((1, 'imperative'), (5, 'hybrid'), (1, 'static')):
+            x = images(name, batch, seed=batch)
+            expected = gradients(net, x)
+            set_mode(swapped, mode)
+            actual = gradients(swapped, x)
+            assert list(actual) == list(expected)
+            top = max(abs(expected[p]).max() for p in net.collect_params() if p in expected)
+            for one in expected:
+                floor = 0.0 if one in ('output', 'image') else SMALLEST_GRADIENT * top
+                found = difference(actual[one], expected[one], floor)
+                assert found <= GRADIENT_TOLERANCE, (one, mode, batch)
+                largest = max(largest, found)
+    record_property('gradient', largest)
+
+
+@pytest.mark.parametrize('mode', ['imperative', 'static'])
+def test_a_training_follows_the_original_one(mode, np_or_nd, record_property):
+    generator = np.random.RandomState(0)
+    x = [data(16, 3, 32, 32, seed=seed) for seed in range(20)]
+    labels = [array_kind().array(generator.randint(0, 10, 16)) for _ in x]
+    loss_function = gluon.loss.SoftmaxCrossEntropyLoss()
+    losses = []
+    for swapping in (False, True):
+        mx.random.seed(0)
+        net = vision.resnet18_v1(classes=10, thumbnail=True)
+        net.initialize(mx.init.MSRAPrelu())
+        if swapping:
+            assert not swap(net).left
+        set_mode(net, mode)
+        rule = {'learning_rate': 0.01, 'momentum': 0.9}
+        trainer = gluon.Trainer(net.collect_params(), 'sgd', rule)
+        losses.append([])
+        for image, label in zip(x, labels):
+            with autograd.record():
+                loss = loss_function(net(image), label).mean()
+            loss.backward()
+            trainer.step(1)
+            losses[-1].append(float(loss.asnumpy()))
+    record_property('loss', max(abs(a - b) / b for a, b in zip(*losses[::-1])))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
