@@ -22,8 +22,8 @@ NETWORKS = (
     *(f'squeezenet{n}' for n in ('1.0', '1.1')),
     *(f'vgg{n}{norm}' for norm in ('', '_bn') for n in (11, 13, 16, 19)),
 )
-# Their concatenations take legacy symbols only, in MXNet's own code.
-LEGACY_ONLY = ('densenet', 'inception', 'squeezenet')
+# Their concatenations, and mobilenetv2's clipping, take legacy arrays only, in MXNet's own code.
+LEGACY_ONLY = ('densenet', 'inception', 'mobilenetv2', 'squeezenet')
 
 
 def size_of(name):

@@ -111,7 +111,7 @@ def test_a_model_of_two_inputs(tmp_path, monkeypatch, capsys, nd_arrays):
 
     class Two(gluon.HybridBlock):
         def hybrid_forward(self, F, x, y):
-            return F.sin(x) - F.sum(y, axis=1, keepdims=True)
+            return F.broadcast_sub(F.sin(x), F.sum(y, axis=1, keepdims=True))
 
     net = Two()
     net.hybridize()

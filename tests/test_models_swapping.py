@@ -194,7 +194,7 @@ def test_training_goes_on_with_the_state_of_the_trainer(np_or_nd):
                 loss = loss_function(net(x), label).mean()
             loss.backward()
             trainer.step(1)
-            losses[-1].append(float(loss.asnumpy()))
+            losses[-1].append(loss.asnumpy().item())
     assert losses[0][-1] < 0.5 * losses[0][0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
 
@@ -202,7 +202,7 @@ def test_training_goes_on_with_the_state_of_the_trainer(np_or_nd):
 # --------------------------------------------------------------------------- copies
 
 
-@pytest.mark.parametrize('hybrid', [False, True])
+@pytest.mark.parametrize('hybridized', [False, True])
 def test_a_copy_has_the_same_parameters_and_leaves_the_original_alone(hybridized, np_or_nd):
     net = residual()
     if hybridized:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy
 
@@ -34,7 +34,7 @@ def calls_in_burst(run: Run, burst: Optional[float] = None) -> int:
 
 
 def alternate(
-    runs: Dict[str, Run], seconds: float, burst: Optional[float] = None
+    runs: Mapping[str, Run], seconds: float, burst: Optional[float] = None
 ) -> Dict[str, Dict[str, Any]]:
     """Let each side run bursts in turn until the time is over.
 

@@ -6,6 +6,7 @@ nodes is more than the time of the whole: each call through Gluon costs somethin
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..models.graph import Graph, Node, Output
@@ -110,7 +111,7 @@ def measure_nodes(
     for step in steps(original, inputs):
         sides = {BEFORE: step, AFTER: now.get(step.node.name)}
         runs = {
-            name: (lambda calls, call=one.call: timed(call, calls))
+            name: functools.partial(timed, one.call)
             for name, one in sides.items()
             if one is not None and one.call is not None
         }
@@ -132,8 +133,5 @@ def measure_whole(original: Any, optimized: Any, arrays: Sequence[Any], seconds:
     """Time two models as blocks, in turns; returns `measure.summary` of each by name."""
     blocks = {BEFORE: original, AFTER: optimized}
     calls = {name: _waiting(block, arrays) for name, block in blocks.items()}
-    runs = {
-        name: (lambda count, call=call: timed(call, count))  # type: ignore[misc]
-        for name, call in calls.items()
-    }
+    runs = {name: functools.partial(timed, call) for name, call in calls.items()}
     return alternate(runs, seconds)
