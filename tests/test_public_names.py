@@ -12,7 +12,7 @@ from mxnet import gluon
 import gluon_convpool
 from gluon_convpool import functional, nn, scratch
 
-OURS = ('Conv2D', 'MaxPool2D', 'AvgPool2D', 'GlobalMaxPool2D', 'GlobalAvgPool2D')
+OURS = ('BatchNorm', 'Conv2D', 'MaxPool2D', 'AvgPool2D', 'GlobalMaxPool2D', 'GlobalAvgPool2D')
 BUILTIN_NAMES = [name for name in dir(gluon.nn) if not name.startswith('_')]
 
 
