@@ -234,31 +234,21 @@ def pooling(
     )
 
 
-def _mode_in_graph(gamma: Any, beta: Any, mean: Any, variance: Any) -> Any:
+def _mode_in_graph(mean: Any, variance: Any) -> Any:
     """A symbol that equals the running mean in training and is something else in inference.
 
     An extension operator is not told which of the two it runs for, and one graph serves both.
     MXNet's batch norm is told: of one value for each channel, the mean is the value itself in
     training, and what it was given as the running mean in inference. Here the value is our running
     mean, and what it is given as its running mean is our running variance. Their being equal in
-    every channel is the one case that is not told apart. With a momentum of 1, and no gradient, it
-    changes nothing.
+    every channel is the one case that is not told apart.
+
+    A momentum of 1 keeps the statistics as they are; without `fix_gamma`, which is the default, so
+    does the scale, in whose place anything may stand that has no gradient.
     """
-    mean, variance, gamma, beta = (
-        _mxnet.to_world(one, False) for one in (mean, variance, gamma, beta)
-    )
-    # With fix_gamma, which is the default, it would write into gamma.
-    outputs = mx.sym.BatchNorm(
-        mean,
-        gamma,
-        beta,
-        variance,
-        mean,
-        axis=0,
-        momentum=1.0,
-        output_mean_var=True,
-        fix_gamma=False,
-    )
+    mean, variance = (_mxnet.to_world(one, False) for one in (mean, variance))
+    settings = {'axis': 0, 'momentum': 1.0, 'fix_gamma': False, 'output_mean_var': True}
+    outputs = mx.sym.BatchNorm(mean, variance, variance, variance, mean, **settings)
     return mx.sym.BlockGrad(outputs[1])
 
 
@@ -281,6 +271,6 @@ def batch_norm(
         mode = 'predict'
     elif kind.symbol:
         mode = 'input'
-        inputs.append(_mxnet.to_world(_mode_in_graph(gamma, beta, *statistics), kind.numpy))
+        inputs.append(_mxnet.to_world(_mode_in_graph(*statistics), kind.numpy))
     chosen = {key: attributes[key] for key in ('eps', 'momentum', 'fix_gamma', 'use_global_stats')}
     return _mxnet.native_operator('batch_norm', kind)(*inputs, name=name, mode=mode, **chosen)[0]
