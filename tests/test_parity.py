@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 
@@ -299,8 +300,8 @@ def test_every_case_draws_arrays_of_its_own():
 
 
 def test_every_case_has_its_own_name_and_is_written_as_it_is_made():
-    for kind in ('conv', 'pool'):
-        cases = [parameter.values[0] for parameter in parity_cases(kind, grid='full')]
+    for kind, dims in itertools.product(('conv', 'pool'), (1, 2, 3)):
+        cases = [parameter.values[0] for parameter in parity_cases(kind, dims, grid='full')]
         assert len(set(map(str, cases))) == len(cases)
         assert all(eval(repr(case)) == case for case in cases)
 
@@ -329,7 +330,7 @@ def test_only_the_cases_that_are_asked_for():
     'arguments, sentence',
     [
         ({'kind': 'dense'}, "kind='dense' is unknown; allowed: 'conv', 'pool'"),
-        ({'dims': 4}, 'dims=4 is unknown; allowed: 2'),
+        ({'dims': 4}, 'dims=4 is unknown; allowed: 1, 2, 3'),
         ({'grid': 'huge'}, "grid='huge' is unknown; allowed: 'quick', 'full'"),
         ({'kernel': 3}, "there is no field 'kernel'; the cases have batch, channels, size"),
     ],

@@ -78,6 +78,21 @@ def current() -> str:
     return _current
 
 
+def obstacle(
+    op: str,
+    arguments: Arguments,
+    dtype: Optional[str] = None,
+    device: Optional[str] = None,
+) -> str:
+    """Why the native backend cannot serve a call, or an empty string where it can."""
+    status = _mxnet.native_status()
+    if not status.available:
+        return status.reason
+    if not hasattr(native, op):
+        return f'the native library has no {op}'
+    return native.obstacle(op, arguments, dtype, device)
+
+
 def choose(
     op: str,
     arguments: Arguments,
@@ -95,8 +110,7 @@ def choose(
     """
     if _current == 'portable':
         return _portable(op, arguments, "the backend 'portable' was asked for")
-    status = _mxnet.native_status()
-    reason = native.obstacle(op, arguments, dtype, device) if status.available else status.reason
+    reason = obstacle(op, arguments, dtype, device)
     if not reason:
         return native
     if _current == 'native':

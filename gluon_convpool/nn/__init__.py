@@ -7,8 +7,43 @@ from __future__ import annotations
 
 from mxnet.gluon.nn import *  # noqa: F403
 
-from .conv import Conv2D
-from .pool import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D, Pool2D
+from .conv import Conv1D, Conv2D, Conv3D
+from .pool import (
+    AvgPool1D,
+    AvgPool2D,
+    AvgPool3D,
+    GlobalAvgPool1D,
+    GlobalAvgPool2D,
+    GlobalAvgPool3D,
+    GlobalMaxPool1D,
+    GlobalMaxPool2D,
+    GlobalMaxPool3D,
+    MaxPool1D,
+    MaxPool2D,
+    MaxPool3D,
+    Pool1D,
+    Pool2D,
+    Pool3D,
+)
 
-OURS = (Conv2D, MaxPool2D, AvgPool2D, GlobalMaxPool2D, GlobalAvgPool2D, Pool2D)
+OURS = (
+    Conv1D,
+    Conv2D,
+    Conv3D,
+    MaxPool1D,
+    MaxPool2D,
+    MaxPool3D,
+    AvgPool1D,
+    AvgPool2D,
+    AvgPool3D,
+    GlobalMaxPool1D,
+    GlobalMaxPool2D,
+    GlobalMaxPool3D,
+    GlobalAvgPool1D,
+    GlobalAvgPool2D,
+    GlobalAvgPool3D,
+    Pool1D,
+    Pool2D,
+    Pool3D,
+)
 """The layers of this package; everything else here is MXNet's."""

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, ClassVar, Dict, Optional
+from typing import Any, ClassVar, Dict
 
 from mxnet.gluon.nn import conv_layers as builtin
 
 from .. import backends, functional, geometry
-from .._mxnet import kind_of, to_world
-from ._common import (
-    Activation,
-    DataGradient,
-    array_kind,
-    fill_in_signature,
-    parameter_input,
-    watch,
-)
+from ._common import fill_in_signature
+from ._kernel_layer import KernelLayer
 
 _DOC = """{ndim}-D convolution, a drop-in for ``mxnet.gluon.nn.{name}``.
 
@@ -86,15 +78,11 @@ _PARAMETERS = {
 }
 
 
-class _Convolution(DataGradient, builtin._Conv):
-    """Convolution over any number of spatial axes; subclasses fix the number and the built-in.
+class _Convolution(KernelLayer):
+    """Convolution over any number of spatial axes; subclasses fix the number and the built-in."""
 
-    A subclass names a built-in layer as its second base: its constructor makes the parameters,
-    after the arguments were checked here.
-    """
-
-    ndim: ClassVar[int]
-    act: Any
+    op = 'convolution'
+    _builtin_operators: ClassVar[Dict[bool, str]] = {True: 'convolution', False: 'Convolution'}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -114,12 +102,11 @@ class _Convolution(DataGradient, builtin._Conv):
             )
 
     def __init__(self, *args: Any, algorithm: str = 'auto', **kwargs: Any) -> None:
-        op = type(self).__name__
-        bound = self._builtin_signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given: Dict[str, Any] = bound.arguments
-        arguments = geometry.convolution_arguments(
-            op,
+        self._construct(args, kwargs, algorithm=algorithm)
+
+    def _read(self, given: Dict[str, Any]) -> geometry.Convolution:
+        return geometry.convolution_arguments(
+            type(self).__name__,
             given['kernel_size'],
             given['strides'],
             given['padding'],
@@ -129,117 +116,52 @@ class _Convolution(DataGradient, builtin._Conv):
             given['layout'],
             given['in_channels'],
             self.ndim,
-            algorithm,
+            given['algorithm'],
         )
-        if given['activation'] is not None:
-            geometry.choice(op, 'activation', given['activation'], geometry.ACTIVATIONS)
-        given.update(
-            channels=arguments.channels,
-            kernel_size=arguments.kernel,
-            strides=arguments.stride,
-            padding=arguments.pad,
-            dilation=arguments.dilate,
-            groups=arguments.groups,
-            in_channels=int(given['in_channels']),
+
+    def _reread(self, kwargs: Dict[str, Any]) -> geometry.Convolution:
+        return geometry.convolution_arguments(
+            type(self).__name__,
+            kwargs['kernel'],
+            kwargs['stride'],
+            kwargs['pad'],
+            kwargs['dilate'],
+            kwargs['num_filter'],
+            kwargs['num_group'],
+            kwargs['layout'],
+            ndim=self.ndim,
+            algorithm=kwargs.get('algorithm', 'auto'),
         )
-        super().__init__(*bound.args, **bound.kwargs)
-        if arguments.algorithm != 'auto':
-            self._kwargs['algorithm'] = arguments.algorithm
-        if self.act is not None:
-            with self.name_scope():
-                self.act = Activation(
-                    given['activation'], prefix=self.act.prefix[len(self.prefix) :]
-                )
-        self._prepare()
 
-    _builtin_signature: ClassVar[inspect.Signature]
+    def _attributes(self, arguments: geometry.Convolution) -> Dict[str, Any]:
+        return {} if arguments.algorithm == 'auto' else {'algorithm': arguments.algorithm}
 
-    def _prepare(self) -> None:
-        for parameter in self._reg_params.values():
-            watch(parameter)
-        self._seen_kwargs: Dict[str, Any] = {}
-        self._normalised: Optional[geometry.Convolution] = None
-        self._fits: Any = None
-        self._fitting_weight: Any = None
-
-    @property
-    def _arguments(self) -> geometry.Convolution:
-        # Users change `_kwargs` of built-in layers (a dilation, say) after construction.
-        kwargs = self._kwargs
-        if self._normalised is None or kwargs != self._seen_kwargs:
-            self._normalised = geometry.convolution_arguments(
-                type(self).__name__,
-                kwargs['kernel'],
-                kwargs['stride'],
-                kwargs['pad'],
-                kwargs['dilate'],
-                kwargs['num_filter'],
-                kwargs['num_group'],
-                kwargs['layout'],
-                ndim=self.ndim,
-                algorithm=kwargs.get('algorithm', 'auto'),
-            )
-            self._seen_kwargs = dict(kwargs)
-        return self._normalised
-
-    def _check(self, x: Any) -> None:
-        """Refuse an array that does not fit, before parameters are initialised or a graph runs."""
-        op = 'convolution'
-        arguments, weight = self._arguments, self.weight
-        # Most calls are like the one before; `_data` is another list once the weight was cast,
-        # initialised or moved.
-        seen = (arguments, x.shape, x.dtype, x.ctx)
-        if weight._data is not None and weight._data is self._fitting_weight and seen == self._fits:
-            return
-        dtype, device = functional.check_arrays(op, (x,))
-        weight_dtype = functional.dtype_name(weight.dtype)
-        if dtype != weight_dtype:
-            dtypes = f'{dtype} (data), {weight_dtype} (weight)'
-            geometry.refuse('mixed_dtypes', op=op, dtypes=dtypes)
-        geometry.convolution_shape(arguments, x.shape, weight.shape)
+    def _check_shapes(
+        self, arguments: geometry.Convolution, x: Any, dtype: str, device: str
+    ) -> None:
+        geometry.convolution_shape(arguments, x.shape, self.weight.shape)
         backends.check_algorithm(arguments, x.shape, dtype, device)
-        if weight._data is not None and x.ctx not in weight.list_ctx():
-            devices = ', '.join(map(str, weight.list_ctx()))
-            geometry.refuse('mixed_devices', op=op, devices=f'{x.ctx} (data), {devices} (weight)')
-        self._fits, self._fitting_weight = seen, weight._data
+
+    def _call(
+        self, x: Any, weight: Any, bias: Any, kind: Any, dtype: str, device: Any, adds: Any
+    ) -> Any:
+        return functional.call_convolution(
+            x, weight, bias, self._arguments, kind, dtype, device, name='fwd', adds=adds
+        )
 
     def __repr__(self) -> str:
         text = super().__repr__()
         algorithm = self._arguments.algorithm
         return text if algorithm == 'auto' else f'{text[:-1]}, algorithm={algorithm})'
 
-    def infer_shape(self, x: Any) -> None:
-        """Complete the shapes of the parameters from the data's."""
-        arguments = self._arguments
-        _, channels, _ = geometry.split_shape('convolution', x.shape, arguments.layout)
-        self.weight.shape = geometry.weight_shape(arguments, channels)
 
-    def forward(self, x: Any) -> Any:
-        if array_kind(self, x).symbol:
-            return super().forward(x)
-        self._check(x)
-        return self._forward_alone(x) if self._active else super().forward(x)
-
-    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Optional[Any] = None) -> Any:
-        kind = kind_of(x)
-        assert kind is not None
-        # parameters follow the data: a layer made in NumPy mode also takes legacy arrays
-        if kind_of(weight) != kind:
-            weight = to_world(weight, kind.numpy)
-        if bias is not None and kind_of(bias) != kind:
-            bias = to_world(bias, kind.numpy)
-        dtype = functional.dtype_name(self.weight.dtype)
-        device = None if kind.symbol else x.ctx.device_type
-        weight, weight_adds = parameter_input(self.weight, weight, kind)
-        bias_adds = None
-        if bias is not None:
-            bias, bias_adds = parameter_input(self.bias, bias, kind)
-        adds = (self._data_adds(), weight_adds, bias_adds)
-        out = functional.call_convolution(
-            x, weight, bias, self._arguments, kind, dtype, device, name='fwd', adds=adds
-        )
-        return out if self.act is None else self.act(out)
+class Conv1D(_Convolution, builtin.Conv1D):
+    ndim = 1
 
 
 class Conv2D(_Convolution, builtin.Conv2D):
     ndim = 2
+
+
+class Conv3D(_Convolution, builtin.Conv3D):
+    ndim = 3
