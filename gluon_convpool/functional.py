@@ -1,6 +1,6 @@
 """Convolution and pooling as functions of arrays or symbols.
 
-Both take ``mx.np`` arrays, legacy ``mx.nd`` arrays and symbols of either world, and return the
+All take ``mx.np`` arrays, legacy ``mx.nd`` arrays and symbols of either world, and return the
 same kind. Everything is checked before anything is computed.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, Optional, Tuple
 from . import backends, geometry
 from ._mxnet import Kind, kind_of
 
-__all__ = ['convolution', 'corr2d', 'pool2d', 'pooling']
+__all__ = ['convolution', 'convolution_transpose', 'corr2d', 'pool2d', 'pooling']
 
 DTYPES = ('float32', 'float64')
 
@@ -96,8 +96,27 @@ def call_convolution(
     `dtype` and `device` are None where unknown, and so is each of `adds`: whether the gradient of
     that input may have to be added to what is already there.
     """
+    if arguments.border is not None:
+        x = backends.portable.border(x, arguments.border, arguments.layout, kind)
+        arguments, adds = arguments._replace(border=None), (False, *adds[1:])
     backend = backends.choose('convolution', arguments, dtype, device)
     return backend.convolution(x, weight, bias, arguments, kind, name, adds)
+
+
+def call_convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.ConvolutionTranspose,
+    kind: Kind,
+    dtype: Optional[str],
+    device: Optional[str],
+    name: Optional[str] = None,
+    adds: Tuple[Optional[bool], ...] = (None, None, None),
+) -> Any:
+    """Hand a checked transposed convolution to a backend; the rest is as in `call_convolution`."""
+    backend = backends.choose('convolution_transpose', arguments, dtype, device)
+    return backend.convolution_transpose(x, weight, bias, arguments, kind, name, adds)
 
 
 def call_pooling(
@@ -127,6 +146,7 @@ def convolution(
     channels: Optional[int] = None,
     name: Optional[str] = None,
     algorithm: str = 'auto',
+    padding_mode: str = 'zeros',
 ) -> Any:
     """Slide a kernel over `x` and sum the products (cross-correlation, as MXNet's convolution).
 
@@ -140,14 +160,17 @@ def convolution(
         Added to each output channel.
     strides : int or (int, int)
         Step from one window to the next: one value for both spatial axes or one per axis.
-    padding : int or (int, int)
-        Zeros added on both sides of each axis.
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
+        Elements added on both sides of each axis; or a pair (before, behind) for each; 'valid' adds
+        none, and 'same' adds ``dilation * (kernel - 1)`` in all, the smaller half in front, so that
+        the output has ``ceil(n / stride)`` elements.
     dilation : int or (int, int)
         Step from one element of a window to the next.
     groups : int
         Splits the channels into that many separate convolutions; must divide both channel counts.
     layout : str
-        'NCHW' or 'NHWC'.
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
     kernel_size : int or (int, int), optional
         Needed for symbols, which don't know the shape of `weight`; read from it otherwise.
     channels : int, optional
@@ -157,6 +180,9 @@ def convolution(
     algorithm : {'auto', 'implicit_gemm', 'winograd', 'depthwise'}
         Which arithmetic of the native backend computes the output; 'auto' takes the one that
         should be fastest. A gradient for which the algorithm has no kernel is left to 'auto'.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        What the added elements are: zeros; the data mirrored at its first and last element; those
+        elements again and again; or the data from the other end.
 
     Returns
     -------
@@ -184,19 +210,9 @@ def convolution(
     op = 'convolution'
     kind = _kind(op, x=x, weight=weight, bias=bias)
     layout = geometry.layout_of(op, layout)
-    if not kind.symbol:
-        w_shape = weight.shape
-        if len(w_shape) != len(layout):
-            expected = f'{len(layout)} axes for layout {layout}'
-            geometry.refuse('weight_shape', op=op, weight_shape=w_shape, expected=expected)
-        read_channels, _, read_kernel = geometry.split_shape(op, w_shape, layout)
-        kernel_size = read_kernel if kernel_size is None else kernel_size
-        channels = read_channels if channels is None else channels
-    elif kernel_size is None or channels is None:
-        raise TypeError(
-            f'{op}: kernel_size={kernel_size!r} and channels={channels!r} must both be given for'
-            ' symbols, whose weight has no shape to read them from'
-        )
+    read_channels, _, read_kernel = _read_weight(op, weight, kind, layout, kernel_size, channels)
+    kernel_size = read_kernel if kernel_size is None else kernel_size
+    channels = read_channels if channels is None else channels
     arguments = geometry.convolution_arguments(
         op,
         kernel_size,
@@ -207,13 +223,133 @@ def convolution(
         groups,
         layout,
         algorithm=algorithm,
+        padding_mode=padding_mode,
     )
     if kind.symbol:
         return call_convolution(x, weight, bias, arguments, kind, None, None, name)
     dtype, device = check_arrays(op, (x, weight) if bias is None else (x, weight, bias))
-    geometry.convolution_shape(arguments, x.shape, w_shape, None if bias is None else bias.shape)
+    geometry.convolution_shape(
+        arguments, x.shape, weight.shape, None if bias is None else bias.shape
+    )
     backends.check_algorithm(arguments, x.shape, dtype, device)
     return call_convolution(x, weight, bias, arguments, kind, dtype, device, name)
+
+
+def _read_weight(
+    op: str, weight: Any, kind: Kind, layout: str, kernel_size: Any, channels: Any
+) -> Tuple[Any, Any, Any]:
+    """The sizes of `weight` along N and C, and its window; None for symbols."""
+    if kind.symbol:
+        if kernel_size is None or channels is None:
+            raise TypeError(
+                f'{op}: kernel_size={kernel_size!r} and channels={channels!r} must both be given'
+                ' for symbols, whose weight has no shape to read them from'
+            )
+        return None, None, None
+    shape = weight.shape
+    if len(shape) != len(layout):
+        expected = f'{len(layout)} axes for layout {layout}'
+        geometry.refuse('weight_shape', op=op, weight_shape=shape, expected=expected)
+    return geometry.split_shape(op, shape, layout)
+
+
+def convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any] = None,
+    strides: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    layout: str = 'NCHW',
+    kernel_size: Any = None,
+    channels: Optional[int] = None,
+    name: Optional[str] = None,
+) -> Any:
+    """Spread each element of `x` over a window: the adjoint of `convolution`.
+
+    Without a bias, ``sum(convolution(y, weight) * x) == sum(y * convolution_transpose(x, weight))``
+    for equal arguments and every `y` of the shape of the output.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, in_channels, height, width)
+        In the order of `layout`; float32 or float64.
+    weight : array or symbol, shape (in_channels, channels / groups, kernel height, kernel width)
+        In the order of `layout`, with ``in_channels`` in the place of N; of the dtype of `x`.
+    bias : array or symbol, shape (channels,), optional
+        Added to each output channel.
+    strides : int or (int, int)
+        Step from one window of the output to the next: one value for both spatial axes or one per
+        axis.
+    padding : int or (int, int)
+        Elements taken away on both sides of each axis of the output.
+    output_padding : int or (int, int)
+        Elements that each axis of the output has in addition behind the last; smaller than
+        `strides`.
+    dilation : int or (int, int)
+        Step from one element of a window to the next.
+    groups : int
+        Splits the channels into that many separate operations; must divide both channel counts.
+    layout : str
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
+    kernel_size : int or (int, int), optional
+        Needed for symbols, which don't know the shape of `weight`; read from it otherwise.
+    channels : int, optional
+        Number of output channels; needed for symbols, and read from `weight` otherwise.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, output height, output width)
+        Of the same kind and dtype as `x`; the output's size along an axis of n elements is
+        ``(n - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1``.
+
+    Raises
+    ------
+    TypeError
+        For inputs that are no arrays or symbols of MXNet, that are of different kinds, or whose
+        dtype is another one, and for arguments of a wrong type.
+    ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> x, k = np.array([[[[1, 10]]]]), np.arange(1, 5).reshape(1, 1, 2, 2)
+    >>> functional.convolution_transpose(x, k)
+    array([[[[ 1., 12., 20.],
+             [ 3., 34., 40.]]]])
+    """
+    op = 'convolution_transpose'
+    kind = _kind(op, x=x, weight=weight, bias=bias)
+    layout = geometry.layout_of(op, layout)
+    groups = geometry.integer(op, 'groups', groups, 1)
+    _, per_group, read_kernel = _read_weight(op, weight, kind, layout, kernel_size, channels)
+    kernel_size = read_kernel if kernel_size is None else kernel_size
+    channels = per_group * groups if channels is None else channels
+    arguments = geometry.convolution_transpose_arguments(
+        op,
+        kernel_size,
+        strides,
+        padding,
+        output_padding,
+        dilation,
+        channels,
+        groups,
+        layout,
+    )
+    if kind.symbol:
+        return call_convolution_transpose(x, weight, bias, arguments, kind, None, None, name)
+    dtype, device = check_arrays(op, (x, weight) if bias is None else (x, weight, bias))
+    geometry.convolution_transpose_shape(
+        arguments, x.shape, weight.shape, None if bias is None else bias.shape
+    )
+    return call_convolution_transpose(x, weight, bias, arguments, kind, dtype, device, name)
 
 
 def pooling(
@@ -252,7 +388,8 @@ def pooling(
     global_pool : bool
         One window over all of `x`, whatever `pool_size`, `strides` and `padding` say.
     layout : str
-        'NCHW' or 'NHWC'.
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
     name : str, optional
         Name of the node in a symbol's graph.
 

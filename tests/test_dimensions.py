@@ -51,16 +51,16 @@ def test_a_layer_looks_like_the_builtin_one(layer):
         {p.name[len(one.prefix) :] for p in one.collect_params().values()} for one in (ours, theirs)
     ]
     assert names[0] == names[1]
-    own = {'algorithm'}
+    own = {'algorithm', 'padding_mode'}
     mine = {k: v for k, v in inspect.signature(layer).parameters.items() if k not in own}
     described = inspect.signature(builtin).parameters
     assert list(mine) == list(described)
     assert all(mine[name].default == described[name].default for name in mine)
 
 
-@pytest.mark.parametrize('layer', ['Conv1D', 'Conv3D'])
+@pytest.mark.parametrize('layer', ['Conv1D', 'Conv3D', 'Conv1DTranspose', 'Conv3DTranspose'])
 def test_parameter_files_are_exchanged_both_ways(layer, any_dtype_backend, np_or_nd, tmp_path):
-    shape = (2, 3, 8) if layer == 'Conv1D' else (2, 3, 6, 5, 4)
+    shape = (2, 3, 8) if '1D' in layer else (2, 3, 6, 5, 4)
     x = array_kind().array(draw('exchange', shape)[0])
     for source, target in ((nn, gluon.nn), (gluon.nn, nn)):
         one, other = (gluon.nn.HybridSequential() for _ in range(2))

@@ -300,7 +300,7 @@ def test_every_case_draws_arrays_of_its_own():
 
 
 def test_every_case_has_its_own_name_and_is_written_as_it_is_made():
-    for kind, dims in itertools.product(('conv', 'pool'), (1, 2, 3)):
+    for kind, dims in itertools.product(('conv', 'conv_transpose', 'pool'), (1, 2, 3)):
         cases = [parameter.values[0] for parameter in parity_cases(kind, dims, grid='full')]
         assert len(set(map(str, cases))) == len(cases)
         assert all(eval(repr(case)) == case for case in cases)
@@ -329,7 +329,7 @@ def test_only_the_cases_that_are_asked_for():
 @pytest.mark.parametrize(
     'arguments, sentence',
     [
-        ({'kind': 'dense'}, "kind='dense' is unknown; allowed: 'conv', 'pool'"),
+        ({'kind': 'dense'}, "kind='dense' is unknown; allowed: 'conv', 'conv_transpose', 'pool'"),
         ({'dims': 4}, 'dims=4 is unknown; allowed: 1, 2, 3'),
         ({'grid': 'huge'}, "grid='huge' is unknown; allowed: 'quick', 'full'"),
         ({'kernel': 3}, "there is no field 'kernel'; the cases have batch, channels, size"),

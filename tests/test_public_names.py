@@ -16,7 +16,7 @@ OURS = tuple(
     f'{kind}{dims}D'
     for kind in ('Conv', 'MaxPool', 'AvgPool', 'GlobalMaxPool', 'GlobalAvgPool')
     for dims in (1, 2, 3)
-)
+) + tuple(f'Conv{dims}DTranspose' for dims in (1, 2, 3))
 BUILTIN_NAMES = [name for name in dir(gluon.nn) if not name.startswith('_')]
 
 
@@ -51,6 +51,7 @@ def test_star_import_brings_our_layers():
     'name',
     [
         *(f'{kind}{dims}D' for kind in ('Conv', 'Pool') for dims in (1, 2, 3)),
+        *(f'Conv{dims}DTranspose' for dims in (1, 2, 3)),
         'corr2d',
         'pool2d',
         'functional',
@@ -112,6 +113,7 @@ def test_function_signatures():
         'channels': None,
         'name': None,
         'algorithm': 'auto',
+        'padding_mode': 'zeros',
     }
     assert described(functional.pooling) == {
         'pool_size': 2,

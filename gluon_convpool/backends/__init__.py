@@ -15,7 +15,7 @@ from .. import _mxnet, geometry
 from .._mxnet import mx
 from . import native, portable
 
-Arguments = Union[geometry.Convolution, geometry.Pooling]
+Arguments = Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
 
 CHOICES = ('auto', 'native', 'portable')
 ENVIRONMENT_VARIABLE = 'GLUON_CONVPOOL_BACKEND'
@@ -90,6 +90,7 @@ def obstacle(
         return status.reason
     if not hasattr(native, op):
         return f'the native library has no {op}'
+    assert not isinstance(arguments, geometry.ConvolutionTranspose)
     return native.obstacle(op, arguments, dtype, device)
 
 
@@ -139,6 +140,7 @@ def check_algorithm(
         Saying what the algorithm needs, or that the native backend is not in use.
     """
     if arguments.algorithm != 'auto':
+        arguments, data = geometry.without_border(arguments, data)
         choose('convolution', arguments, dtype, device)
         native.check_algorithm(arguments, data)
 

@@ -59,18 +59,20 @@ class _Operators:
             total = self.F.expand_dims(total, axis=axis)
         return total
 
-    def pad(self, x: Any, before: Ints, after: Ints, value: float = 0.0) -> Any:
-        """Pad the axes from the third one on with `value`."""
+    def pad(
+        self, x: Any, before: Ints, after: Ints, value: float = 0.0, mode: str = 'constant'
+    ) -> Any:
+        """Pad the axes from the third one on with `value`, or in another of MXNet's modes."""
         if not any(before) and not any(after):
             return x
         if len(before) == 1:
             # MXNet pads two or three axes
-            x = self.pad(self.F.expand_dims(x, axis=2), (0,) + before, (0,) + after, value)
+            x = self.pad(self.F.expand_dims(x, axis=2), (0,) + before, (0,) + after, value, mode)
             return self.F.squeeze(x, axis=2)
         width = [0, 0, 0, 0]
         for pair in zip(before, after):
             width.extend(pair)
-        return self.F.pad(x, mode='constant', pad_width=tuple(width), constant_value=value)
+        return self.F.pad(x, mode=mode, pad_width=tuple(width), constant_value=value)
 
     def take_every(self, x: Any, starts: Ints, tails: Ints, steps: Ints) -> Any:
         """``x[..., start : size - tail : step]`` on the last axes, one triple per axis."""
@@ -111,37 +113,21 @@ def _check(node: str, key: str, **values: Any) -> str:
 
 
 def _with_checked_sizes(
-    ops: _Operators,
-    x: Any,
-    op: str,
-    layout: str,
-    kernel: Ints,
-    pad: Ints,
-    dilation: Ints,
+    ops: _Operators, x: Any, op: str, layout: str, least: Ints, key: str, values: Dict[str, Any]
 ) -> Any:
-    """`x`, seen through nodes that fail where it has other axes or is smaller than the window.
+    """`x`, seen through nodes that fail where it has other axes or fewer than `least` elements.
 
     Without them, slices that reach over the end are cut short, silently. They look at one channel
     of one image and at rows as long as an axis; those that `x` goes through leave its memory as it
-    is.
+    is. `key` and `values` are the sentence for an axis that is too short.
     """
     F = ops.F
 
     def axes(node: str) -> str:
         return _check(node, 'wrong_axes', op=op, layout=layout, expected=len(layout))
 
-    extents = tuple(map(geometry.extent, kernel, dilation))
-
-    def too_large(node: str) -> str:
-        return _check(
-            node,
-            'kernel_too_large',
-            op=op,
-            kernel_size=kernel,
-            dilation=dilation,
-            padding=pad,
-            extent=extents,
-        )
+    def too_short(node: str) -> str:
+        return _check(node, key, op=op, **values)
 
     ends = tuple(1 if axis in 'NC' else None for axis in layout)
     begins = tuple(0 if axis in 'NC' else None for axis in layout)
@@ -150,16 +136,31 @@ def _with_checked_sizes(
     plane = F.transpose(F.BlockGrad(plane), axes=order, name=axes('axes'))
     one = F.slice_axis(F.shape_array(plane), axis=0, begin=0, end=1)
     x = _after(ops, x, one, axes('order'), axes('checked'))
-    for axis, extent, p in zip(layout.strip('NC'), extents, pad):
-        least = extent - 2 * p
-        if least < 1:
+    for axis, count in zip(layout.strip('NC'), least):
+        if count < 1:
             continue
         row = F.contrib.arange_like(plane, axis=layout.index(axis))
-        end = too_large(f'end_{axis}')
-        last = F.slice_axis(row, axis=0, begin=least - 1, end=least, name=end)
+        end = too_short(f'end_{axis}')
+        last = F.slice_axis(row, axis=0, begin=count - 1, end=count, name=end)
         # a slice of an empty row is empty, which `_after` refuses
-        x = _after(ops, x, last, too_large(f'fits_{axis}'), too_large(f'checked_{axis}'))
+        x = _after(ops, x, last, too_short(f'fits_{axis}'), too_short(f'checked_{axis}'))
     return x
+
+
+def _with_fitting_window(
+    ops: _Operators, x: Any, op: str, layout: str, kernel: Ints, pad: Ints, dilation: Ints
+) -> Any:
+    """`x`, seen through nodes that fail where the window does not fit."""
+    extents = tuple(map(geometry.extent, kernel, dilation))
+    return _with_checked_sizes(
+        ops,
+        x,
+        op,
+        layout,
+        tuple(n - 2 * p for n, p in zip(extents, pad)),
+        'kernel_too_large',
+        {'kernel_size': kernel, 'dilation': dilation, 'padding': pad, 'extent': extents},
+    )
 
 
 def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
@@ -217,7 +218,7 @@ def convolution(
     layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
     x, weight = ops.enter(x), ops.enter(weight)
     if kind.symbol:
-        x = _with_checked_sizes(
+        x = _with_fitting_window(
             ops, x, 'convolution', layout, arguments.kernel, arguments.pad, arguments.dilate
         )
     x = ops.move_axes(x, tuple(layout.index(axis) for axis in plain))
@@ -245,15 +246,134 @@ def convolution(
         total = product if total is None else ops.add(total, product)
 
     if bias is not None:
-        bias = ops.enter(bias)
-        if kind.symbol:
-            bias = _with_checked_bias(ops, bias, weight, arguments)
-        # added by a product with ones: the sum in a broadcast's gradient refuses empty arrays
-        first = ops.F.BlockGrad(ops.F.slice_axis(total, axis=0, begin=0, end=1))
-        column = ops.F.reshape(bias, shape=(arguments.channels, 1))
-        total = ops.add(total, ops.F.dot(column, ops.F.ones_like(first)))
+        total = _with_bias(ops, total, bias, weight, arguments)
     back = _inverse(tuple(layout.index(axis) for axis in plain))
     return ops.leave(ops.move_axes(total, back, name=name))
+
+
+def convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.ConvolutionTranspose,
+    kind: Kind,
+    name: Optional[str] = None,
+    adds: Any = None,
+) -> Any:
+    """One transposed convolution on inputs of one `kind`, arguments already checked.
+
+    Element i of the data and tap t meet in element ``i * stride + t * dilation - pad`` of the
+    output. Elements of the output whose places leave the same rest when divided by the stride get
+    theirs from the same taps; so each rest is an image of its own, a convolution with stride 1, and
+    in the end they are laced into one another. Nothing is multiplied with zeros in between.
+    """
+    if _legacy_and_empty(x, kind):
+        x, weight = _mxnet.to_world(x, True), _mxnet.to_world(weight, True)
+        bias = None if bias is None else _mxnet.to_world(bias, True)
+        out = convolution_transpose(x, weight, bias, arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops = _OPERATORS[kind]
+    ndim, stride = arguments.ndim, arguments.stride
+    layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
+    x, weight = ops.enter(x), ops.enter(weight)
+    if kind.symbol:
+        least = geometry.least_for_transposed(arguments)
+        values = {'padding': arguments.pad, 'least': least}
+        op = 'convolution_transpose'
+        x = _with_checked_sizes(ops, x, op, layout, least, 'nothing_left', values)
+    x = ops.move_axes(x, tuple(layout.index(axis) for axis in plain))
+    if kind.symbol:
+        weight = _with_checked_shape(ops, weight, x, arguments)
+    # the weight's axes are those of the layout with I for N and O for C; taps come first here
+    weight = ops.move_axes(weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC'))
+
+    extents = tuple(map(geometry.extent, arguments.kernel, arguments.dilate))
+    # elements that each image needs behind those of the data, for the taps and for output_padding
+    room = tuple(
+        max((e - 1) // s, -((p - e - a) // s) - 1)
+        for e, s, p, a in zip(extents, stride, arguments.pad, arguments.adj)
+    )
+    image = _Positions(ops, x, arguments.groups, ndim)
+    images: Dict[Ints, Any] = {}
+    for tap in itertools.product(*map(range, arguments.kernel)):
+        places = tuple(i * d for i, d in zip(tap, arguments.dilate))
+        rest = tuple(place % s for place, s in zip(places, stride))
+        shift = tuple(place // s for place, s in zip(places, stride))
+        matrix = ops.F.swapaxes(_tap_matrix(ops, weight, tap, arguments), dim1=1, dim2=2)
+        behind = tuple(r - n for r, n in zip(room, shift))
+        product = ops.pad(image.times(matrix), shift, behind)
+        images[rest] = ops.add(images[rest], product) if rest in images else product
+    total = _laced(ops, images, stride)
+    tails = tuple(
+        s * (r + 1) + p - e - a
+        for s, r, p, e, a in zip(stride, room, arguments.pad, extents, arguments.adj)
+    )
+    total = ops.take_every(total, arguments.pad, tails, (1,) * ndim)
+    if bias is not None:
+        total = _with_bias(ops, total, bias, weight, arguments)
+    back = _inverse(tuple(layout.index(axis) for axis in plain))
+    if back == tuple(range(len(back))):
+        return ops.leave(ops.F.identity(total, name=name) if kind.symbol else total)
+    return ops.leave(ops.move_axes(total, back, name=name))
+
+
+def _laced(ops: _Operators, images: Dict[Ints, Any], stride: Ints, rest: Ints = ()) -> Any:
+    """One image of several: element ``i * stride + rest`` is element i of ``images[rest]``.
+
+    Where there is no image there are zeros.
+    """
+    axis = len(rest)
+    if axis == len(stride):
+        return images[rest] if rest in images else ops.F.zeros_like(next(iter(images.values())))
+    parts = [_laced(ops, images, stride, rest + (i,)) for i in range(stride[axis])]
+    if len(parts) == 1:
+        return parts[0]
+    parts = [ops.F.expand_dims(part, axis=axis + 3) for part in parts]
+    together = ops.F.concat(*parts, dim=axis + 3)
+    leading = axis + 2
+    return ops.reshape(together, (0,) * leading + (-3, -2), (-2,) * leading + (-5, -4))
+
+
+def _with_bias(
+    ops: _Operators, total: Any, bias: Any, weight: Any, arguments: geometry.AnyConvolution
+) -> Any:
+    """`total`, with axes ``(C, N, ...)``, plus one number for each channel."""
+    bias = ops.enter(bias)
+    if ops.kind.symbol:
+        bias = _with_checked_bias(ops, bias, weight, arguments)
+    # added by a product with ones: the sum in a broadcast's gradient refuses empty arrays
+    first = ops.F.BlockGrad(ops.F.slice_axis(total, axis=0, begin=0, end=1))
+    column = ops.F.reshape(bias, shape=(arguments.channels, 1))
+    return ops.add(total, ops.F.dot(column, ops.F.ones_like(first)))
+
+
+_PAD_MODES = {'zeros': 'constant', 'reflect': 'reflect', 'replicate': 'edge'}
+
+
+def border(x: Any, around: geometry.Border, layout: str, kind: Kind) -> Any:
+    """`x` with `around` around it, on every spatial axis of `layout`."""
+    if _legacy_and_empty(x, kind):
+        out = border(_mxnet.to_world(x, True), around, layout, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops = _OPERATORS[kind]
+    x = ops.enter(x)
+    if kind.symbol:
+        least = geometry.least_for_border(around)
+        values = {'padding': around.pairs, 'mode': repr(around.mode), 'least': least}
+        x = _with_checked_sizes(ops, x, 'convolution', layout, least, 'border_too_large', values)
+    if around.mode == 'circular':
+        for axis, before, after in zip(layout.strip('NC'), around.before, around.after):
+            at = layout.index(axis)
+            parts = [x]
+            if before:
+                parts.insert(0, ops.F.slice_axis(x, axis=at, begin=-before, end=None))
+            if after:
+                parts.append(ops.F.slice_axis(x, axis=at, begin=0, end=after))
+            x = ops.F.concat(*parts, dim=at) if len(parts) > 1 else x
+        return ops.leave(x)
+    axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
+    x = ops.pad(ops.move_axes(x, axes), around.before, around.after, mode=_PAD_MODES[around.mode])
+    return ops.leave(ops.move_axes(x, _inverse(axes)))
 
 
 class _Positions:
@@ -282,18 +402,21 @@ class _Positions:
         )
 
 
-def _tap_matrix(ops: _Operators, weight: Any, tap: Ints, arguments: geometry.Convolution) -> Any:
-    """The weights ``(*kernel, O, I)`` of one tap as ``(groups, O / groups, I)``."""
+def _tap_matrix(ops: _Operators, weight: Any, tap: Ints, arguments: geometry.AnyConvolution) -> Any:
+    """The weights ``(*kernel, O, I)`` of one tap as ``(groups, O / groups, I)``.
+
+    With O and I exchanged where the convolution is transposed.
+    """
     matrix = ops.F.slice(weight, begin=tap, end=tuple(i + 1 for i in tap))
     for _ in range(len(tap) - 1):
         matrix = ops.reshape(matrix, (-3, -2), (-5, -4))
-    # the one axis of size 1 that is left splits off the groups from the output channels
+    # the one axis of size 1 that is left splits off the groups from the first channels
     matrix = ops.reshape(matrix, (-3, -2), (-5, -4))
     return ops.reshape(matrix, (-4, arguments.groups, -1, -2), (-6, arguments.groups, -1, -4))
 
 
 def _with_checked_shape(
-    ops: _Operators, weight: Any, x: Any, arguments: geometry.Convolution
+    ops: _Operators, weight: Any, x: Any, arguments: geometry.AnyConvolution
 ) -> Any:
     """`weight`, tied to the shape that follows from the data ``(C, N, *sizes)``.
 
@@ -301,22 +424,22 @@ def _with_checked_shape(
     layer whose initialisation waits for the data would stay unknown. A slice of a larger weight
     would fit where the weight does not.
     """
+    F, groups, ndim = ops.F, arguments.groups, arguments.ndim
+    inner_axis = geometry.free_axis(arguments)
+    transposed = isinstance(arguments, geometry.ConvolutionTranspose)
+    op = 'convolution_transpose' if transposed else 'convolution'
     shape = _known_shape(weight)
     if shape is not None:
-        geometry.check_weight(arguments, shape)
-    F, groups, ndim = ops.F, arguments.groups, arguments.ndim
-    inner_axis = arguments.layout.index('C')
+        geometry.check_weight(arguments, shape, op)
 
     def not_divisible(node: str) -> str:
-        return _check(
-            node, 'channels_not_divisible', op='convolution', groups=groups, name='in_channels'
-        )
+        return _check(node, 'channels_not_divisible', op=op, groups=groups, name='in_channels')
 
     def mismatch(node: str) -> str:
         return _check(
             node,
-            'channels_mismatch',
-            op='convolution',
+            'channels_mismatch_transposed' if transposed else 'channels_mismatch',
+            op=op,
             weight_shape=shape or geometry.weight_text(arguments, '...'),
             groups=groups,
         )
@@ -325,7 +448,10 @@ def _with_checked_shape(
     row = F.BlockGrad(F.contrib.arange_like(x, axis=0))
     name = (mismatch if shape else not_divisible)('groups')
     row = F.reshape(row, shape=(-4, groups, -1), name=name)
-    inner = F.slice_axis(row, axis=0, begin=0, end=1)
+    if transposed:
+        inner = F.reshape(F.reshape(row, shape=(-3,)), shape=(1, -1))
+    else:
+        inner = F.slice_axis(row, axis=0, begin=0, end=1)
     if shape is not None:
         return F.reshape_like(
             weight,
@@ -344,14 +470,16 @@ def _with_checked_shape(
 
 
 def _with_checked_bias(
-    ops: _Operators, bias: Any, weight: Any, arguments: geometry.Convolution
+    ops: _Operators, bias: Any, weight: Any, arguments: geometry.AnyConvolution
 ) -> Any:
     """`bias`, tied to its shape: no other operator of the graph demands it."""
+    transposed = isinstance(arguments, geometry.ConvolutionTranspose)
+    op = 'convolution_transpose' if transposed else 'convolution'
     shape = _known_shape(bias)
     if shape is not None:
-        geometry.check_bias(arguments, shape)
+        geometry.check_bias(arguments, shape, op)
         return bias
-    wrong = _check('bias', 'bias_shape', op='convolution', expected=(arguments.channels,))
+    wrong = _check('bias', 'bias_shape', op=op, expected=(arguments.channels,))
     flat = ops.F.reshape(weight, shape=(-1,))
     like = ops.F.slice_axis(flat, axis=0, begin=0, end=arguments.channels)
     return ops.F._internal._identity_with_attr_like_rhs(bias, like, name=wrong)
@@ -390,7 +518,7 @@ def pooling(
     if kind.symbol:
         ones, zeros = (1,) * arguments.ndim, (0,) * arguments.ndim
         kernel, pad = (ones, zeros) if arguments.global_pool else (arguments.kernel, arguments.pad)
-        x = _with_checked_sizes(ops, x, 'pooling', layout, kernel, pad, ones)
+        x = _with_fitting_window(ops, x, 'pooling', layout, kernel, pad, ones)
     x = ops.move_axes(x, axes)
     fold = _MODES[arguments.mode]
     out = fold(ops, x, arguments)

@@ -286,6 +286,9 @@ def _builtin_class(layer: Any) -> Type[Any]:
     if cls in AnyPooling.__subclasses__():
         return builtin._Pooling
     if cls in nn.OURS:
+        border = getattr(layer, '_kwargs', {}).get('border')
+        if border is not None:
+            raise ValueError(f'MXNet has no padding={border.pairs} with {border.mode}')
         return cls.__bases__[1]
     raise ValueError(f'{cls.__name__} is a subclass of {cls.__bases__[0].__name__} of ours')
 
@@ -352,8 +355,8 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     goes on with its state. Graphs of hybridized blocks are traced anew by the next call.
 
     Layers that ours would not make faster are left: those for which the native backend has no
-    kernel (other dimensions, layouts and types), transposed ones, and subclasses with a `forward`
-    of their own.
+    kernel (some dimensions, layouts and types, transposed ones), and subclasses with a `forward` of
+    their own.
 
     Parameters
     ----------
@@ -390,7 +393,7 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     >>> len(report.replaced) + len(report.left)
     3
     >>> print(report.left[-1])
-    2: Conv2DTranspose left, gluon_convpool has no Conv2DTranspose
+    2: Conv2DTranspose left, the native library has no convolution_transpose
     >>> back = gluon_convpool.swap(net, to='mxnet')
     >>> type(net[0]) is nn.Conv2D
     True

@@ -8,6 +8,7 @@ from __future__ import annotations
 from mxnet.gluon.nn import *  # noqa: F403
 
 from .conv import Conv1D, Conv2D, Conv3D
+from .conv_transpose import Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
 from .pool import (
     AvgPool1D,
     AvgPool2D,
@@ -30,6 +31,9 @@ OURS = (
     Conv1D,
     Conv2D,
     Conv3D,
+    Conv1DTranspose,
+    Conv2DTranspose,
+    Conv3DTranspose,
     MaxPool1D,
     MaxPool2D,
     MaxPool3D,

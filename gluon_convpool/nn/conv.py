@@ -12,8 +12,8 @@ from ._kernel_layer import KernelLayer
 
 _DOC = """{ndim}-D convolution, a drop-in for ``mxnet.gluon.nn.{name}``.
 
-Signature (but for `algorithm`), defaults, parameters and their names are the built-in layer's; a
-file of parameters saved by either loads into the other, and
+Signature (but for `algorithm` and `padding_mode`), defaults, parameters and their names are the
+built-in layer's; a file of parameters saved by either loads into the other, and
 ``isinstance(layer, mxnet.gluon.nn.{name})`` holds.
 
 Parameters
@@ -51,8 +51,10 @@ _PARAMETERS = {
     Size of the window, in elements: one value for all spatial axes or one per axis.""",
     'strides': """strides : int or tuple of {ndim} int
     Step from one window to the next.""",
-    'padding': """padding : int or tuple of {ndim} int
-    Zeros added on both sides of each axis.""",
+    'padding': """padding : int, tuple of {ndim} int, tuple of {ndim} pairs, 'same' or 'valid'
+    Elements added on both sides of each axis; or a pair (before, behind) for each. 'valid' adds
+    none, and 'same' adds ``dilation * (kernel_size - 1)`` in all, the smaller half in front, so
+    that the output has ``ceil(n / strides)`` elements.""",
     'dilation': """dilation : int or tuple of {ndim} int
     Step from one element of the window to the next.""",
     'groups': """groups : int
@@ -73,6 +75,9 @@ _PARAMETERS = {
     'algorithm': """algorithm : str
     Which arithmetic of the native backend computes the output: one of {algorithms}. A gradient
     for which it has no kernel is left to 'auto', which takes what should be fastest.""",
+    'padding_mode': """padding_mode : {{'zeros', 'reflect', 'replicate', 'circular'}}
+    What the added elements are: zeros; the data mirrored at its first and last element; those
+    elements again and again; or the data from the other end.""",
     'kwargs': """**kwargs
     ``prefix`` and ``params``, as in every Gluon block.""",
 }
@@ -101,8 +106,10 @@ class _Convolution(KernelLayer):
                 result=f'1, 8, {sizes}',
             )
 
-    def __init__(self, *args: Any, algorithm: str = 'auto', **kwargs: Any) -> None:
-        self._construct(args, kwargs, algorithm=algorithm)
+    def __init__(
+        self, *args: Any, algorithm: str = 'auto', padding_mode: str = 'zeros', **kwargs: Any
+    ) -> None:
+        self._construct(args, kwargs, algorithm=algorithm, padding_mode=padding_mode)
 
     def _read(self, given: Dict[str, Any]) -> geometry.Convolution:
         return geometry.convolution_arguments(
@@ -117,10 +124,11 @@ class _Convolution(KernelLayer):
             given['in_channels'],
             self.ndim,
             given['algorithm'],
+            given['padding_mode'],
         )
 
     def _reread(self, kwargs: Dict[str, Any]) -> geometry.Convolution:
-        return geometry.convolution_arguments(
+        arguments = geometry.convolution_arguments(
             type(self).__name__,
             kwargs['kernel'],
             kwargs['stride'],
@@ -132,9 +140,11 @@ class _Convolution(KernelLayer):
             ndim=self.ndim,
             algorithm=kwargs.get('algorithm', 'auto'),
         )
+        return arguments._replace(border=kwargs.get('border'))
 
     def _attributes(self, arguments: geometry.Convolution) -> Dict[str, Any]:
-        return {} if arguments.algorithm == 'auto' else {'algorithm': arguments.algorithm}
+        own = {'algorithm': arguments.algorithm, 'border': arguments.border}
+        return {name: value for name, value in own.items() if value not in ('auto', None)}
 
     def _check_shapes(
         self, arguments: geometry.Convolution, x: Any, dtype: str, device: str
@@ -150,9 +160,13 @@ class _Convolution(KernelLayer):
         )
 
     def __repr__(self) -> str:
-        text = super().__repr__()
-        algorithm = self._arguments.algorithm
-        return text if algorithm == 'auto' else f'{text[:-1]}, algorithm={algorithm})'
+        text = super().__repr__()[:-1]
+        arguments = self._arguments
+        if arguments.border is not None:
+            text += f', padding={arguments.border.pairs}, padding_mode={arguments.border.mode}'
+        return text + (
+            ')' if arguments.algorithm == 'auto' else f', algorithm={arguments.algorithm})'
+        )
 
 
 class Conv1D(_Convolution, builtin.Conv1D):

@@ -253,6 +253,101 @@ class ConvolutionCase(_Case):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
+class ConvolutionTransposeCase(ConvolutionCase):
+    """One call of a transposed convolution layer over one, two or three spatial axes.
+
+    Parameters
+    ----------
+    batch : int
+    channels : (int, int)
+        Of the input and of the output.
+    size : tuple of int
+        Spatial sizes of the input, one for each axis.
+    kernel_size, strides, padding, dilation : int or tuple of int
+        As in ``gluon.nn.Conv2DTranspose``, as all that follows.
+    groups : int
+    use_bias : bool
+    activation : str, optional
+    output_padding : int or tuple of int
+
+    Examples
+    --------
+    >>> from gluon_convpool import nn, testing
+    >>> case = testing.ConvolutionTransposeCase(size=(4, 4), strides=2, output_padding=1)
+    >>> print(case, case.layer_name)
+    transposed-2x3to4x4x4-k3-s2-a1 Conv2DTranspose
+    >>> testing.assert_layers_match(case.build(nn), case)
+    """
+
+    output_padding: Window = 0
+
+    kind = 'transposed convolution'
+
+    def __str__(self) -> str:
+        text = 'transposed-' + super().__str__()
+        return text if self.output_padding == 0 else f'{text}-a{_text(self.output_padding)}'
+
+    @property
+    def layer_name(self) -> str:
+        """The class of Gluon."""
+        return f'Conv{self.ndim}DTranspose'
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """What the layer's class is called with."""
+        return {**super().arguments, 'output_padding': self.output_padding}
+
+    @property
+    def window(self) -> Dict[str, Any]:
+        """What the functions of `reference` and of `functional` are called with."""
+        return {**super().window, 'output_padding': self._per_axis(self.output_padding)}
+
+    @property
+    def fits(self) -> bool:
+        """Whether something is left of the output, and `output_padding` is not too large."""
+        smaller = zip(self._per_axis(self.output_padding), self._per_axis(self.strides))
+        return all(a < s for a, s in smaller) and min(self._output_size()) > 0
+
+    @property
+    def builtin_can_run(self) -> bool:
+        """Whether MXNet's layer runs the case: no empty batch, and over three axes no dilation."""
+        return self.batch > 0 and (self.ndim < 3 or set(self._per_axis(self.dilation)) == {1})
+
+    def _output_size(self) -> Tuple[int, ...]:
+        window = (self.kernel_size, self.strides, self.padding, self.dilation, self.output_padding)
+        return tuple(
+            (n - 1) * s - 2 * p + geometry.extent(k, d) + a
+            for n, k, s, p, d, a in zip(self.size, *map(self._per_axis, window))
+        )
+
+    @_remembered
+    def arrays(self) -> Arrays:
+        inputs, outputs = self.channels
+        x, weight, bias = draw(
+            str(self),
+            (self.batch, inputs) + self.size,
+            (inputs, outputs // self.groups) + self._per_axis(self.kernel_size),
+            (outputs,),
+        )
+        found = {'x': x, 'weight': weight}
+        return dict(found, bias=bias) if self.use_bias else found
+
+    @_remembered
+    def from_loops(self) -> Tuple[np.ndarray, Arrays]:
+        assert self.activation is None
+        arrays, window = self.arrays(), self.window
+        y = reference.convolution_transpose(
+            arrays['x'], arrays['weight'], arrays.get('bias'), **window
+        )
+        (head,) = draw(f'head of {self}', y.shape)
+        dx, dweight, dbias = reference.convolution_transpose_gradients(
+            head, arrays['x'], arrays['weight'], **window
+        )
+        expected = {'output': y, 'x': dx, 'weight': dweight}
+        return head, dict(expected, bias=dbias) if self.use_bias else expected
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class PoolingCase(_Case):
     """One call of a pooling layer over one, two or three spatial axes.
 
@@ -413,6 +508,9 @@ class BUILTIN:
     """
 
     Conv1D, Conv2D, Conv3D = builtin.Conv1D, builtin.Conv2D, builtin.Conv3D
+    Conv1DTranspose = builtin.Conv1DTranspose
+    Conv2DTranspose = builtin.Conv2DTranspose
+    Conv3DTranspose = builtin.Conv3DTranspose
     MaxPool1D, MaxPool2D, MaxPool3D = builtin.MaxPool1D, builtin.MaxPool2D, builtin.MaxPool3D
     AvgPool1D, AvgPool2D, AvgPool3D = builtin.AvgPool1D, builtin.AvgPool2D, builtin.AvgPool3D
     GlobalMaxPool1D = builtin.GlobalMaxPool1D

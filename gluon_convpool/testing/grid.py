@@ -7,7 +7,7 @@ import itertools
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from .. import geometry
-from .cases import Case, ConvolutionCase, PoolingCase, Window
+from .cases import Case, ConvolutionCase, ConvolutionTransposeCase, PoolingCase, Window
 from .reference import per_axis
 
 GRIDS = ('quick', 'full')
@@ -245,6 +245,38 @@ def _poolings_along(ndim: int) -> Cases:
         yield PoolingCase(size=(4,) * ndim, pool_size=1, strides=3, ceil_mode=True, **mode)
 
 
+# ----------------------------------------------------------------------- transposed convolution
+
+
+def _transposed(ndim: int) -> Cases:
+    size = {1: (9,), 2: (5, 6), 3: (3, 4, 2)}[ndim]
+    kernel: Window = {1: (4,), 2: (4, 1), 3: (2, 3, 1)}[ndim]
+    uneven: Window = {1: (3,), 2: (1, 3), 3: (1, 2, 3)}[ndim]
+    ends: Window = {1: (2,), 2: (0, 2), 3: (0, 1, 2)}[ndim]
+
+    def case(**arguments: Any) -> ConvolutionTransposeCase:
+        return ConvolutionTransposeCase(size=size, **arguments)
+
+    for strides, padding, more in itertools.product((1, 2, 3), (0, 1), (0, 1)):
+        yield case(strides=strides, padding=padding, output_padding=more)
+    for kernel_size, step in itertools.product((1, 2, kernel), (1, 2, uneven)):
+        yield case(kernel_size=kernel_size, strides=step)
+    yield case(strides=uneven, padding=1, output_padding=ends)
+    yield case(kernel_size=4, strides=2, padding=1)
+    yield case(kernel_size=2, strides=3, output_padding=2)
+    yield case(kernel_size=1, strides=4, output_padding=3)
+    yield case(kernel_size=5, padding=2)
+    for dilation, strides in itertools.product((2, uneven), (1, 2)):
+        yield case(dilation=dilation, strides=strides, padding=1)
+    for groups, inputs, outputs in ((2, 4, 6), (3, 3, 3), (5, 15, 5)):
+        yield case(channels=(inputs, outputs), groups=groups, strides=2, padding=1)
+    for batch in (0, 1, 5):
+        yield case(batch=batch, kernel_size=kernel, strides=2)
+    yield case(use_bias=False, strides=2)
+    yield case(padding=1, strides=2, activation='relu')
+    yield case(padding=1, activation='tanh', use_bias=False)
+
+
 # ------------------------------------------------------------------------------------ the grids
 
 
@@ -280,6 +312,7 @@ KINDS: Dict[str, Dict[int, Tuple[Part, Part]]] = {
         2: (_convolutions, _convolution_tails),
         3: (functools.partial(_convolutions_along, 3), _none),
     },
+    'conv_transpose': {n: (functools.partial(_transposed, n), _none) for n in (1, 2, 3)},
     'pool': {
         1: (functools.partial(_poolings_along, 1), _none),
         2: (_all_poolings, _around_vectors),
@@ -349,8 +382,8 @@ def parity_cases(
 
     Parameters
     ----------
-    kind : {'conv', 'pool'}
-        Convolutions, or poolings of every mode.
+    kind : {'conv', 'conv_transpose', 'pool'}
+        Convolutions, transposed ones, or poolings of every mode.
     dims : {1, 2, 3}
         Spatial axes. The grid for two is the largest.
     grid : {'quick', 'full'}, optional
@@ -362,7 +395,8 @@ def parity_cases(
     **only
         Values that the cases must have, such as ``groups=1`` or ``mode='max'``, for layers that
         cannot do everything; or functions that say whether a value will do, such as
-        ``batch=lambda n: n > 0``. Names are the fields of `ConvolutionCase` and `PoolingCase`.
+        ``batch=lambda n: n > 0``. Names are the fields of `ConvolutionCase`,
+        `ConvolutionTransposeCase` and `PoolingCase`.
 
     Returns
     -------

@@ -193,6 +193,104 @@ def convolution_gradients(
     )
 
 
+def _transposed_size(
+    x: Any, weight: Any, strides: Window, padding: Window, output_padding: Window, dilation: Window
+) -> Shape:
+    size, kernel = np.shape(x)[2:], np.shape(weight)[2:]
+    values = (per_axis(v, len(size)) for v in (strides, padding, output_padding, dilation))
+    return tuple(
+        (n - 1) * s - 2 * p + d * (k - 1) + 1 + a for n, k, s, p, a, d in zip(size, kernel, *values)
+    )
+
+
+def convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any] = None,
+    strides: Window = 1,
+    padding: Window = 0,
+    output_padding: Window = 0,
+    dilation: Window = 1,
+    groups: int = 1,
+) -> np.ndarray:
+    """Return the sum of the windows over which each element of `x` is spread, plus `bias`.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W)
+        With any number of spatial axes, here two.
+    weight : array_like, shape (C, O / groups, kernel height, kernel width)
+    bias : array_like, shape (O,), optional
+    strides, padding, output_padding, dilation : int or tuple of int
+        One value for all spatial axes or one for each.
+    groups : int
+        Splits the channels into that many separate operations.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, O, output height, output width)
+        Of float64.
+
+    Examples
+    --------
+    >>> from gluon_convpool.testing import reference
+    >>> reference.convolution_transpose([[[1, 10]]], [[[1, 2]]])
+    array([[[ 1., 12., 20.]]])
+    """
+    out = _transposed_size(x, weight, strides, padding, output_padding, dilation)
+    x, weight = _float64(x), _float64(weight)
+    outputs = weight.shape[1] * groups
+    taps = _Taps((x.shape[0], outputs, *out), weight.shape, strides, padding, dilation)
+    y = np.zeros((x.shape[0], groups, weight.shape[1]) + taps.padded)
+    x = x.reshape((x.shape[0], groups, x.shape[1] // groups) + x.shape[2:])
+    weight = weight.reshape((groups, -1) + weight.shape[1:])
+    for tap, where in taps:
+        y[where] += np.einsum('ngc...,gco->ngo...', x, weight[(Ellipsis, *tap)])
+    y = y[taps.inside()].reshape((x.shape[0], outputs, *out))
+    return y if bias is None else y + _float64(bias).reshape((1, -1) + (1,) * len(out))
+
+
+def convolution_transpose_gradients(
+    head: Any,
+    x: Any,
+    weight: Any,
+    strides: Window = 1,
+    padding: Window = 0,
+    output_padding: Window = 0,
+    dilation: Window = 1,
+    groups: int = 1,
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradients of ``sum(head * convolution_transpose(x, weight, bias))``.
+
+    Parameters
+    ----------
+    head : array_like, shape (N, O, output height, output width)
+        The gradient of the output.
+    x, weight, strides, padding, output_padding, dilation, groups
+        As in `convolution_transpose`.
+
+    Returns
+    -------
+    dx, dweight, dbias : numpy.ndarray
+        The gradients by `x`, `weight` and ``bias``, with the shapes of these, of float64.
+
+    Examples
+    --------
+    >>> from gluon_convpool.testing import reference
+    >>> head, x, k = [[[1, 1, 1]]], [[[1, 10]]], [[[1, 2]]]
+    >>> dx, dweight, dbias = reference.convolution_transpose_gradients(head, x, k)
+    >>> dx.tolist(), dweight.tolist(), dbias.tolist()
+    ([[[3.0, 3.0]]], [[[11.0, 11.0]]], [3.0])
+    """
+    head = _float64(head)
+    _, dweight, _ = convolution_gradients(x, head, weight, strides, padding, dilation, groups)
+    return (
+        convolution(head, weight, None, strides, padding, dilation, groups),
+        dweight,
+        head.sum(axis=(0, *range(2, head.ndim))),
+    )
+
+
 # ------------------------------------------------------------------------------------- pooling
 
 
