@@ -13,7 +13,11 @@ from ._mxnet import Kind, kind_of
 
 __all__ = ['convolution', 'convolution_transpose', 'corr2d', 'pool2d', 'pooling']
 
-DTYPES = ('float32', 'float64')
+DTYPES = ('float32', 'float64', 'float16')
+INTEGERS = ('int8', 'uint8', 'int32')
+# What arrays of these dtypes are computed in. Every integer of 32 bits is a float64, and so is the
+# sum of two million of them.
+COMPUTED_IN = {'float16': 'float32', **dict.fromkeys(INTEGERS, 'float64')}
 
 
 # --------------------------------------------------------------------------- checks
@@ -52,8 +56,10 @@ def dtype_name(dtype: Any) -> str:
     return name
 
 
-def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
-    """The one dtype and the one device type ('cpu', 'gpu') of `arrays`.
+def check_arrays(
+    op: str, arrays: Iterable[Any], allowed: Tuple[str, ...] = DTYPES
+) -> Tuple[str, str]:
+    """The one dtype, out of `allowed`, and the one device type ('cpu', 'gpu') of `arrays`.
 
     Raises
     ------
@@ -66,9 +72,10 @@ def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
     dtypes = [dtype_name(array.dtype) for array in arrays]
     if len(set(dtypes)) > 1:
         geometry.refuse('mixed_dtypes', op=op, dtypes=', '.join(dtypes))
-    if dtypes[0] not in DTYPES:
+    if dtypes[0] not in allowed:
+        words = ', '.join(allowed)
         raise TypeError(
-            geometry.message('unsupported_dtype', op=op, dtype=dtypes[0], allowed=', '.join(DTYPES))
+            geometry.message('unsupported_dtype', op=op, dtype=dtypes[0], allowed=words)
         )
     device = arrays[0].ctx
     if any(array.ctx != device for array in arrays[1:]):
@@ -77,7 +84,44 @@ def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
     return dtypes[0], device.device_type
 
 
+def check_pooled(arguments: geometry.Pooling, x: Any) -> Tuple[str, str]:
+    """As `check_arrays`, for the data of a pooling, which may be integers."""
+    dtype, device = check_arrays('pooling', (x,), DTYPES + INTEGERS)
+    if dtype in INTEGERS and arguments.mode == 'lp':
+        raise TypeError(
+            geometry.message(
+                'unsupported_dtype', op="pooling(mode='lp')", dtype=dtype, allowed=', '.join(DTYPES)
+            )
+        )
+    return dtype, device
+
+
 # --------------------------------------------------------------------------- checked calls
+
+
+def _call_with_weight(
+    op: str,
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.AnyConvolution,
+    kind: Kind,
+    dtype: Optional[str],
+    device: Optional[str],
+    name: Optional[str],
+    adds: Tuple[Optional[bool], ...],
+) -> Any:
+    wide = COMPUTED_IN.get(dtype or '')
+    if wide is None:
+        backend = backends.choose(op, arguments, dtype, device)
+        return getattr(backend, op)(x, weight, bias, arguments, kind, name, adds)
+    cast = backends.portable.cast
+    x, weight = cast(x, wide, kind), cast(weight, wide, kind)
+    bias = None if bias is None else cast(bias, wide, kind)
+    # the casts, which are MXNet's, add where that is asked for
+    alone = (False, False, False)
+    out = _call_with_weight(op, x, weight, bias, arguments, kind, wide, device, None, alone)
+    return cast(out, dtype, kind, name)
 
 
 def call_convolution(
@@ -99,8 +143,9 @@ def call_convolution(
     if arguments.border is not None:
         x = backends.portable.border(x, arguments.border, arguments.layout, kind)
         arguments, adds = arguments._replace(border=None), (False, *adds[1:])
-    backend = backends.choose('convolution', arguments, dtype, device)
-    return backend.convolution(x, weight, bias, arguments, kind, name, adds)
+    return _call_with_weight(
+        'convolution', x, weight, bias, arguments, kind, dtype, device, name, adds
+    )
 
 
 def call_convolution_transpose(
@@ -115,8 +160,9 @@ def call_convolution_transpose(
     adds: Tuple[Optional[bool], ...] = (None, None, None),
 ) -> Any:
     """Hand a checked transposed convolution to a backend; the rest is as in `call_convolution`."""
-    backend = backends.choose('convolution_transpose', arguments, dtype, device)
-    return backend.convolution_transpose(x, weight, bias, arguments, kind, name, adds)
+    return _call_with_weight(
+        'convolution_transpose', x, weight, bias, arguments, kind, dtype, device, name, adds
+    )
 
 
 def call_pooling(
@@ -129,8 +175,16 @@ def call_pooling(
     adds: Tuple[Optional[bool], ...] = (None,),
 ) -> Any:
     """Hand a checked pooling to a backend; `dtype`, `device` and `adds` as above."""
-    backend = backends.choose('pooling', arguments, dtype, device)
-    return backend.pooling(x, arguments, kind, name, adds)
+    wide = COMPUTED_IN.get(dtype or '')
+    if wide is None:
+        backend = backends.choose('pooling', arguments, dtype, device)
+        return backend.pooling(x, arguments, kind, name, adds)
+    portable = backends.portable
+    x = portable.cast(x, wide, kind)
+    out = call_pooling(x, arguments, kind, wide, device, None, (False,))
+    if dtype in INTEGERS:
+        out = portable.to_integers(out, dtype, kind, floor=arguments.mode == 'avg')
+    return portable.cast(out, dtype, kind, name)
 
 
 def convolution(
@@ -153,7 +207,7 @@ def convolution(
     Parameters
     ----------
     x : array or symbol, shape (batch, in_channels, height, width)
-        In the order of `layout`; float32 or float64.
+        In the order of `layout`; float32, float64, or float16, which is computed in float32.
     weight : array or symbol, shape (channels, in_channels / groups, kernel height, kernel width)
         In the order of `layout`, with ``channels`` in the place of N; of the dtype of `x`.
     bias : array or symbol, shape (channels,), optional
@@ -275,7 +329,7 @@ def convolution_transpose(
     Parameters
     ----------
     x : array or symbol, shape (batch, in_channels, height, width)
-        In the order of `layout`; float32 or float64.
+        In the order of `layout`; float32, float64, or float16, which is computed in float32.
     weight : array or symbol, shape (in_channels, channels / groups, kernel height, kernel width)
         In the order of `layout`, with ``in_channels`` in the place of N; of the dtype of `x`.
     bias : array or symbol, shape (channels,), optional
@@ -370,7 +424,9 @@ def pooling(
     Parameters
     ----------
     x : array or symbol, shape (batch, channels, height, width)
-        In the order of `layout`; float32 or float64.
+        In the order of `layout`; float32, float64, or float16, which is computed in float32. Or,
+        but for 'lp', int8, uint8 or int32: then an average is rounded down, as by NumPy's ``//``,
+        and a sum that the dtype cannot hold becomes its largest or smallest value.
     pool_size : int or (int, int)
         Size of the window, in elements: one value for both spatial axes or one per axis.
     strides : int or (int, int), optional
@@ -423,7 +479,7 @@ def pooling(
     )
     if kind.symbol:
         return call_pooling(x, arguments, kind, None, None, name)
-    dtype, device = check_arrays(op, (x,))
+    dtype, device = check_pooled(arguments, x)
     geometry.pooling_shape(arguments, x.shape)
     return call_pooling(x, arguments, kind, dtype, device, name)
 

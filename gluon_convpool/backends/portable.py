@@ -14,6 +14,8 @@ from __future__ import annotations
 import itertools
 from typing import Any, Dict, List, Optional, Tuple
 
+import numpy
+
 from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
 from ..geometry import Ints
@@ -185,6 +187,25 @@ def _legacy_and_empty(x: Any, kind: Kind) -> bool:
 
 def _inverse(axes: Ints) -> Ints:
     return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+# --------------------------------------------------------------------------- dtypes
+
+
+def cast(x: Any, dtype: Any, kind: Kind, name: Optional[str] = None) -> Any:
+    """`x` in another dtype."""
+    ops = _OPERATORS[kind]
+    return ops.leave(ops.F.cast(ops.enter(x), dtype=dtype, name=name))
+
+
+def to_integers(x: Any, dtype: Any, kind: Kind, floor: bool) -> Any:
+    """The float64 `x`, rounded down if `floor`, within the range of an integer dtype."""
+    ops = _OPERATORS[kind]
+    x = ops.F.BlockGrad(ops.enter(x))
+    if floor:
+        x = ops.F.floor(x)
+    range_ = numpy.iinfo(dtype)
+    return ops.leave(ops.F.minimum(ops.F.maximum(x, int(range_.min)), int(range_.max)))
 
 
 # --------------------------------------------------------------------------- convolution

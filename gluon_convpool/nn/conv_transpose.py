@@ -28,8 +28,8 @@ TypeError, ValueError
 
 Notes
 -----
-Input and output are float32 or float64 arrays (or symbols) of {axes} axes in the order of
-`layout`. Along an axis of n elements the output has
+Input and output are arrays (or symbols) of {axes} axes in the order of `layout`, of float32,
+float64 or, computed in float32, float16. Along an axis of n elements the output has
 ``(n - 1) * strides - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``.
 
 Examples

@@ -33,8 +33,8 @@ TypeError, ValueError
 
 Notes
 -----
-Input and output are float32 or float64 arrays (or symbols) of {axes} axes in the order of
-`layout`. {size}{nan}
+Input and output are arrays (or symbols) of {axes} axes in the order of `layout`: float32, float64,
+float16 (computed in float32){integers}. {size}{nan}
 
 Examples
 --------
@@ -50,6 +50,12 @@ _SIZE = """Along an axis of n elements the output has
 ``floor((n + 2 * padding - pool_size) / strides) + 1``, with `ceil_mode` rounded up instead of
 down."""
 _GLOBAL_SIZE = 'Each spatial axis of the output has one element.'
+_INTEGERS = {
+    'max': ', int8, uint8 or int32',
+    'avg': ', int8, uint8 or int32 (rounded down)',
+    '': """; but for 'lp' also int8, uint8 or int32, where
+averages are rounded down and sums stay in the range of the dtype""",
+}
 _NAN = ' The maximum of a window that holds NaN is NaN.'
 
 _PARAMETERS = {
@@ -103,6 +109,7 @@ class _Pooling(DataGradient, builtin._Pooling):
                 layouts=', '.join(map(repr, geometry.LAYOUTS[cls.ndim])),
                 size=_GLOBAL_SIZE if cls.global_pool else _SIZE,
                 nan=_NAN if cls.mode == 'max' else '',
+                integers=_INTEGERS['' if takes_mode else cls.mode],
                 call="mode='lp', p=2" if takes_mode else '',
                 sizes=', '.join(['8'] * cls.ndim),
                 result=', '.join(['1' if cls.global_pool else '4'] * cls.ndim),
@@ -177,7 +184,7 @@ class _Pooling(DataGradient, builtin._Pooling):
         seen = (arguments, x.shape, x.dtype)
         if seen == self._fits:
             return
-        dtype, _ = functional.check_arrays('pooling', (x,))
+        dtype, _ = functional.check_pooled(arguments, x)
         geometry.pooling_shape(arguments, x.shape)
         if dtype != self._dtype:
             # a graph traced for another dtype may have chosen a backend that lacks this one
