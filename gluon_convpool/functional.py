@@ -6,12 +6,22 @@ same kind. Everything is checked before anything is computed.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 from . import backends, geometry
 from ._mxnet import Kind, kind_of
 
-__all__ = ['convolution', 'convolution_transpose', 'corr2d', 'pool2d', 'pooling']
+__all__ = [
+    'adaptive_pooling',
+    'convolution',
+    'convolution_transpose',
+    'corr2d',
+    'fold',
+    'pool2d',
+    'pooling',
+    'unfold',
+]
 
 DTYPES = ('float32', 'float64', 'float16')
 INTEGERS = ('int8', 'uint8', 'int32')
@@ -482,6 +492,234 @@ def pooling(
     dtype, device = check_pooled(arguments, x)
     geometry.pooling_shape(arguments, x.shape)
     return call_pooling(x, arguments, kind, dtype, device, name)
+
+
+# --------------------------------------------------------------------------- adaptive pooling
+
+ADAPTIVE_MODES = ('avg', 'max')
+
+
+def check_adaptive(x: Any, layout: str) -> str:
+    """The dtype of the data of an adaptive pooling, if it fits."""
+    op = 'adaptive_pooling'
+    dtype, _ = check_arrays(op, (x,))
+    _, _, sizes = geometry.split_shape(op, x.shape, layout)
+    if 0 in sizes:
+        geometry.refuse('nothing_to_pool', op=op, sizes=sizes)
+    return dtype
+
+
+def call_adaptive_pooling(
+    x: Any,
+    output_size: geometry.Ints,
+    mode: str,
+    layout: str,
+    kind: Kind,
+    dtype: Optional[str],
+    name: Optional[str] = None,
+) -> Any:
+    """Compute a checked adaptive pooling; `dtype` is None where it is unknown."""
+    portable = backends.portable
+    wide = COMPUTED_IN.get(dtype or '')
+    if wide is None:
+        return portable.adaptive_pooling(x, output_size, mode, layout, kind, name)
+    out = portable.adaptive_pooling(
+        portable.cast(x, wide, kind), output_size, mode, layout, kind, None
+    )
+    return portable.cast(out, dtype, kind, name)
+
+
+def adaptive_pooling(
+    x: Any, output_size: Any, mode: str = 'avg', layout: str = 'NCHW', name: Optional[str] = None
+) -> Any:
+    """Reduce `x` to a given size, by windows of nearly equal sizes.
+
+    Along an axis of n elements, output i of m has its window from ``floor(i * n / m)`` to
+    ``ceil((i + 1) * n / m)``.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32, float64, or float16, which is computed in float32.
+    output_size : int or (int, int)
+        Elements of the output: one value for both spatial axes or one per axis.
+    mode : {'avg', 'max'}
+        What a window becomes. 'max' is NaN where the window holds one.
+    layout : str
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, output height, output width)
+        Of the same kind and dtype as `x`.
+
+    Raises
+    ------
+    TypeError
+        For an input that is no array or symbol of MXNet or of another dtype, and for arguments of
+        a wrong type.
+    ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> functional.adaptive_pooling(np.arange(5).reshape(1, 1, 5), 2, layout='NCW')
+    array([[[1., 3.]]])
+    """
+    op = 'adaptive_pooling'
+    kind = _kind(op, x=x)
+    layout = geometry.layout_of(op, layout)
+    mode = geometry.choice(op, 'mode', mode, ADAPTIVE_MODES)
+    output_size = geometry.per_axis(op, 'output_size', output_size, len(layout) - 2, 1)
+    dtype = None if kind.symbol else check_adaptive(x, layout)
+    return call_adaptive_pooling(x, output_size, mode, layout, kind, dtype, name)
+
+
+# --------------------------------------------------------------------------- windows as columns
+
+
+def _window(
+    op: str, layout: str, kernel_size: Any, strides: Any, padding: Any, dilation: Any
+) -> geometry.Convolution:
+    return geometry.convolution_arguments(op, kernel_size, strides, padding, dilation, 1, 1, layout)
+
+
+def unfold(
+    x: Any,
+    kernel_size: Any,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    layout: str = 'NCHW',
+    name: Optional[str] = None,
+) -> Any:
+    """Write each window of `x` as a column (im2col), so that a convolution is one matrix product.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        float32, float64 or float16.
+    kernel_size, strides : int or (int, int)
+        As in `convolution`.
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
+        As in `convolution`, always of zeros.
+    dilation : int or (int, int)
+        As in `convolution`.
+    layout : {'NCHW', 'NCW', 'NCDHW'}
+        How many spatial axes there are. Whatever is said here of two axes holds for one and three.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels * kernel height * kernel width, windows)
+        Of the same kind and dtype as `x`. Rows in the order of the weight of a convolution,
+        windows in row-major order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As by `convolution`.
+
+    See Also
+    --------
+    fold : the adjoint, which adds the columns up.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> functional.unfold(np.arange(4).reshape(1, 1, 4), 2, layout='NCW')
+    array([[[0., 1., 2.],
+            [1., 2., 3.]]])
+    """
+    op = 'unfold'
+    kind = _kind(op, x=x)
+    geometry.choice(op, 'layout', layout, FIRST_LAYOUTS)
+    arguments = _window(op, layout, kernel_size, strides, padding, dilation)
+    if not kind.symbol:
+        check_arrays(op, (x,))
+        geometry.convolution_shape(arguments, x.shape, op=op)
+    if arguments.border is not None:
+        x = backends.portable.border(x, arguments.border, layout, kind)
+        arguments = arguments._replace(border=None)
+    return backends.portable.unfold(x, arguments, kind, name)
+
+
+FIRST_LAYOUTS = tuple(names[0] for names in geometry.LAYOUTS.values())
+
+
+def fold(
+    x: Any,
+    output_size: Any,
+    kernel_size: Any,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    layout: str = 'NCHW',
+    name: Optional[str] = None,
+) -> Any:
+    """Add columns up where their windows lie (col2im): the adjoint of `unfold`.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels * kernel height * kernel width, windows)
+        float32, float64 or float16.
+    output_size : int or (int, int)
+        Height and width of the output, of which the columns are windows.
+    kernel_size, strides, padding, dilation : int or (int, int)
+        Those of `unfold`.
+    layout : {'NCHW', 'NCW', 'NCDHW'}
+        How many spatial axes there are. Whatever is said here of two axes holds for one and three.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, height, width)
+        Of the same kind and dtype as `x`; the spatial sizes are `output_size`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As by `convolution`.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> columns = np.array([[[0, 1, 2], [1, 2, 3]]])
+    >>> functional.fold(columns, 4, 2, layout='NCW')
+    array([[[0., 2., 4., 3.]]])
+    """
+    op = 'fold'
+    kind = _kind(op, x=x)
+    geometry.choice(op, 'layout', layout, FIRST_LAYOUTS)
+    ndim = len(layout) - 2
+    geometry.per_axis(op, 'padding', padding, ndim, 0)
+    arguments = _window(op, layout, kernel_size, strides, padding, dilation)
+    sizes = geometry.per_axis(op, 'output_size', output_size, ndim, 1)
+    windows = geometry.convolution_shape(arguments, (1, 1, *sizes), op=op)[2:]
+    if not kind.symbol:
+        check_arrays(op, (x,))
+        taps = math.prod(arguments.kernel)
+        if len(x.shape) != 3 or x.shape[1] % taps or x.shape[1] == 0:
+            geometry.refuse('columns_mismatch', op=op, shape=x.shape, window=taps)
+        if x.shape[2] != math.prod(windows):
+            geometry.refuse(
+                'windows_mismatch',
+                op=op,
+                output_size=sizes,
+                expected=math.prod(windows),
+                shape=x.shape,
+                count=x.shape[2],
+            )
+    return backends.portable.fold(x, sizes, windows, arguments, kind, name)
 
 
 # --------------------------------------------------------------------------- the textbook's names

@@ -77,6 +77,17 @@ MESSAGES: Dict[str, str] = {
         "{op}: padding={value} must be 'same', 'valid', one integer, a tuple of {ndim}, or a pair"
         ' (before, behind) for each of {ndim} axes'
     ),
+    'nothing_to_pool': (
+        '{op}: the data has spatial sizes {sizes}, but each axis must have at least 1 element'
+    ),
+    'windows_mismatch': (
+        '{op}: output_size={output_size} has {expected} windows, but x has shape {shape}, with'
+        ' {count} on its last axis'
+    ),
+    'columns_mismatch': (
+        '{op}: x has shape {shape}, but must be (batch, channels times the {window} elements of a'
+        ' window, windows)'
+    ),
     'border_too_large': (
         '{op}: padding={padding} with padding_mode={mode} copies elements of the data: each axis'
         ' must have at least {least} elements, but they are {sizes}'

@@ -12,7 +12,7 @@ the worlds differ.
 from __future__ import annotations
 
 import itertools
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy
 
@@ -283,10 +283,8 @@ def convolution_transpose(
 ) -> Any:
     """One transposed convolution on inputs of one `kind`, arguments already checked.
 
-    Element i of the data and tap t meet in element ``i * stride + t * dilation - pad`` of the
-    output. Elements of the output whose places leave the same rest when divided by the stride get
-    theirs from the same taps; so each rest is an image of its own, a convolution with stride 1, and
-    in the end they are laced into one another. Nothing is multiplied with zeros in between.
+    One matrix product per tap of the kernel, as in `convolution`, over the data as it is: nothing
+    is multiplied with zeros in between.
     """
     if _legacy_and_empty(x, kind):
         x, weight = _mxnet.to_world(x, True), _mxnet.to_world(weight, True)
@@ -294,7 +292,7 @@ def convolution_transpose(
         out = convolution_transpose(x, weight, bias, arguments, _mxnet.NP_ARRAY)
         return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
-    ndim, stride = arguments.ndim, arguments.stride
+    ndim = arguments.ndim
     layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
     x, weight = ops.enter(x), ops.enter(weight)
     if kind.symbol:
@@ -308,34 +306,54 @@ def convolution_transpose(
     # the weight's axes are those of the layout with I for N and O for C; taps come first here
     weight = ops.move_axes(weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC'))
 
-    extents = tuple(map(geometry.extent, arguments.kernel, arguments.dilate))
-    # elements that each image needs behind those of the data, for the taps and for output_padding
-    room = tuple(
-        max((e - 1) // s, -((p - e - a) // s) - 1)
-        for e, s, p, a in zip(extents, stride, arguments.pad, arguments.adj)
-    )
     image = _Positions(ops, x, arguments.groups, ndim)
-    images: Dict[Ints, Any] = {}
-    for tap in itertools.product(*map(range, arguments.kernel)):
-        places = tuple(i * d for i, d in zip(tap, arguments.dilate))
-        rest = tuple(place % s for place, s in zip(places, stride))
-        shift = tuple(place // s for place, s in zip(places, stride))
-        matrix = ops.F.swapaxes(_tap_matrix(ops, weight, tap, arguments), dim1=1, dim2=2)
-        behind = tuple(r - n for r, n in zip(room, shift))
-        product = ops.pad(image.times(matrix), shift, behind)
-        images[rest] = ops.add(images[rest], product) if rest in images else product
-    total = _laced(ops, images, stride)
-    tails = tuple(
-        s * (r + 1) + p - e - a
-        for s, r, p, e, a in zip(stride, room, arguments.pad, extents, arguments.adj)
-    )
-    total = ops.take_every(total, arguments.pad, tails, (1,) * ndim)
+
+    def piece(tap: Ints) -> Any:
+        matrix = _tap_matrix(ops, weight, tap, arguments)
+        return image.times(ops.F.swapaxes(matrix, dim1=1, dim2=2))
+
+    total = _spread(ops, piece, arguments, arguments.adj)
     if bias is not None:
         total = _with_bias(ops, total, bias, weight, arguments)
     back = _inverse(tuple(layout.index(axis) for axis in plain))
     if back == tuple(range(len(back))):
         return ops.leave(ops.F.identity(total, name=name) if kind.symbol else total)
     return ops.leave(ops.move_axes(total, back, name=name))
+
+
+def _spread(
+    ops: _Operators,
+    piece: Callable[[Ints], Any],
+    window: Union[geometry.Convolution, geometry.ConvolutionTranspose],
+    adj: Ints,
+) -> Any:
+    """The sum of ``piece(tap)`` over the taps, each put where the tap of every window lies.
+
+    Element i of a piece goes to element ``i * stride + tap * dilation - pad``. Elements whose
+    places leave the same rest when divided by the stride get theirs from the same taps; so each
+    rest is an image of its own, in which pieces are only shifted, and in the end the images are
+    laced into one another. `adj` elements are there beyond the last that a window reaches.
+    """
+    stride = window.stride
+    extents = tuple(map(geometry.extent, window.kernel, window.dilate))
+    # elements that each image needs behind those of a piece, for the taps and for `adj`
+    room = tuple(
+        max((e - 1) // s, -((p - e - a) // s) - 1)
+        for e, s, p, a in zip(extents, stride, window.pad, adj)
+    )
+    images: Dict[Ints, Any] = {}
+    for tap in itertools.product(*map(range, window.kernel)):
+        places = tuple(i * d for i, d in zip(tap, window.dilate))
+        rest = tuple(place % s for place, s in zip(places, stride))
+        shift = tuple(place // s for place, s in zip(places, stride))
+        behind = tuple(r - n for r, n in zip(room, shift))
+        shifted = ops.pad(piece(tap), shift, behind)
+        images[rest] = ops.add(images[rest], shifted) if rest in images else shifted
+    total = _laced(ops, images, stride)
+    tails = tuple(
+        s * (r + 1) + p - e - a for s, r, p, e, a in zip(stride, room, window.pad, extents, adj)
+    )
+    return ops.take_every(total, window.pad, tails, (1,) * window.ndim)
 
 
 def _laced(ops: _Operators, images: Dict[Ints, Any], stride: Ints, rest: Ints = ()) -> Any:
@@ -512,6 +530,143 @@ def _known_shape(symbol: Any) -> Optional[Ints]:
     if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
         return None
     return tuple(map(int, sizes))
+
+
+# --------------------------------------------------------------------------- windows as columns
+
+
+def unfold(x: Any, arguments: geometry.Convolution, kind: Kind, name: Optional[str] = None) -> Any:
+    """The windows of `x`, of layout NC..., as columns ``(N, C * taps, windows)``."""
+    if _legacy_and_empty(x, kind):
+        out = unfold(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops, ndim = _OPERATORS[kind], arguments.ndim
+    x = ops.enter(x)
+    if kind.symbol:
+        window = (arguments.kernel, arguments.pad, arguments.dilate)
+        x = _with_fitting_window(ops, x, 'unfold', arguments.layout, *window)
+    x = ops.pad(x, arguments.pad, arguments.pad)
+    reaches = tuple(geometry.extent(k, d) - 1 for k, d in zip(arguments.kernel, arguments.dilate))
+    columns = []
+    for tap in itertools.product(*map(range, arguments.kernel)):
+        starts = tuple(i * d for i, d in zip(tap, arguments.dilate))
+        tails = tuple(reach - start for reach, start in zip(reaches, starts))
+        seen = ops.take_every(x, starts, tails, arguments.stride)
+        for _ in range(ndim - 1):
+            seen = ops.reshape(seen, (0, 0, -3, -2), (-2, -2, -5, -4))
+        columns.append(ops.F.expand_dims(seen, axis=2))
+    together = ops.F.concat(*columns, dim=2) if len(columns) > 1 else columns[0]
+    return ops.leave(ops.reshape(together, (0, -3, -2), (-2, -5, -4), name=name))
+
+
+def fold(
+    x: Any,
+    sizes: Ints,
+    windows: Ints,
+    arguments: geometry.Convolution,
+    kind: Kind,
+    name: Optional[str] = None,
+) -> Any:
+    """The adjoint of `unfold`: columns are added up to images of `sizes`."""
+    if _legacy_and_empty(x, kind):
+        out = fold(_mxnet.to_world(x, True), sizes, windows, arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops = _OPERATORS[kind]
+    taps = list(itertools.product(*map(range, arguments.kernel)))
+    # (N, C, taps, windows), and of each tap (N, C, *windows)
+    x = ops.reshape(ops.enter(x), (0, -4, -1, len(taps), -2), (-2, -6, -1, len(taps), -4))
+    ends = [n - 1 for n in windows]
+
+    def piece(tap: Ints) -> Any:
+        at = taps.index(tap)
+        one = ops.F.slice_axis(x, axis=2, begin=at, end=at + 1)
+        # the axis of the tap is the first of the windows' axes
+        one = ops.reshape(one, (0, 0, -3, -2), (-2, -2, -5, -4))
+        for n in windows[:0:-1]:
+            one = ops.reshape(one, (0, 0, -4, -1, n, -2), (-2, -2, -6, -1, n, -4))
+        return one
+
+    reached = tuple(
+        end * s + geometry.extent(k, d)
+        for end, s, k, d in zip(ends, arguments.stride, arguments.kernel, arguments.dilate)
+    )
+    # what the padded image has behind the last window
+    adj = tuple(n + 2 * p - r for n, p, r in zip(sizes, arguments.pad, reached))
+    out = _spread(ops, piece, arguments, adj)
+    return ops.leave(ops.F.identity(out, name=name) if kind.symbol else out)
+
+
+# --------------------------------------------------------------------------- adaptive pooling
+
+
+def adaptive_pooling(
+    x: Any,
+    output_size: Ints,
+    mode: str,
+    layout: str,
+    kind: Kind,
+    name: Optional[str] = None,
+) -> Any:
+    """Pooling to `output_size`, arguments already checked.
+
+    Each axis is reduced by itself: by a product with the matrix that says which elements are in
+    which window, or by the largest of what it lets through.
+    """
+    if _legacy_and_empty(x, kind):
+        out = adaptive_pooling(_mxnet.to_world(x, True), output_size, mode, layout, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops = _OPERATORS[kind]
+    F = ops.F
+    x = ops.enter(x)
+    if kind.symbol:
+        ones = (1,) * len(output_size)
+        op = 'adaptive_pooling'
+        x = _with_checked_sizes(ops, x, op, layout, ones, 'nothing_to_pool', {})
+    for letter, count in reversed(list(zip(layout.strip('NC'), output_size))):
+        # the axis last, where products and maxima are taken
+        axis = layout.index(letter)
+        order = tuple(i for i in range(len(layout)) if i != axis) + (axis,)
+        x = ops.move_axes(x, order)
+        inside = _windows_along(ops, x, len(layout) - 1, count)
+        if mode == 'avg':
+            sums = F.sum(inside, axis=1, keepdims=True)
+            x = F.dot(x, F.broadcast_div(inside, sums), transpose_b=True)
+        else:
+            x = _largest_inside(ops, x, inside, count, len(layout))
+        x = ops.move_axes(x, _inverse(order))
+    return ops.leave(F.identity(x, name=name) if kind.symbol else x)
+
+
+def _windows_along(ops: _Operators, x: Any, axis: int, count: int) -> Any:
+    """A matrix (count, n), 1 where an element of the axis of size n is in a window, 0 elsewhere.
+
+    Computed without knowing n. Quotients of integers below 2**24 are rounded to the right side of
+    every integer in float32 too.
+    """
+    F = ops.F
+    place = F.BlockGrad(F.contrib.arange_like(x, axis=axis))
+    n = F.slice_axis(place, axis=0, begin=-1, end=None) + 1
+    ones = F.ones_like(n)
+    window = F.concat(*[ones * i for i in range(count)], dim=0) if count > 1 else ones * 0
+    first = F.floor(F.broadcast_div(F.broadcast_mul(window, n), ones * count))
+    last = F.ceil(F.broadcast_div(F.broadcast_mul(window + 1, n), ones * count))
+    place = F.expand_dims(place, axis=0)
+    from_first = F.broadcast_greater_equal(place, F.expand_dims(first, axis=1))
+    to_last = F.broadcast_lesser(place, F.expand_dims(last, axis=1))
+    return F.broadcast_mul(from_first, to_last)
+
+
+def _largest_inside(ops: _Operators, x: Any, inside: Any, count: int, ndim: int) -> Any:
+    """The maximum, or the first NaN, of what each row of `inside` lets through of the last axis."""
+    F = ops.F
+    x = F.expand_dims(x, axis=ndim - 1)
+    for _ in range(ndim - 1):
+        inside = F.expand_dims(inside, axis=0)
+    marks = F.BlockGrad(F.broadcast_add(F.zeros_like(x), inside))
+    # not broadcast, whose gradient refuses empty arrays
+    wide = F.concat(*[x] * count, dim=ndim - 1) if count > 1 else x
+    seen = F.where(marks, wide, F.zeros_like(wide) - float('inf'))
+    return F.squeeze(_largest_along(ops, seen, ndim), axis=ndim)
 
 
 # --------------------------------------------------------------------------- pooling

@@ -7,6 +7,14 @@ from __future__ import annotations
 
 from mxnet.gluon.nn import *  # noqa: F403
 
+from .adaptive_pool import (
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool2D,
+    AdaptiveAvgPool3D,
+    AdaptiveMaxPool1D,
+    AdaptiveMaxPool2D,
+    AdaptiveMaxPool3D,
+)
 from .conv import Conv1D, Conv2D, Conv3D
 from .conv_transpose import Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
 from .pool import (
@@ -26,6 +34,7 @@ from .pool import (
     Pool2D,
     Pool3D,
 )
+from .separable import DepthwiseConv2D, SeparableConv2D
 
 OURS = (
     Conv1D,
@@ -49,5 +58,13 @@ OURS = (
     Pool1D,
     Pool2D,
     Pool3D,
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool2D,
+    AdaptiveAvgPool3D,
+    AdaptiveMaxPool1D,
+    AdaptiveMaxPool2D,
+    AdaptiveMaxPool3D,
+    DepthwiseConv2D,
+    SeparableConv2D,
 )
 """The layers of this package; everything else here is MXNet's."""
