@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from .. import _mxnet, geometry
 from .._mxnet import mx
-from . import native, portable
+from . import composed, native, portable
 
 Arguments = Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
 
@@ -88,9 +88,8 @@ def obstacle(
     status = _mxnet.native_status()
     if not status.available:
         return status.reason
-    if not hasattr(native, op):
-        return f'the native library has no {op}'
-    assert not isinstance(arguments, geometry.ConvolutionTranspose)
+    if isinstance(arguments, geometry.ConvolutionTranspose):
+        return composed.obstacle(arguments, dtype, device)
     return native.obstacle(op, arguments, dtype, device)
 
 
@@ -113,7 +112,7 @@ def choose(
         return _portable(op, arguments, "the backend 'portable' was asked for")
     reason = obstacle(op, arguments, dtype, device)
     if not reason:
-        return native
+        return composed if isinstance(arguments, geometry.ConvolutionTranspose) else native
     if _current == 'native':
         raise ValueError(f"{op}: the backend 'native' was asked for, but {reason}")
     return _portable(op, arguments, reason)

@@ -12,7 +12,7 @@ the worlds differ.
 from __future__ import annotations
 
 import itertools
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy
 
@@ -104,6 +104,11 @@ _OPERATORS: Dict[Kind, _Operators] = {
 }
 
 
+def operators(kind: Kind) -> _Operators:
+    """MXNet's operators for inputs of one kind."""
+    return _OPERATORS[kind]
+
+
 def _check(node: str, key: str, **values: Any) -> str:
     """The name of a node that fails exactly where data does not fit.
 
@@ -180,12 +185,12 @@ def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
     return F.squeeze(x, axis=0, name=checked)
 
 
-def _legacy_and_empty(x: Any, kind: Kind) -> bool:
+def legacy_and_empty(x: Any, kind: Kind) -> bool:
     # Legacy arrays can be empty under np_shape, but few legacy operators take them.
     return kind == _mxnet.ND_ARRAY and 0 in x.shape
 
 
-def _inverse(axes: Ints) -> Ints:
+def inverse(axes: Ints) -> Ints:
     return tuple(sorted(range(len(axes)), key=axes.__getitem__))
 
 
@@ -229,7 +234,7 @@ def convolution(
     the image is thinned out first. Never is there a matrix as large as kernel times image, except
     in the second case while recording, where it is smaller by the product of the strides.
     """
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         x, weight = _mxnet.to_world(x, True), _mxnet.to_world(weight, True)
         bias = None if bias is None else _mxnet.to_world(bias, True)
         out = convolution(x, weight, bias, arguments, _mxnet.NP_ARRAY)
@@ -244,7 +249,7 @@ def convolution(
         )
     x = ops.move_axes(x, tuple(layout.index(axis) for axis in plain))
     if kind.symbol:
-        weight = _with_checked_shape(ops, weight, x, arguments)
+        weight = _with_checked_shape(ops, weight, x, arguments, 0)
     # the weight's axes are those of the layout with O for N and I for C; taps come first here
     weight = ops.move_axes(weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC'))
     x = ops.pad(x, arguments.pad, arguments.pad)
@@ -268,7 +273,7 @@ def convolution(
 
     if bias is not None:
         total = _with_bias(ops, total, bias, weight, arguments)
-    back = _inverse(tuple(layout.index(axis) for axis in plain))
+    back = inverse(tuple(layout.index(axis) for axis in plain))
     return ops.leave(ops.move_axes(total, back, name=name))
 
 
@@ -286,7 +291,7 @@ def convolution_transpose(
     One matrix product per tap of the kernel, as in `convolution`, over the data as it is: nothing
     is multiplied with zeros in between.
     """
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         x, weight = _mxnet.to_world(x, True), _mxnet.to_world(weight, True)
         bias = None if bias is None else _mxnet.to_world(bias, True)
         out = convolution_transpose(x, weight, bias, arguments, _mxnet.NP_ARRAY)
@@ -296,13 +301,8 @@ def convolution_transpose(
     layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
     x, weight = ops.enter(x), ops.enter(weight)
     if kind.symbol:
-        least = geometry.least_for_transposed(arguments)
-        values = {'padding': arguments.pad, 'least': least}
-        op = 'convolution_transpose'
-        x = _with_checked_sizes(ops, x, op, layout, least, 'nothing_left', values)
+        x, weight = with_checked_inputs(ops, x, weight, arguments)
     x = ops.move_axes(x, tuple(layout.index(axis) for axis in plain))
-    if kind.symbol:
-        weight = _with_checked_shape(ops, weight, x, arguments)
     # the weight's axes are those of the layout with I for N and O for C; taps come first here
     weight = ops.move_axes(weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC'))
 
@@ -315,10 +315,21 @@ def convolution_transpose(
     total = _spread(ops, piece, arguments, arguments.adj)
     if bias is not None:
         total = _with_bias(ops, total, bias, weight, arguments)
-    back = _inverse(tuple(layout.index(axis) for axis in plain))
+    back = inverse(tuple(layout.index(axis) for axis in plain))
     if back == tuple(range(len(back))):
         return ops.leave(ops.F.identity(total, name=name) if kind.symbol else total)
     return ops.leave(ops.move_axes(total, back, name=name))
+
+
+def with_checked_inputs(
+    ops: _Operators, x: Any, weight: Any, arguments: geometry.ConvolutionTranspose
+) -> Tuple[Any, Any]:
+    """`x` and `weight` of a graph, seen through nodes that fail where they don't fit."""
+    least = geometry.least_for_transposed(arguments)
+    values = {'padding': arguments.pad, 'least': least}
+    op, layout = 'convolution_transpose', arguments.layout
+    x = _with_checked_sizes(ops, x, op, layout, least, 'nothing_left', values)
+    return x, _with_checked_shape(ops, weight, x, arguments, layout.index('C'))
 
 
 def _spread(
@@ -349,14 +360,16 @@ def _spread(
         behind = tuple(r - n for r, n in zip(room, shift))
         shifted = ops.pad(piece(tap), shift, behind)
         images[rest] = ops.add(images[rest], shifted) if rest in images else shifted
-    total = _laced(ops, images, stride)
+    total = laced(ops, images, stride, 'CN' + window.layout.strip('NC'))
     tails = tuple(
         s * (r + 1) + p - e - a for s, r, p, e, a in zip(stride, room, window.pad, extents, adj)
     )
     return ops.take_every(total, window.pad, tails, (1,) * window.ndim)
 
 
-def _laced(ops: _Operators, images: Dict[Ints, Any], stride: Ints, rest: Ints = ()) -> Any:
+def laced(
+    ops: _Operators, images: Dict[Ints, Any], stride: Ints, layout: str, rest: Ints = ()
+) -> Any:
     """One image of several: element ``i * stride + rest`` is element i of ``images[rest]``.
 
     Where there is no image there are zeros.
@@ -364,13 +377,30 @@ def _laced(ops: _Operators, images: Dict[Ints, Any], stride: Ints, rest: Ints = 
     axis = len(rest)
     if axis == len(stride):
         return images[rest] if rest in images else ops.F.zeros_like(next(iter(images.values())))
-    parts = [_laced(ops, images, stride, rest + (i,)) for i in range(stride[axis])]
+    parts = [laced(ops, images, stride, layout, rest + (i,)) for i in range(stride[axis])]
     if len(parts) == 1:
         return parts[0]
-    parts = [ops.F.expand_dims(part, axis=axis + 3) for part in parts]
-    together = ops.F.concat(*parts, dim=axis + 3)
-    leading = axis + 2
-    return ops.reshape(together, (0,) * leading + (-3, -2), (-2,) * leading + (-5, -4))
+    at = layout.index(layout.strip('NC')[axis])
+    parts = [ops.F.expand_dims(part, axis=at + 1) for part in parts]
+    together = ops.F.concat(*parts, dim=at + 1)
+    return ops.reshape(together, (0,) * at + (-3, -2), (-2,) * at + (-5, -4))
+
+
+def slice_axes(
+    ops: _Operators,
+    x: Any,
+    layout: str,
+    begins: Sequence[int],
+    ends: Sequence[Optional[int]],
+    steps: Sequence[int],
+) -> Any:
+    """``x[begin:end:step]`` on each spatial axis of `layout`."""
+    spatial = layout.strip('NC')
+
+    def along(values: Sequence[Any], other: Any) -> Tuple[Any, ...]:
+        return tuple(other if axis in 'NC' else values[spatial.index(axis)] for axis in layout)
+
+    return ops.F.slice(x, begin=along(begins, None), end=along(ends, None), step=along(steps, 1))
 
 
 def _with_bias(
@@ -391,7 +421,7 @@ _PAD_MODES = {'zeros': 'constant', 'reflect': 'reflect', 'replicate': 'edge'}
 
 def border(x: Any, around: geometry.Border, layout: str, kind: Kind) -> Any:
     """`x` with `around` around it, on every spatial axis of `layout`."""
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         out = border(_mxnet.to_world(x, True), around, layout, _mxnet.NP_ARRAY)
         return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
@@ -412,7 +442,7 @@ def border(x: Any, around: geometry.Border, layout: str, kind: Kind) -> Any:
         return ops.leave(x)
     axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
     x = ops.pad(ops.move_axes(x, axes), around.before, around.after, mode=_PAD_MODES[around.mode])
-    return ops.leave(ops.move_axes(x, _inverse(axes)))
+    return ops.leave(ops.move_axes(x, inverse(axes)))
 
 
 class _Positions:
@@ -455,9 +485,9 @@ def _tap_matrix(ops: _Operators, weight: Any, tap: Ints, arguments: geometry.Any
 
 
 def _with_checked_shape(
-    ops: _Operators, weight: Any, x: Any, arguments: geometry.AnyConvolution
+    ops: _Operators, weight: Any, x: Any, arguments: geometry.AnyConvolution, channel_axis: int
 ) -> Any:
-    """`weight`, tied to the shape that follows from the data ``(C, N, *sizes)``.
+    """`weight`, tied to the shape that follows from the channels of the data.
 
     Shapes do not flow backwards through slices and products, so without this the weight of a
     layer whose initialisation waits for the data would stay unknown. A slice of a larger weight
@@ -484,7 +514,7 @@ def _with_checked_shape(
         )
 
     # a row as long as there are channels in the data, and of that what one group has
-    row = F.BlockGrad(F.contrib.arange_like(x, axis=0))
+    row = F.BlockGrad(F.contrib.arange_like(x, axis=channel_axis))
     name = (mismatch if shape else not_divisible)('groups')
     row = F.reshape(row, shape=(-4, groups, -1), name=name)
     if transposed:
@@ -537,7 +567,7 @@ def _known_shape(symbol: Any) -> Optional[Ints]:
 
 def unfold(x: Any, arguments: geometry.Convolution, kind: Kind, name: Optional[str] = None) -> Any:
     """The windows of `x`, of layout NC..., as columns ``(N, C * taps, windows)``."""
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         out = unfold(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
         return _mxnet.to_world(out, False)
     ops, ndim = _OPERATORS[kind], arguments.ndim
@@ -568,7 +598,7 @@ def fold(
     name: Optional[str] = None,
 ) -> Any:
     """The adjoint of `unfold`: columns are added up to images of `sizes`."""
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         out = fold(_mxnet.to_world(x, True), sizes, windows, arguments, _mxnet.NP_ARRAY)
         return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
@@ -612,7 +642,7 @@ def adaptive_pooling(
     Each axis is reduced by itself: by a product with the matrix that says which elements are in
     which window, or by the largest of what it lets through.
     """
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         out = adaptive_pooling(_mxnet.to_world(x, True), output_size, mode, layout, _mxnet.NP_ARRAY)
         return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
@@ -633,7 +663,7 @@ def adaptive_pooling(
             x = F.dot(x, F.broadcast_div(inside, sums), transpose_b=True)
         else:
             x = _largest_inside(ops, x, inside, count, len(layout))
-        x = ops.move_axes(x, _inverse(order))
+        x = ops.move_axes(x, inverse(order))
     return ops.leave(F.identity(x, name=name) if kind.symbol else x)
 
 
@@ -683,7 +713,7 @@ def pooling(
 
     Windows are boxes, so each mode is folded axis by axis: a window of h x w costs h + w steps.
     """
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         out = pooling(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
         return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
@@ -701,7 +731,7 @@ def pooling(
     if kind.symbol and layout == plain:
         # whichever operator came last, the graph's node gets the name that was asked for
         out = ops.F.identity(out, name=name)
-    return ops.leave(ops.move_axes(out, _inverse(axes), name=name))
+    return ops.leave(ops.move_axes(out, inverse(axes), name=name))
 
 
 def _spatial(arguments: geometry.Pooling) -> Ints:
