@@ -121,16 +121,9 @@ def convolution_transpose(
     if kind.symbol:
         x, weight = portable.with_checked_inputs(ops, x, weight, arguments)
     weight = _as_of_a_convolution(ops, weight, arguments)
-    users = len(plans)
-    adds = (
-        None if users > _USERS_WITHOUT_DETOUR else adds[0],
-        False,
-        None if users > 1 else adds[2],
-    )
-    images = {}
-    for rest, plan in plans.items():
+    weights = [
         # from the last tap down to the first, which no step is left before
-        taps = portable.slice_axes(
+        portable.slice_axes(
             ops,
             weight,
             layout,
@@ -138,11 +131,21 @@ def convolution_transpose(
             [None] * arguments.ndim,
             [-t.step for t in plan.taps],
         )
-        image = native.convolution(
-            ops.leave(x), ops.leave(taps), bias, plan.arguments, kind, None, adds
-        )
-        images[rest] = _cut(ops, ops.enter(image), layout, plan.starts, plan.tails)
-    out = portable.laced(ops, images, stride, layout)
+        for plan in plans.values()
+    ]
+    one = next(iter(plans.values()))
+    if arguments.groups == 1 and all(plan[1:] == one[1:] for plan in plans.values()):
+        out = _at_once(ops, x, weights, bias, one, arguments, adds)
+    else:
+        users = len(plans)
+        alone = (None if users > _USERS_WITHOUT_DETOUR else adds[0], False, None)
+        images = {
+            rest: _cut(
+                ops, _convolved(ops, x, taps, bias, plan.arguments, alone), layout, *plan[2:]
+            )
+            for (rest, plan), taps in zip(plans.items(), weights)
+        }
+        out = portable.laced(ops, images, stride, layout)
     first, room = _image_range(arguments)
     tails = [
         s * (r + 1) + p - geometry.extent(k, d) - a
@@ -152,6 +155,60 @@ def convolution_transpose(
         ops, out, layout, [p - s * f for p, s, f in zip(arguments.pad, stride, first)], tails
     )
     return ops.leave(ops.F.identity(out, name=name) if kind.symbol else out)
+
+
+def _convolved(
+    ops: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    arguments: geometry.Convolution,
+    adds: native.Adds,
+) -> Any:
+    x, weight = ops.leave(x), ops.leave(weight)
+    return ops.enter(native.convolution(x, weight, bias, arguments, ops.kind, None, adds))
+
+
+def _at_once(
+    ops: Any,
+    x: Any,
+    weights: List[Any],
+    bias: Any,
+    plan: _Plan,
+    arguments: geometry.ConvolutionTranspose,
+    adds: native.Adds,
+) -> Any:
+    """All rests by one convolution, whose output has the channels of one after those of another."""
+    layout, count = arguments.layout, len(weights)
+    if count > 1:
+        weight = ops.F.concat(*weights, dim=0)
+        if bias is not None:
+            bias = ops.leave(ops.F.concat(*[ops.enter(bias)] * count, dim=0))
+        adds = (adds[0], False, False)
+    else:
+        weight, adds = weights[0], (adds[0], False, adds[2])
+    whole = plan.arguments._replace(channels=arguments.channels * count)
+    image = _cut(ops, _convolved(ops, x, weight, bias, whole, adds), layout, *plan[2:])
+    if count == 1:
+        return image
+    # The axis of channels becomes one axis for each stride, and channels. Each of the former is
+    # moved behind the spatial axis that it is the stride of, and merged with it.
+    strides = [(axis, s) for axis, s in zip(layout.strip('NC'), arguments.stride) if s > 1]
+    at, more = layout.index('C'), len(strides)
+    for i, (_, s) in enumerate(strides):
+        leading = at + i
+        image = ops.reshape(
+            image, (0,) * leading + (-4, s, -1, -2), (-2,) * leading + (-6, s, -1, -4)
+        )
+    order: List[int] = []
+    for i, letter in enumerate(layout):
+        order.append(i + more if i >= at else i)
+        order += [at + j for j, (axis, _) in enumerate(strides) if axis == letter]
+    image = ops.move_axes(image, tuple(order))
+    for letter, _ in strides:
+        leading = layout.index(letter)
+        image = ops.reshape(image, (0,) * leading + (-3, -2), (-2,) * leading + (-5, -4))
+    return image
 
 
 def _window(arguments: geometry.ConvolutionTranspose) -> Tuple[Ints, Ints, Ints]:
