@@ -18,6 +18,7 @@ __all__ = [
     'convolution_transpose',
     'corr2d',
     'fold',
+    'pad',
     'pool2d',
     'pooling',
     'unfold',
@@ -578,6 +579,76 @@ def adaptive_pooling(
     output_size = geometry.per_axis(op, 'output_size', output_size, len(layout) - 2, 1)
     dtype = None if kind.symbol else check_adaptive(x, layout)
     return call_adaptive_pooling(x, output_size, mode, layout, kind, dtype, name)
+
+
+# --------------------------------------------------------------------------- padding
+
+
+def check_padded(x: Any, around: geometry.Border, layout: str) -> None:
+    """Refuse an array around which `around` cannot be put."""
+    check_arrays('pad', (x,))
+    geometry.bordered_shape(around, x.shape, layout)
+
+
+def call_pad(
+    x: Any, around: geometry.Border, layout: str, kind: Any, name: Optional[str] = None
+) -> Any:
+    """Put a checked border around `x`."""
+    return backends.portable.border(x, around, layout, kind, 'pad', name)
+
+
+def pad(
+    x: Any,
+    padding: Any,
+    padding_mode: str = 'zeros',
+    layout: str = 'NCHW',
+    name: Optional[str] = None,
+) -> Any:
+    """Put elements around `x`.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32, float64 or float16.
+    padding : int, (int, int) or ((int, int), (int, int))
+        Elements added on both sides of each axis: one value for both spatial axes, one for each, or
+        a pair (before, behind) for each.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        What they are: zeros; the data mirrored at its first and last element; those elements again
+        and again; or the data from the other end.
+    layout : str
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol
+        Of the same kind and dtype as `x`.
+
+    Raises
+    ------
+    TypeError
+        For an input that is no array or symbol of MXNet or of another dtype, and for arguments of
+        a wrong type.
+    ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> functional.pad(np.arange(3).reshape(1, 1, 3), ((2, 1),), 'circular', 'NCW')
+    array([[[1., 2., 0., 1., 2., 0.]]])
+    """
+    op = 'pad'
+    kind = _kind(op, x=x)
+    layout = geometry.layout_of(op, layout)
+    around = geometry.border(op, padding, padding_mode, len(layout) - 2)
+    if not kind.symbol:
+        check_padded(x, around, layout)
+    return call_pad(x, around, layout, kind, name)
 
 
 # --------------------------------------------------------------------------- windows as columns

@@ -22,6 +22,7 @@ __all__ = [
     'Convolution',
     'ConvolutionTranspose',
     'Pooling',
+    'border',
     'check_bias',
     'check_weight',
     'choice',
@@ -711,6 +712,47 @@ def _channels(op: str, channels: Any, groups: Any, in_channels: Any) -> Ints:
     return channels, groups
 
 
+def border(op: str, padding: Any, padding_mode: Any, ndim: int) -> Border:
+    """Check and normalise what is to be put around data.
+
+    Parameters
+    ----------
+    op : str
+        The caller, for messages.
+    padding : int, tuple of int or tuple of pairs
+        Elements on both sides of all axes or of each, or a pair (before, behind) for each.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        What they are.
+    ndim : int
+        How many spatial axes there are.
+
+    Returns
+    -------
+    Border
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, its value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.border('pad', ((1, 2), (0, 3)), 'reflect', 2)
+    Border(before=(1, 0), after=(2, 3), mode='reflect')
+    """
+    if isinstance(padding, str):
+        raise TypeError(message('not_integer', op=op, name='padding', value=repr(padding)))
+    before, after = _both_sides(op, padding, (1,) * ndim)
+    return Border(before, after, choice(op, 'padding_mode', padding_mode, PADDING_MODES))
+
+
+def bordered_shape(around: Border, data: Ints, layout: str, op: str = 'pad') -> Ints:
+    """The shape of data of shape `data` with `around` around it, if that can be made of it."""
+    batch, channels, sizes = split_shape(op, data, layout)
+    return _checked_size(op, join_shape(batch, channels, _bordered(op, sizes, around), layout))
+
+
 def _both_sides(op: str, padding: Any, extents: Ints) -> Tuple[Ints, Ints]:
     """What `padding` adds before and behind each axis."""
     ndim = len(extents)
@@ -1268,9 +1310,8 @@ def without_border(arguments: Convolution, data: Ints) -> Tuple[Convolution, Int
     """
     if arguments.border is None:
         return arguments, data
-    batch, channels, sizes = split_shape('convolution', data, arguments.layout)
-    sizes = _bordered('convolution', sizes, arguments.border)
-    return arguments._replace(border=None), join_shape(batch, channels, sizes, arguments.layout)
+    shape = bordered_shape(arguments.border, data, arguments.layout, 'convolution')
+    return arguments._replace(border=None), shape
 
 
 def least_for_transposed(arguments: ConvolutionTranspose) -> Ints:

@@ -17,6 +17,7 @@ from gluon_convpool.testing import (
     array_kind,
     assert_close,
     assert_gradients_numeric,
+    assert_layers_match,
     assert_same,
     draw,
     empty_arrays,
@@ -145,6 +146,49 @@ def test_mxnet_has_no_such_layer(np_arrays):
     report = gluon_convpool.swap(nn.Conv2D(4, 3, padding='same', padding_mode='reflect'), 'mxnet')
     assert not report.replaced and 'reflect' in report.left[0].reason
     assert not gluon_convpool.swap(nn.Conv2D(4, 3, padding='same'), 'mxnet').left
+
+
+# --------------------------------------------------------------------------- padding by itself
+
+
+@pytest.mark.parametrize('layout', ['first', 'last'])
+@pytest.mark.parametrize('mode', geometry.PADDING_MODES)
+@pytest.mark.parametrize('ndim', [1, 2, 3])
+def test_pad_is_what_numpy_does(ndim, mode, layout, np_or_nd):
+    move = np.asarray if layout == 'first' else lambda value: np.moveaxis(value, 1, -1)
+    for dtype in ('float32', 'float64', 'float16'):
+        x = draw('pad alone', (2, 3, *SIZES[ndim]))[0].astype(dtype)
+        found = functional.pad(
+            array_kind().array(move(x), dtype=dtype),
+            PAIRS[ndim],
+            mode,
+            geometry.LAYOUTS[ndim][layout == 'last'],
+        ).asnumpy()
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, move(padded(x, PAIRS[ndim], mode)))
+
+
+@pytest.mark.parametrize('padding', [0, 2, (0, 0, 0, 0, 1, 2, 3, 0)], ids=str)
+def test_reflection_layer_matches_the_builtin_one(padding, nd_arrays):
+    (x,) = draw('reflection', (2, 3, 5, 6))
+    assert_layers_match(nn.ReflectionPad2D(padding), gluon.nn.ReflectionPad2D(padding), x)
+    assert isinstance(nn.ReflectionPad2D(), gluon.nn.ReflectionPad2D)
+
+
+def test_reflection_layer_takes_pairs_and_arrays_of_both_kinds(np_or_nd):
+    x, head = draw('reflection', (2, 3, 5, 6), (2, 3, 8, 9))
+    pairs = ((1, 2), (0, 3))
+    dx = gradient_of_padding(head, x.shape, pairs, 'reflect')
+    for run in MODES:
+        found = measure(nn.ReflectionPad2D(pairs), x, head, run)
+        assert_same(found, {'output': padded(x, pairs, 'reflect'), 'x': dx})
+    layer = nn.ReflectionPad2D(5)
+    with pytest.raises(ValueError, match=r'pad: padding=.*at least \(6, 6\).* are \(5, 6\)'):
+        layer(array_kind().array(x))
+    with pytest.raises(ValueError, match='ReflectionPad2D: padding=-1'):
+        nn.ReflectionPad2D(-1)
+    with pytest.raises(TypeError, match="ReflectionPad2D: padding='same' must be an integer"):
+        nn.ReflectionPad2D('same')
 
 
 # ------------------------------------------------------------------------------- bad input

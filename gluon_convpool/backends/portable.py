@@ -419,7 +419,14 @@ def _with_bias(
 _PAD_MODES = {'zeros': 'constant', 'reflect': 'reflect', 'replicate': 'edge'}
 
 
-def border(x: Any, around: geometry.Border, layout: str, kind: Kind) -> Any:
+def border(
+    x: Any,
+    around: geometry.Border,
+    layout: str,
+    kind: Kind,
+    op: str = 'convolution',
+    name: Optional[str] = None,
+) -> Any:
     """`x` with `around` around it, on every spatial axis of `layout`."""
     if legacy_and_empty(x, kind):
         out = border(_mxnet.to_world(x, True), around, layout, _mxnet.NP_ARRAY)
@@ -429,7 +436,7 @@ def border(x: Any, around: geometry.Border, layout: str, kind: Kind) -> Any:
     if kind.symbol:
         least = geometry.least_for_border(around)
         values = {'padding': around.pairs, 'mode': repr(around.mode), 'least': least}
-        x = _with_checked_sizes(ops, x, 'convolution', layout, least, 'border_too_large', values)
+        x = _with_checked_sizes(ops, x, op, layout, least, 'border_too_large', values)
     if around.mode == 'circular':
         for axis, before, after in zip(layout.strip('NC'), around.before, around.after):
             at = layout.index(axis)
@@ -439,10 +446,11 @@ def border(x: Any, around: geometry.Border, layout: str, kind: Kind) -> Any:
             if after:
                 parts.append(ops.F.slice_axis(x, axis=at, begin=0, end=after))
             x = ops.F.concat(*parts, dim=at) if len(parts) > 1 else x
-        return ops.leave(x)
+        return ops.leave(ops.F.identity(x, name=name) if kind.symbol else x)
     axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
     x = ops.pad(ops.move_axes(x, axes), around.before, around.after, mode=_PAD_MODES[around.mode])
-    return ops.leave(ops.move_axes(x, inverse(axes)))
+    x = ops.move_axes(x, inverse(axes))
+    return ops.leave(ops.F.identity(x, name=name) if kind.symbol else x)
 
 
 class _Positions:

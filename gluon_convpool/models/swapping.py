@@ -248,6 +248,8 @@ def _obstacle(layer: Any, dtype: Optional[str]) -> str:
         op, dtype = layer.op, functional.dtype_name(layer.weight.dtype)
         contexts = layer.weight._ctx_list or ()
         device = next((one.device_type for one in contexts if one.device_type != 'cpu'), None)
+        if op == 'convolution_transpose':
+            return 'transposed convolutions of ours are not faster'
     return backends.obstacle(op, layer._arguments, dtype, device)
 
 
@@ -391,7 +393,7 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     >>> len(report.replaced) + len(report.left)
     3
     >>> print(report.left[-1])
-    2: Conv2DTranspose left, the native library has no convolution_transpose
+    2: Conv2DTranspose left, transposed convolutions of ours are not faster
     >>> back = gluon_convpool.swap(net, to='mxnet')
     >>> type(net[0]) is nn.Conv2D
     True

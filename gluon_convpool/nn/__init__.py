@@ -34,6 +34,7 @@ from .pool import (
     Pool2D,
     Pool3D,
 )
+from .reflection_pad import ReflectionPad2D
 from .separable import DepthwiseConv2D, SeparableConv2D
 
 OURS = (
@@ -66,5 +67,6 @@ OURS = (
     AdaptiveMaxPool3D,
     DepthwiseConv2D,
     SeparableConv2D,
+    ReflectionPad2D,
 )
 """The layers of this package; everything else here is MXNet's."""
