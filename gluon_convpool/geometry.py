@@ -63,6 +63,10 @@ MESSAGES: Dict[str, str] = {
         '{op}: an activation or a sum that is fused into the operator has no gradient; it is for'
         ' inference'
     ),
+    'channels_of_statistics': (
+        '{op}: the data has shape {shape}, but the parameters are for {channels} channels'
+    ),
+    'too_few_axes': '{op}: the data has shape {shape}, but needs two axes or more',
     'kernel_too_large': (
         '{op}: a window of size {kernel_size} with dilation={dilation} covers {extent} elements,'
         ' but the data with padding={padding} has only {padded}; the window must fit'

@@ -68,7 +68,7 @@ class Residual(gluon.HybridBlock):
         return self.end(self.pools(self.shared(self.shared(x)) + x))
 
 
-PATHS = ['first', 'shared', 'pools.0', 'pools.1', 'end.0', 'end.1']
+PATHS = ['first', 'norm', 'shared', 'pools.0', 'pools.1', 'end.0', 'end.1']
 SHAPE = (2, 3, 12, 12)
 
 
@@ -105,7 +105,7 @@ def test_a_network_that_runs_hybridized_is_traced_anew(mode, native, np_or_nd):
     swap(net)
     assert_same(computed(net, mode), expected)
     ours = [op for op in operators(net._cached_graph[1]) if 'convpool' in op]
-    assert len(ours) == 7  # the shared one twice
+    assert len(ours) == 8  # the shared one twice
     swap(net, to='mxnet')
     assert net._active
     assert_same(computed(net, mode), expected)
@@ -189,7 +189,7 @@ def test_training_goes_on_with_the_state_of_the_trainer(np_or_nd):
         losses.append([])
         for step in range(20):
             if step == swapping_at:
-                assert len(swap(net).replaced) == 6
+                assert len(swap(net).replaced) == len(PATHS)
             with autograd.record():
                 loss = loss_function(net(x), label).mean()
             loss.backward()

@@ -16,7 +16,7 @@ OURS = tuple(
     f'{kind}{dims}D'
     for kind in ('Conv', 'MaxPool', 'AvgPool', 'GlobalMaxPool', 'GlobalAvgPool')
     for dims in (1, 2, 3)
-) + ('Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose', 'ReflectionPad2D')
+) + ('Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose', 'BatchNorm', 'ReflectionPad2D')
 BUILTIN_NAMES = [name for name in dir(gluon.nn) if not name.startswith('_')]
 
 

@@ -93,6 +93,11 @@ def obstacle(
     return native.obstacle(op, arguments, dtype, device)
 
 
+def is_native() -> bool:
+    """Say whether the native library is there, and may compute what it has kernels for."""
+    return _current != 'portable' and _mxnet.native_status().available
+
+
 def choose(
     op: str,
     arguments: Arguments,
@@ -290,7 +295,7 @@ def info() -> Info:
         version=__version__,
         mxnet=mx.__version__,
         numpy=_mxnet.numpy.__version__,
-        backend='native' if status.available and _current != 'portable' else 'portable',
+        backend='native' if is_native() else 'portable',
         native=status.available,
         reason=status.reason,
         library=_mxnet.LIBRARY if status.available else '',

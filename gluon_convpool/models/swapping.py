@@ -1,4 +1,4 @@
-"""Built-in convolution and pooling layers of a network become ours, and back.
+"""Built-in layers of a network become ours, and back: convolution, pooling, batch norm.
 
 Our layers are subclasses of MXNet's and keep their state under the same names, so a layer is
 replaced by giving it another class. It stays the same object: whoever holds it, its parameters,
@@ -11,12 +11,14 @@ import copy
 import functools
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
+from mxnet.gluon.nn import basic_layers
 from mxnet.gluon.nn import conv_layers as builtin
 
-from .. import backends, functional, geometry, nn
+from .. import _mxnet, backends, functional, geometry, nn
 from .._mxnet import mx
 from ..nn import _common
 from ..nn._kernel_layer import KernelLayer
+from ..nn.batch_norm import _BatchNorm
 from ..nn.pool import AnyPooling, _Pooling
 from . import operators
 from .graph import Graph
@@ -174,7 +176,7 @@ def _copy(net: Any) -> Any:
 
 
 def _is_ours(block: Any) -> bool:
-    return isinstance(block, (KernelLayer, _Pooling))
+    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm))
 
 
 def _revive(cls: Any, ours: Any) -> Any:
@@ -243,6 +245,13 @@ def _obstacle(layer: Any, dtype: Optional[str]) -> str:
     """Say why ours would be slower than the built-in layer, or return an empty string."""
     if backends.current() == 'portable':
         return ''
+    if isinstance(layer, _BatchNorm):
+        status = _mxnet.native_status()
+        if not status.available:
+            return status.reason
+        if dtype is None:
+            return 'the parameters around it are of several types'
+        return layer.obstacle()
     op, device = 'pooling', None
     if isinstance(layer, KernelLayer):
         op, dtype = layer.op, functional.dtype_name(layer.weight.dtype)
@@ -289,7 +298,7 @@ def _builtin_class(layer: Any) -> Type[Any]:
         border = getattr(layer, '_kwargs', {}).get('border')
         if border is not None:
             raise ValueError(f'MXNet has no padding={border.pairs} with {border.mode}')
-        return next(one for one in cls.__mro__ if one.__module__ == builtin.__name__)
+        return next(one for one in cls.__mro__ if one.__module__.startswith('mxnet.'))
     raise ValueError(f'{cls.__name__} is a subclass of {cls.__bases__[0].__name__} of ours')
 
 
@@ -340,14 +349,17 @@ def _swap_block(block: Any, to: str, dtype: Optional[str]) -> Optional[Tuple[str
         if words:
             raise ValueError(words)
         return None
-    if not isinstance(block, (builtin._Conv, builtin._Pooling)):
+    if not isinstance(block, (builtin._Conv, builtin._Pooling, basic_layers.BatchNorm)):
         return None
     _become_ours(block, dtype)
     return before, f'gluon_convpool {type(block).__name__}'
 
 
 def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
-    """Replace the built-in convolution and pooling layers of a network by ours, or ours by them.
+    """Replace the built-in layers of a network by ours, or ours by them.
+
+    Convolution and pooling layers, and batch norms between them, since MXNet's are slow on the
+    arrays that our layers give.
 
     Layers are found wherever they stand: nested, in blocks of your own and their lists, used in
     several places, as subclasses of a built-in layer that change nothing of how it computes. Each
@@ -414,7 +426,7 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
             if names is None:
                 continue
             report.replaced.append(Replaced(path, *names))
-            if to == 'mxnet' and inplace and isinstance(block, builtin._Conv):
+            if to == 'mxnet' and inplace:
                 for parameter in block._reg_params.values():
                     _common.unwatch(parameter)
     if report.replaced:

@@ -15,6 +15,7 @@ from .adaptive_pool import (
     AdaptiveMaxPool2D,
     AdaptiveMaxPool3D,
 )
+from .batch_norm import BatchNorm
 from .conv import Conv1D, Conv2D, Conv3D
 from .conv_transpose import Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
 from .pool import (
@@ -38,6 +39,7 @@ from .reflection_pad import ReflectionPad2D
 from .separable import DepthwiseConv2D, SeparableConv2D
 
 OURS = (
+    BatchNorm,
     Conv1D,
     Conv2D,
     Conv3D,
