@@ -18,6 +18,8 @@ __all__ = [
     'convolution_transpose',
     'corr2d',
     'fold',
+    'max_pooling_with_indices',
+    'max_unpooling',
     'pad',
     'pool2d',
     'pooling',
@@ -493,6 +495,157 @@ def pooling(
     dtype, device = check_pooled(arguments, x)
     geometry.pooling_shape(arguments, x.shape)
     return call_pooling(x, arguments, kind, dtype, device, name)
+
+
+# --------------------------------------------------------------------------- unpooling
+
+
+def _maximum(
+    op: str, pool_size: Any, strides: Any, padding: Any, ceil_mode: Any, layout: Any
+) -> geometry.Pooling:
+    return geometry.pooling_arguments(
+        op, pool_size, strides, padding, 'max', ceil_mode, layout=layout
+    )
+
+
+def max_pooling_with_indices(
+    x: Any,
+    pool_size: Any = 2,
+    strides: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = 'NCHW',
+) -> Tuple[Any, Any]:
+    """Reduce each window of `x` to its maximum, and say where that stood.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32, float64 or float16.
+    pool_size : int or (int, int)
+        As in `pooling`.
+    strides : int or (int, int), optional
+        As in `pooling`.
+    padding : int or (int, int)
+        As in `pooling`.
+    ceil_mode : bool
+        As in `pooling`.
+    layout : str
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
+
+    Returns
+    -------
+    maxima : array or symbol, shape (batch, channels, output height, output width)
+        What `pooling` returns, with its gradient.
+    indices : array or symbol of int32, of the same shape
+        ``row * width + column`` of the first maximum, or of the first NaN, within its channel; -1
+        where a window holds nothing of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As by `pooling`.
+
+    See Also
+    --------
+    max_unpooling : puts elements back where the indices say.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> x = np.array([[[3, 1, 4, 1, 5, 9]]])
+    >>> maxima, indices = functional.max_pooling_with_indices(x, 2, layout='NCW')
+    >>> maxima
+    array([[[3., 4., 9.]]])
+    >>> indices
+    array([[[0, 2, 5]]], dtype=int32)
+    """
+    op = 'max_pooling_with_indices'
+    kind = _kind(op, x=x)
+    arguments = _maximum(op, pool_size, strides, padding, ceil_mode, layout)
+    dtype = None
+    if not kind.symbol:
+        dtype, _ = check_arrays(op, (x,))
+        geometry.pooling_shape(arguments, x.shape, op)
+    portable, wide = backends.portable, COMPUTED_IN.get(dtype or '')
+    maxima, indices = portable.max_pooling_with_indices(
+        portable.cast(x, wide, kind) if wide else x, arguments, kind
+    )
+    return (portable.cast(maxima, dtype, kind) if wide else maxima), indices
+
+
+def max_unpooling(
+    x: Any,
+    indices: Any,
+    output_size: Any,
+    pool_size: Any = 2,
+    strides: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = 'NCHW',
+) -> Any:
+    """Put each element of `x` where `indices` say, among zeros.
+
+    It is the adjoint of taking the maxima: elements that come from windows with one and the same
+    maximum are added up.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32, float64 or float16.
+    indices : array or symbol of int32 or int64, of the same shape
+        What `max_pooling_with_indices` returned.
+    output_size : int or (int, int)
+        Height and width of the output: those of the data that was pooled.
+    pool_size : int or (int, int)
+        That of `max_pooling_with_indices`.
+    strides : int or (int, int), optional
+        The same.
+    padding : int or (int, int)
+        The same.
+    ceil_mode : bool
+        The same.
+    layout : str
+        The same.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, *output_size)
+        Of the same kind and dtype as `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> x = np.array([[[3, 1, 4, 1, 5, 9]]])
+    >>> maxima, indices = functional.max_pooling_with_indices(x, 2, layout='NCW')
+    >>> functional.max_unpooling(maxima, indices, 6, 2, layout='NCW')
+    array([[[3., 0., 4., 0., 0., 9.]]])
+    """
+    op = 'max_unpooling'
+    kind = _kind(op, x=x, indices=indices)
+    arguments = _maximum(op, pool_size, strides, padding, ceil_mode, layout)
+    sizes = geometry.per_axis(op, 'output_size', output_size, arguments.ndim, 1)
+    whole = geometry.join_shape(1, 1, sizes, arguments.layout)
+    pooled = geometry.pooling_shape(arguments, whole, op)
+    windows = geometry.split_shape(op, pooled, arguments.layout)[2]
+    if not kind.symbol:
+        check_arrays(op, (x,))
+        check_arrays(f'{op}(indices)', (indices,), ('int32', 'int64'))
+        if geometry.split_shape(op, x.shape, arguments.layout)[2] != windows:
+            geometry.refuse(
+                'unpooled_shape', op=op, output_size=sizes, expected=windows, shape=x.shape
+            )
+        if indices.shape != x.shape:
+            geometry.refuse('indices_shape', op=op, indices_shape=indices.shape, expected=x.shape)
+    return backends.portable.max_unpooling(x, indices, sizes, windows, arguments, kind)
 
 
 # --------------------------------------------------------------------------- adaptive pooling

@@ -82,6 +82,10 @@ MESSAGES: Dict[str, str] = {
         "{op}: padding={value} must be 'same', 'valid', one integer, a tuple of {ndim}, or a pair"
         ' (before, behind) for each of {ndim} axes'
     ),
+    'unpooled_shape': (
+        '{op}: output_size={output_size} is pooled to {expected}, but x has shape {shape}'
+    ),
+    'indices_shape': '{op}: indices have shape {indices_shape}; expected that of x, {expected}',
     'nothing_to_pool': (
         '{op}: the data has spatial sizes {sizes}, but each axis must have at least 1 element'
     ),

@@ -16,6 +16,7 @@ from gluon_convpool.testing import (
     BUILTIN,
     MODES,
     ConvolutionCase,
+    ConvolutionTransposeCase,  # noqa: F401, what some cases are written as
     ParityError,
     PoolingCase,
     array_kind,

@@ -771,17 +771,20 @@ def _max(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
         for axis in reversed(_spatial(arguments)):
             x = _largest_along(ops, x, axis)
         return x
-    before, after = _padding(arguments)
-    x = ops.pad(x, before, after, float('-inf'))
+    x = ops.pad(x, *_padding(arguments), float('-inf'))
     for axis in reversed(_spatial(arguments)):
         taps = _taps(ops, x, axis, arguments)
         x = taps[0]
         for tap in taps[1:]:
-            keep = ops.F.broadcast_logical_or(
-                ops.F.broadcast_greater_equal(x, tap), ops.F.broadcast_not_equal(x, x)
-            )
-            x = ops.F.where(keep, x, tap)
+            x = ops.F.where(_keeps(ops, x, tap), x, tap)
     return x
+
+
+def _keeps(ops: _Operators, x: Any, tap: Any) -> Any:
+    """Where `x` is the maximum of both; NaN is more than any number, and the first of equals."""
+    return ops.F.broadcast_logical_or(
+        ops.F.broadcast_greater_equal(x, tap), ops.F.broadcast_not_equal(x, x)
+    )
 
 
 def _largest_along(ops: _Operators, x: Any, axis: int) -> Any:
@@ -860,3 +863,102 @@ def _lp(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
 
 
 _MODES = {'max': _max, 'avg': _avg, 'sum': _sum, 'lp': _lp}
+
+
+# --------------------------------------------------------------------------- unpooling
+
+
+def _flat_places(ops: _Operators, x: Any, ndim: int) -> Any:
+    """The place of each element of `x`, (N, C, *sizes), in its row-major plane, in float64."""
+    F = ops.F
+    plane = scale = None
+    for axis in range(ndim + 1, 1, -1):
+        line = F.cast(F.contrib.arange_like(x, axis=axis), dtype='float64')
+        size = F.slice_axis(line, axis=0, begin=-1, end=None) + 1
+        shape = tuple(-1 if i == axis else 1 for i in range(ndim + 2))
+        line = F.reshape(line, shape=shape)
+        size = F.reshape(size, shape=(1,) * (ndim + 2))
+        if plane is None:
+            plane, scale = line, size
+        else:
+            plane = F.broadcast_add(plane, F.broadcast_mul(line, scale))
+            scale = F.broadcast_mul(scale, size)
+    zeros = F.zeros_like(F.cast(x, dtype='float64'))
+    return F.BlockGrad(F.broadcast_add(zeros, plane))
+
+
+def max_pooling_with_indices(x: Any, arguments: geometry.Pooling, kind: Kind) -> Tuple[Any, Any]:
+    """Maxima of windows, as `pooling` gives them, and their places."""
+    if legacy_and_empty(x, kind):
+        both = max_pooling_with_indices(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(both[0], False), _mxnet.to_world(both[1], False)
+    ops, layout = _OPERATORS[kind], arguments.layout
+    x = ops.enter(x)
+    if kind.symbol:
+        ones = (1,) * arguments.ndim
+        op = 'max_pooling_with_indices'
+        x = _with_fitting_window(ops, x, op, layout, arguments.kernel, arguments.pad, ones)
+    axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
+    x = ops.move_axes(x, axes)
+    places = _flat_places(ops, x, arguments.ndim)
+    x = ops.pad(x, *_padding(arguments), float('-inf'))
+    places = ops.pad(places, *_padding(arguments), -1.0)
+    for axis in reversed(_spatial(arguments)):
+        taps = list(zip(_taps(ops, x, axis, arguments), _taps(ops, places, axis, arguments)))
+        x, places = taps[0]
+        for tap, its_places in taps[1:]:
+            # padding never wins over an element, be it -inf
+            inside = ops.F.broadcast_logical_or(places >= 0, its_places < 0)
+            keep = _keeps(ops, x, tap)
+            keep = ops.F.where(inside, keep, ops.F.zeros_like(keep))
+            x, places = ops.F.where(keep, x, tap), ops.F.where(keep, places, its_places)
+    indices = ops.F.cast(ops.F.BlockGrad(places), dtype='int32')
+    back = inverse(axes)
+    return ops.leave(ops.move_axes(x, back)), ops.leave(ops.move_axes(indices, back))
+
+
+def max_unpooling(
+    x: Any,
+    indices: Any,
+    sizes: Ints,
+    windows: Ints,
+    arguments: geometry.Pooling,
+    kind: Kind,
+) -> Any:
+    """Each element of `x` where its index says, in images of `sizes`.
+
+    One piece for each tap of the window: the elements whose maximum was there. A tap in the padding
+    may have the number of another place, but what it gives is cut off with the padding.
+    """
+    if legacy_and_empty(x, kind):
+        both = (_mxnet.to_world(x, True), _mxnet.to_world(indices, True))
+        out = max_unpooling(*both, sizes, windows, arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops, ndim, layout = _OPERATORS[kind], arguments.ndim, arguments.layout
+    F = ops.F
+    axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
+    x = ops.move_axes(ops.enter(x), axes)
+    indices = F.cast(ops.move_axes(ops.enter(indices), axes), dtype='float64')
+    zeros = F.BlockGrad(F.zeros_like(x))
+
+    def piece(tap: Ints) -> Any:
+        plane = None
+        scale = 1
+        for axis in range(ndim - 1, -1, -1):
+            line = F.cast(F.contrib.arange_like(x, axis=axis + 2), dtype='float64')
+            line = (line * arguments.stride[axis] + (tap[axis] - arguments.pad[axis])) * scale
+            line = F.reshape(line, shape=tuple(-1 if i == axis + 2 else 1 for i in range(ndim + 2)))
+            plane = line if plane is None else F.broadcast_add(plane, line)
+            scale *= sizes[axis]
+        here = F.broadcast_equal(indices, F.BlockGrad(plane))
+        return F.where(here, x, zeros)
+
+    ones = (1,) * ndim
+    window = geometry.Convolution(
+        arguments.kernel, arguments.stride, ones, arguments.pad, 1, 1, 'NC' + layout.strip('NC')
+    )
+    adj = tuple(
+        n + 2 * p - (o - 1) * s - k
+        for n, p, o, s, k in zip(sizes, arguments.pad, windows, arguments.stride, arguments.kernel)
+    )
+    return ops.leave(ops.move_axes(_spread(ops, piece, window, adj), inverse(axes)))
