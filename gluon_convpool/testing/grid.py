@@ -270,6 +270,7 @@ def _transposed(ndim: int) -> Cases:
         yield case(dilation=dilation, strides=strides, padding=1)
     for groups, inputs, outputs in ((2, 4, 6), (3, 3, 3), (5, 15, 5)):
         yield case(channels=(inputs, outputs), groups=groups, strides=2, padding=1)
+    yield case(channels=(4, 6), groups=2, strides=3, kernel_size=4)
     for batch in (0, 1, 5):
         yield case(batch=batch, kernel_size=kernel, strides=2)
     yield case(use_bias=False, strides=2)
