@@ -30,8 +30,9 @@ def server(op: str, layout: str, dtype: str) -> str:
     if dtype in functional.INTEGERS and op != 'pooling':
         return '–'
     wide = functional.COMPUTED_IN.get(dtype, dtype)
-    obstacle = backends.obstacle(op, arguments_of(op, layout), wide, 'cpu')
-    return ('portable' if obstacle else 'native') + ('' if wide == dtype else f', in {wide}')
+    backend = backends.choose(op, arguments_of(op, layout), wide, 'cpu')
+    names = {backends.builtin: "MXNet's", backends.portable: 'portable'}
+    return names.get(backend, 'native') + ('' if wide == dtype else f', in {wide}')
 
 
 def rows() -> Iterator[Tuple[str, ...]]:

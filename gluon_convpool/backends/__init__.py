@@ -1,8 +1,8 @@
-"""Who computes: the native library, or a composition of MXNet's own operators.
+"""Who computes: the native library, MXNet's own convolution, or a composition of its operators.
 
 `choose` decides for one call. With ``'auto'``, the default, the native backend serves whatever it
-can and the portable one the rest; ``'native'`` turns "cannot" into an error that says why, and
-``'portable'`` never asks.
+can; of the rest, MXNet's operator serves what it is fast at, and the portable backend everything
+else; ``'native'`` turns "cannot" into an error that says why, and ``'portable'`` never asks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from .. import _mxnet, geometry
 from .._mxnet import mx
-from . import composed, native, portable
+from . import builtin, composed, native, portable
 
 Arguments = Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
 
@@ -120,6 +120,13 @@ def choose(
         return composed if isinstance(arguments, geometry.ConvolutionTranspose) else native
     if _current == 'native':
         raise ValueError(f"{op}: the backend 'native' was asked for, but {reason}")
+    algorithm = getattr(arguments, 'algorithm', 'auto')
+    if (
+        algorithm == 'auto'
+        and _mxnet.native_status().available
+        and not builtin.obstacle(op, arguments, dtype, device)
+    ):
+        return builtin
     return _portable(op, arguments, reason)
 
 

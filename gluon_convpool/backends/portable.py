@@ -321,6 +321,19 @@ def convolution_transpose(
     return ops.leave(ops.move_axes(total, back, name=name))
 
 
+def with_checked_convolution(
+    x: Any, weight: Any, arguments: geometry.Convolution, kind: Kind
+) -> Tuple[Any, Any]:
+    """`x` and `weight` of a graph, seen through nodes that fail where they don't fit."""
+    ops, layout = _OPERATORS[kind], arguments.layout
+    x, weight = ops.enter(x), ops.enter(weight)
+    x = _with_fitting_window(
+        ops, x, 'convolution', layout, arguments.kernel, arguments.pad, arguments.dilate
+    )
+    weight = _with_checked_shape(ops, weight, x, arguments, layout.index('C'))
+    return ops.leave(x), ops.leave(weight)
+
+
 def with_checked_inputs(
     ops: _Operators, x: Any, weight: Any, arguments: geometry.ConvolutionTranspose
 ) -> Tuple[Any, Any]:

@@ -138,7 +138,16 @@ class KernelLayer(DataGradient, builtin._Conv):
         if array_kind(self, x).symbol:
             return super().forward(x)
         self._check(x)
-        return self._forward_alone(x) if self._active else super().forward(x)
+        if not self._active:
+            return super().forward(x)
+        if 0 not in x.shape:
+            return self._forward_alone(x)
+        # Some of MXNet's operators refuse empty arrays in graphs, and there is nothing to compute.
+        self._active = False
+        try:
+            return super().forward(x)
+        finally:
+            self._active = True
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Optional[Any] = None) -> Any:
         kind = kind_of(x)
