@@ -13,14 +13,31 @@ from . import backends as _backends
 from .backends import Info, get_num_threads, info, set_num_threads, use_backend
 from .functional import corr2d, pool2d
 from .models import optimize, swap
-from .nn import Conv2D, Pool2D
+from .nn import (
+    Conv1D,
+    Conv1DTranspose,
+    Conv2D,
+    Conv2DTranspose,
+    Conv3D,
+    Conv3DTranspose,
+    Pool1D,
+    Pool2D,
+    Pool3D,
+)
 
 __version__ = '0.1.0'
 
 __all__ = [
+    'Conv1D',
+    'Conv1DTranspose',
     'Conv2D',
+    'Conv2DTranspose',
+    'Conv3D',
+    'Conv3DTranspose',
     'Info',
+    'Pool1D',
     'Pool2D',
+    'Pool3D',
     '__version__',
     'corr2d',
     'functional',

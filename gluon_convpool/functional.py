@@ -1,19 +1,36 @@
 """Convolution and pooling as functions of arrays or symbols.
 
-Both take ``mx.np`` arrays, legacy ``mx.nd`` arrays and symbols of either world, and return the
+All take ``mx.np`` arrays, legacy ``mx.nd`` arrays and symbols of either world, and return the
 same kind. Everything is checked before anything is computed.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 from . import backends, geometry
 from ._mxnet import Kind, kind_of
 
-__all__ = ['convolution', 'corr2d', 'pool2d', 'pooling']
+__all__ = [
+    'adaptive_pooling',
+    'convolution',
+    'convolution_transpose',
+    'corr2d',
+    'fold',
+    'max_pooling_with_indices',
+    'max_unpooling',
+    'pad',
+    'pool2d',
+    'pooling',
+    'unfold',
+]
 
-DTYPES = ('float32', 'float64')
+DTYPES = ('float32', 'float64', 'float16')
+INTEGERS = ('int8', 'uint8', 'int32')
+# What arrays of these dtypes are computed in. Every integer of 32 bits is a float64, and so is the
+# sum of two million of them.
+COMPUTED_IN = {'float16': 'float32', **dict.fromkeys(INTEGERS, 'float64')}
 
 
 # --------------------------------------------------------------------------- checks
@@ -52,8 +69,10 @@ def dtype_name(dtype: Any) -> str:
     return name
 
 
-def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
-    """The one dtype and the one device type ('cpu', 'gpu') of `arrays`.
+def check_arrays(
+    op: str, arrays: Iterable[Any], allowed: Tuple[str, ...] = DTYPES
+) -> Tuple[str, str]:
+    """The one dtype, out of `allowed`, and the one device type ('cpu', 'gpu') of `arrays`.
 
     Raises
     ------
@@ -66,9 +85,10 @@ def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
     dtypes = [dtype_name(array.dtype) for array in arrays]
     if len(set(dtypes)) > 1:
         geometry.refuse('mixed_dtypes', op=op, dtypes=', '.join(dtypes))
-    if dtypes[0] not in DTYPES:
+    if dtypes[0] not in allowed:
+        words = ', '.join(allowed)
         raise TypeError(
-            geometry.message('unsupported_dtype', op=op, dtype=dtypes[0], allowed=', '.join(DTYPES))
+            geometry.message('unsupported_dtype', op=op, dtype=dtypes[0], allowed=words)
         )
     device = arrays[0].ctx
     if any(array.ctx != device for array in arrays[1:]):
@@ -77,7 +97,44 @@ def check_arrays(op: str, arrays: Iterable[Any]) -> Tuple[str, str]:
     return dtypes[0], device.device_type
 
 
+def check_pooled(arguments: geometry.Pooling, x: Any) -> Tuple[str, str]:
+    """As `check_arrays`, for the data of a pooling, which may be integers."""
+    dtype, device = check_arrays('pooling', (x,), DTYPES + INTEGERS)
+    if dtype in INTEGERS and arguments.mode == 'lp':
+        raise TypeError(
+            geometry.message(
+                'unsupported_dtype', op="pooling(mode='lp')", dtype=dtype, allowed=', '.join(DTYPES)
+            )
+        )
+    return dtype, device
+
+
 # --------------------------------------------------------------------------- checked calls
+
+
+def _call_with_weight(
+    op: str,
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.AnyConvolution,
+    kind: Kind,
+    dtype: Optional[str],
+    device: Optional[str],
+    name: Optional[str],
+    adds: Tuple[Optional[bool], ...],
+) -> Any:
+    wide = COMPUTED_IN.get(dtype or '')
+    if wide is None:
+        backend = backends.choose(op, arguments, dtype, device)
+        return getattr(backend, op)(x, weight, bias, arguments, kind, name, adds)
+    cast = backends.portable.cast
+    x, weight = cast(x, wide, kind), cast(weight, wide, kind)
+    bias = None if bias is None else cast(bias, wide, kind)
+    # the casts, which are MXNet's, add where that is asked for
+    alone = (False, False, False)
+    out = _call_with_weight(op, x, weight, bias, arguments, kind, wide, device, None, alone)
+    return cast(out, dtype, kind, name)
 
 
 def call_convolution(
@@ -96,8 +153,29 @@ def call_convolution(
     `dtype` and `device` are None where unknown, and so is each of `adds`: whether the gradient of
     that input may have to be added to what is already there.
     """
-    backend = backends.choose('convolution', arguments, dtype, device)
-    return backend.convolution(x, weight, bias, arguments, kind, name, adds)
+    if arguments.border is not None:
+        x = backends.portable.border(x, arguments.border, arguments.layout, kind)
+        arguments, adds = arguments._replace(border=None), (False, *adds[1:])
+    return _call_with_weight(
+        'convolution', x, weight, bias, arguments, kind, dtype, device, name, adds
+    )
+
+
+def call_convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.ConvolutionTranspose,
+    kind: Kind,
+    dtype: Optional[str],
+    device: Optional[str],
+    name: Optional[str] = None,
+    adds: Tuple[Optional[bool], ...] = (None, None, None),
+) -> Any:
+    """Hand a checked transposed convolution to a backend; the rest is as in `call_convolution`."""
+    return _call_with_weight(
+        'convolution_transpose', x, weight, bias, arguments, kind, dtype, device, name, adds
+    )
 
 
 def call_pooling(
@@ -110,8 +188,16 @@ def call_pooling(
     adds: Tuple[Optional[bool], ...] = (None,),
 ) -> Any:
     """Hand a checked pooling to a backend; `dtype`, `device` and `adds` as above."""
-    backend = backends.choose('pooling', arguments, dtype, device)
-    return backend.pooling(x, arguments, kind, name, adds)
+    wide = COMPUTED_IN.get(dtype or '')
+    if wide is None:
+        backend = backends.choose('pooling', arguments, dtype, device)
+        return backend.pooling(x, arguments, kind, name, adds)
+    portable = backends.portable
+    x = portable.cast(x, wide, kind)
+    out = call_pooling(x, arguments, kind, wide, device, None, (False,))
+    if dtype in INTEGERS:
+        out = portable.to_integers(out, dtype, kind, floor=arguments.mode == 'avg')
+    return portable.cast(out, dtype, kind, name)
 
 
 def convolution(
@@ -127,27 +213,31 @@ def convolution(
     channels: Optional[int] = None,
     name: Optional[str] = None,
     algorithm: str = 'auto',
+    padding_mode: str = 'zeros',
 ) -> Any:
     """Slide a kernel over `x` and sum the products (cross-correlation, as MXNet's convolution).
 
     Parameters
     ----------
     x : array or symbol, shape (batch, in_channels, height, width)
-        In the order of `layout`; float32 or float64.
+        In the order of `layout`; float32, float64, or float16, which is computed in float32.
     weight : array or symbol, shape (channels, in_channels / groups, kernel height, kernel width)
         In the order of `layout`, with ``channels`` in the place of N; of the dtype of `x`.
     bias : array or symbol, shape (channels,), optional
         Added to each output channel.
     strides : int or (int, int)
         Step from one window to the next: one value for both spatial axes or one per axis.
-    padding : int or (int, int)
-        Zeros added on both sides of each axis.
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
+        Elements added on both sides of each axis; or a pair (before, behind) for each; 'valid' adds
+        none, and 'same' adds ``dilation * (kernel - 1)`` in all, the smaller half in front, so that
+        the output has ``ceil(n / stride)`` elements.
     dilation : int or (int, int)
         Step from one element of a window to the next.
     groups : int
         Splits the channels into that many separate convolutions; must divide both channel counts.
     layout : str
-        'NCHW' or 'NHWC'.
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
     kernel_size : int or (int, int), optional
         Needed for symbols, which don't know the shape of `weight`; read from it otherwise.
     channels : int, optional
@@ -157,6 +247,9 @@ def convolution(
     algorithm : {'auto', 'implicit_gemm', 'winograd', 'depthwise'}
         Which arithmetic of the native backend computes the output; 'auto' takes the one that
         should be fastest. A gradient for which the algorithm has no kernel is left to 'auto'.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        What the added elements are: zeros; the data mirrored at its first and last element; those
+        elements again and again; or the data from the other end.
 
     Returns
     -------
@@ -184,19 +277,9 @@ def convolution(
     op = 'convolution'
     kind = _kind(op, x=x, weight=weight, bias=bias)
     layout = geometry.layout_of(op, layout)
-    if not kind.symbol:
-        w_shape = weight.shape
-        if len(w_shape) != len(layout):
-            expected = f'{len(layout)} axes for layout {layout}'
-            geometry.refuse('weight_shape', op=op, weight_shape=w_shape, expected=expected)
-        read_channels, _, read_kernel = geometry.split_shape(op, w_shape, layout)
-        kernel_size = read_kernel if kernel_size is None else kernel_size
-        channels = read_channels if channels is None else channels
-    elif kernel_size is None or channels is None:
-        raise TypeError(
-            f'{op}: kernel_size={kernel_size!r} and channels={channels!r} must both be given for'
-            ' symbols, whose weight has no shape to read them from'
-        )
+    read_channels, _, read_kernel = _read_weight(op, weight, kind, layout, kernel_size, channels)
+    kernel_size = read_kernel if kernel_size is None else kernel_size
+    channels = read_channels if channels is None else channels
     arguments = geometry.convolution_arguments(
         op,
         kernel_size,
@@ -207,13 +290,133 @@ def convolution(
         groups,
         layout,
         algorithm=algorithm,
+        padding_mode=padding_mode,
     )
     if kind.symbol:
         return call_convolution(x, weight, bias, arguments, kind, None, None, name)
     dtype, device = check_arrays(op, (x, weight) if bias is None else (x, weight, bias))
-    geometry.convolution_shape(arguments, x.shape, w_shape, None if bias is None else bias.shape)
+    geometry.convolution_shape(
+        arguments, x.shape, weight.shape, None if bias is None else bias.shape
+    )
     backends.check_algorithm(arguments, x.shape, dtype, device)
     return call_convolution(x, weight, bias, arguments, kind, dtype, device, name)
+
+
+def _read_weight(
+    op: str, weight: Any, kind: Kind, layout: str, kernel_size: Any, channels: Any
+) -> Tuple[Any, Any, Any]:
+    """The sizes of `weight` along N and C, and its window; None for symbols."""
+    if kind.symbol:
+        if kernel_size is None or channels is None:
+            raise TypeError(
+                f'{op}: kernel_size={kernel_size!r} and channels={channels!r} must both be given'
+                ' for symbols, whose weight has no shape to read them from'
+            )
+        return None, None, None
+    shape = weight.shape
+    if len(shape) != len(layout):
+        expected = f'{len(layout)} axes for layout {layout}'
+        geometry.refuse('weight_shape', op=op, weight_shape=shape, expected=expected)
+    return geometry.split_shape(op, shape, layout)
+
+
+def convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any] = None,
+    strides: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    layout: str = 'NCHW',
+    kernel_size: Any = None,
+    channels: Optional[int] = None,
+    name: Optional[str] = None,
+) -> Any:
+    """Spread each element of `x` over a window: the adjoint of `convolution`.
+
+    Without a bias, ``sum(convolution(y, weight) * x) == sum(y * convolution_transpose(x, weight))``
+    for equal arguments and every `y` of the shape of the output.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, in_channels, height, width)
+        In the order of `layout`; float32, float64, or float16, which is computed in float32.
+    weight : array or symbol, shape (in_channels, channels / groups, kernel height, kernel width)
+        In the order of `layout`, with ``in_channels`` in the place of N; of the dtype of `x`.
+    bias : array or symbol, shape (channels,), optional
+        Added to each output channel.
+    strides : int or (int, int)
+        Step from one window of the output to the next: one value for both spatial axes or one per
+        axis.
+    padding : int or (int, int)
+        Elements taken away on both sides of each axis of the output.
+    output_padding : int or (int, int)
+        Elements that each axis of the output has in addition behind the last; smaller than
+        `strides`.
+    dilation : int or (int, int)
+        Step from one element of a window to the next.
+    groups : int
+        Splits the channels into that many separate operations; must divide both channel counts.
+    layout : str
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
+    kernel_size : int or (int, int), optional
+        Needed for symbols, which don't know the shape of `weight`; read from it otherwise.
+    channels : int, optional
+        Number of output channels; needed for symbols, and read from `weight` otherwise.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, output height, output width)
+        Of the same kind and dtype as `x`; the output's size along an axis of n elements is
+        ``(n - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1``.
+
+    Raises
+    ------
+    TypeError
+        For inputs that are no arrays or symbols of MXNet, that are of different kinds, or whose
+        dtype is another one, and for arguments of a wrong type.
+    ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> x, k = np.array([[[[1, 10]]]]), np.arange(1, 5).reshape(1, 1, 2, 2)
+    >>> functional.convolution_transpose(x, k)
+    array([[[[ 1., 12., 20.],
+             [ 3., 34., 40.]]]])
+    """
+    op = 'convolution_transpose'
+    kind = _kind(op, x=x, weight=weight, bias=bias)
+    layout = geometry.layout_of(op, layout)
+    groups = geometry.integer(op, 'groups', groups, 1)
+    _, per_group, read_kernel = _read_weight(op, weight, kind, layout, kernel_size, channels)
+    kernel_size = read_kernel if kernel_size is None else kernel_size
+    channels = per_group * groups if channels is None else channels
+    arguments = geometry.convolution_transpose_arguments(
+        op,
+        kernel_size,
+        strides,
+        padding,
+        output_padding,
+        dilation,
+        channels,
+        groups,
+        layout,
+    )
+    if kind.symbol:
+        return call_convolution_transpose(x, weight, bias, arguments, kind, None, None, name)
+    dtype, device = check_arrays(op, (x, weight) if bias is None else (x, weight, bias))
+    geometry.convolution_transpose_shape(
+        arguments, x.shape, weight.shape, None if bias is None else bias.shape
+    )
+    return call_convolution_transpose(x, weight, bias, arguments, kind, dtype, device, name)
 
 
 def pooling(
@@ -234,7 +437,9 @@ def pooling(
     Parameters
     ----------
     x : array or symbol, shape (batch, channels, height, width)
-        In the order of `layout`; float32 or float64.
+        In the order of `layout`; float32, float64, or float16, which is computed in float32. Or,
+        but for 'lp', int8, uint8 or int32: then an average is rounded down, as by NumPy's ``//``,
+        and a sum that the dtype cannot hold becomes its largest or smallest value.
     pool_size : int or (int, int)
         Size of the window, in elements: one value for both spatial axes or one per axis.
     strides : int or (int, int), optional
@@ -252,7 +457,8 @@ def pooling(
     global_pool : bool
         One window over all of `x`, whatever `pool_size`, `strides` and `padding` say.
     layout : str
-        'NCHW' or 'NHWC'.
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
     name : str, optional
         Name of the node in a symbol's graph.
 
@@ -286,9 +492,458 @@ def pooling(
     )
     if kind.symbol:
         return call_pooling(x, arguments, kind, None, None, name)
-    dtype, device = check_arrays(op, (x,))
+    dtype, device = check_pooled(arguments, x)
     geometry.pooling_shape(arguments, x.shape)
     return call_pooling(x, arguments, kind, dtype, device, name)
+
+
+# --------------------------------------------------------------------------- unpooling
+
+
+def _maximum(
+    op: str, pool_size: Any, strides: Any, padding: Any, ceil_mode: Any, layout: Any
+) -> geometry.Pooling:
+    return geometry.pooling_arguments(
+        op, pool_size, strides, padding, 'max', ceil_mode, layout=layout
+    )
+
+
+def max_pooling_with_indices(
+    x: Any,
+    pool_size: Any = 2,
+    strides: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = 'NCHW',
+) -> Tuple[Any, Any]:
+    """Reduce each window of `x` to its maximum, and say where that stood.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32, float64 or float16.
+    pool_size : int or (int, int)
+        As in `pooling`.
+    strides : int or (int, int), optional
+        As in `pooling`.
+    padding : int or (int, int)
+        As in `pooling`.
+    ceil_mode : bool
+        As in `pooling`.
+    layout : str
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
+
+    Returns
+    -------
+    maxima : array or symbol, shape (batch, channels, output height, output width)
+        What `pooling` returns, with its gradient.
+    indices : array or symbol of int32, of the same shape
+        ``row * width + column`` of the first maximum, or of the first NaN, within its channel; -1
+        where a window holds nothing of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As by `pooling`.
+
+    See Also
+    --------
+    max_unpooling : puts elements back where the indices say.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> x = np.array([[[3, 1, 4, 1, 5, 9]]])
+    >>> maxima, indices = functional.max_pooling_with_indices(x, 2, layout='NCW')
+    >>> maxima
+    array([[[3., 4., 9.]]])
+    >>> indices
+    array([[[0, 2, 5]]], dtype=int32)
+    """
+    op = 'max_pooling_with_indices'
+    kind = _kind(op, x=x)
+    arguments = _maximum(op, pool_size, strides, padding, ceil_mode, layout)
+    dtype = None
+    if not kind.symbol:
+        dtype, _ = check_arrays(op, (x,))
+        geometry.pooling_shape(arguments, x.shape, op)
+    portable, wide = backends.portable, COMPUTED_IN.get(dtype or '')
+    maxima, indices = portable.max_pooling_with_indices(
+        portable.cast(x, wide, kind) if wide else x, arguments, kind
+    )
+    return (portable.cast(maxima, dtype, kind) if wide else maxima), indices
+
+
+def max_unpooling(
+    x: Any,
+    indices: Any,
+    output_size: Any,
+    pool_size: Any = 2,
+    strides: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = 'NCHW',
+) -> Any:
+    """Put each element of `x` where `indices` say, among zeros.
+
+    It is the adjoint of taking the maxima: elements that come from windows with one and the same
+    maximum are added up.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32, float64 or float16.
+    indices : array or symbol of int32 or int64, of the same shape
+        What `max_pooling_with_indices` returned.
+    output_size : int or (int, int)
+        Height and width of the output: those of the data that was pooled.
+    pool_size : int or (int, int)
+        That of `max_pooling_with_indices`.
+    strides : int or (int, int), optional
+        The same.
+    padding : int or (int, int)
+        The same.
+    ceil_mode : bool
+        The same.
+    layout : str
+        The same.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, *output_size)
+        Of the same kind and dtype as `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> x = np.array([[[3, 1, 4, 1, 5, 9]]])
+    >>> maxima, indices = functional.max_pooling_with_indices(x, 2, layout='NCW')
+    >>> functional.max_unpooling(maxima, indices, 6, 2, layout='NCW')
+    array([[[3., 0., 4., 0., 0., 9.]]])
+    """
+    op = 'max_unpooling'
+    kind = _kind(op, x=x, indices=indices)
+    arguments = _maximum(op, pool_size, strides, padding, ceil_mode, layout)
+    sizes = geometry.per_axis(op, 'output_size', output_size, arguments.ndim, 1)
+    whole = geometry.join_shape(1, 1, sizes, arguments.layout)
+    pooled = geometry.pooling_shape(arguments, whole, op)
+    windows = geometry.split_shape(op, pooled, arguments.layout)[2]
+    if not kind.symbol:
+        check_arrays(op, (x,))
+        check_arrays(f'{op}(indices)', (indices,), ('int32', 'int64'))
+        if geometry.split_shape(op, x.shape, arguments.layout)[2] != windows:
+            geometry.refuse(
+                'unpooled_shape', op=op, output_size=sizes, expected=windows, shape=x.shape
+            )
+        if indices.shape != x.shape:
+            geometry.refuse('indices_shape', op=op, indices_shape=indices.shape, expected=x.shape)
+    return backends.portable.max_unpooling(x, indices, sizes, windows, arguments, kind)
+
+
+# --------------------------------------------------------------------------- adaptive pooling
+
+ADAPTIVE_MODES = ('avg', 'max')
+
+
+def check_adaptive(x: Any, layout: str) -> str:
+    """The dtype of the data of an adaptive pooling, if it fits."""
+    op = 'adaptive_pooling'
+    dtype, _ = check_arrays(op, (x,))
+    _, _, sizes = geometry.split_shape(op, x.shape, layout)
+    if 0 in sizes:
+        geometry.refuse('nothing_to_pool', op=op, sizes=sizes)
+    return dtype
+
+
+def call_adaptive_pooling(
+    x: Any,
+    output_size: geometry.Ints,
+    mode: str,
+    layout: str,
+    kind: Kind,
+    dtype: Optional[str],
+    name: Optional[str] = None,
+) -> Any:
+    """Compute a checked adaptive pooling; `dtype` is None where it is unknown."""
+    portable = backends.portable
+    wide = COMPUTED_IN.get(dtype or '')
+    if wide is None:
+        return portable.adaptive_pooling(x, output_size, mode, layout, kind, name)
+    out = portable.adaptive_pooling(
+        portable.cast(x, wide, kind), output_size, mode, layout, kind, None
+    )
+    return portable.cast(out, dtype, kind, name)
+
+
+def adaptive_pooling(
+    x: Any, output_size: Any, mode: str = 'avg', layout: str = 'NCHW', name: Optional[str] = None
+) -> Any:
+    """Reduce `x` to a given size, by windows of nearly equal sizes.
+
+    Along an axis of n elements, output i of m has its window from ``floor(i * n / m)`` to
+    ``ceil((i + 1) * n / m)``.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32, float64, or float16, which is computed in float32.
+    output_size : int or (int, int)
+        Elements of the output: one value for both spatial axes or one per axis.
+    mode : {'avg', 'max'}
+        What a window becomes. 'max' is NaN where the window holds one.
+    layout : str
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, output height, output width)
+        Of the same kind and dtype as `x`.
+
+    Raises
+    ------
+    TypeError
+        For an input that is no array or symbol of MXNet or of another dtype, and for arguments of
+        a wrong type.
+    ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> functional.adaptive_pooling(np.arange(5).reshape(1, 1, 5), 2, layout='NCW')
+    array([[[1., 3.]]])
+    """
+    op = 'adaptive_pooling'
+    kind = _kind(op, x=x)
+    layout = geometry.layout_of(op, layout)
+    mode = geometry.choice(op, 'mode', mode, ADAPTIVE_MODES)
+    output_size = geometry.per_axis(op, 'output_size', output_size, len(layout) - 2, 1)
+    dtype = None if kind.symbol else check_adaptive(x, layout)
+    return call_adaptive_pooling(x, output_size, mode, layout, kind, dtype, name)
+
+
+# --------------------------------------------------------------------------- padding
+
+
+def check_padded(x: Any, around: geometry.Border, layout: str) -> None:
+    """Refuse an array around which `around` cannot be put."""
+    check_arrays('pad', (x,))
+    geometry.bordered_shape(around, x.shape, layout)
+
+
+def call_pad(
+    x: Any, around: geometry.Border, layout: str, kind: Any, name: Optional[str] = None
+) -> Any:
+    """Put a checked border around `x`."""
+    return backends.portable.border(x, around, layout, kind, 'pad', name)
+
+
+def pad(
+    x: Any,
+    padding: Any,
+    padding_mode: str = 'zeros',
+    layout: str = 'NCHW',
+    name: Optional[str] = None,
+) -> Any:
+    """Put elements around `x`.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        In the order of `layout`; float32, float64 or float16.
+    padding : int, (int, int) or ((int, int), (int, int))
+        Elements added on both sides of each axis: one value for both spatial axes, one for each, or
+        a pair (before, behind) for each.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        What they are: zeros; the data mirrored at its first and last element; those elements again
+        and again; or the data from the other end.
+    layout : str
+        'NCHW' or 'NHWC'; 'NCW' or 'NWC' for arrays with one spatial axis, 'NCDHW' or 'NDHWC' for
+        three. Whatever is said here of two axes holds for them.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol
+        Of the same kind and dtype as `x`.
+
+    Raises
+    ------
+    TypeError
+        For an input that is no array or symbol of MXNet or of another dtype, and for arguments of
+        a wrong type.
+    ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> functional.pad(np.arange(3).reshape(1, 1, 3), ((2, 1),), 'circular', 'NCW')
+    array([[[1., 2., 0., 1., 2., 0.]]])
+    """
+    op = 'pad'
+    kind = _kind(op, x=x)
+    layout = geometry.layout_of(op, layout)
+    around = geometry.border(op, padding, padding_mode, len(layout) - 2)
+    if not kind.symbol:
+        check_padded(x, around, layout)
+    return call_pad(x, around, layout, kind, name)
+
+
+# --------------------------------------------------------------------------- windows as columns
+
+
+def _window(
+    op: str, layout: str, kernel_size: Any, strides: Any, padding: Any, dilation: Any
+) -> geometry.Convolution:
+    return geometry.convolution_arguments(op, kernel_size, strides, padding, dilation, 1, 1, layout)
+
+
+def unfold(
+    x: Any,
+    kernel_size: Any,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    layout: str = 'NCHW',
+    name: Optional[str] = None,
+) -> Any:
+    """Write each window of `x` as a column (im2col), so that a convolution is one matrix product.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels, height, width)
+        float32, float64 or float16.
+    kernel_size, strides : int or (int, int)
+        As in `convolution`.
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
+        As in `convolution`, always of zeros.
+    dilation : int or (int, int)
+        As in `convolution`.
+    layout : {'NCHW', 'NCW', 'NCDHW'}
+        How many spatial axes there are. Whatever is said here of two axes holds for one and three.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels * kernel height * kernel width, windows)
+        Of the same kind and dtype as `x`. Rows in the order of the weight of a convolution,
+        windows in row-major order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As by `convolution`.
+
+    See Also
+    --------
+    fold : the adjoint, which adds the columns up.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> functional.unfold(np.arange(4).reshape(1, 1, 4), 2, layout='NCW')
+    array([[[0., 1., 2.],
+            [1., 2., 3.]]])
+    """
+    op = 'unfold'
+    kind = _kind(op, x=x)
+    geometry.choice(op, 'layout', layout, FIRST_LAYOUTS)
+    arguments = _window(op, layout, kernel_size, strides, padding, dilation)
+    if not kind.symbol:
+        check_arrays(op, (x,))
+        geometry.convolution_shape(arguments, x.shape, op=op)
+    if arguments.border is not None:
+        x = backends.portable.border(x, arguments.border, layout, kind)
+        arguments = arguments._replace(border=None)
+    return backends.portable.unfold(x, arguments, kind, name)
+
+
+FIRST_LAYOUTS = tuple(names[0] for names in geometry.LAYOUTS.values())
+
+
+def fold(
+    x: Any,
+    output_size: Any,
+    kernel_size: Any,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    layout: str = 'NCHW',
+    name: Optional[str] = None,
+) -> Any:
+    """Add columns up where their windows lie (col2im): the adjoint of `unfold`.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, channels * kernel height * kernel width, windows)
+        float32, float64 or float16.
+    output_size : int or (int, int)
+        Height and width of the output, of which the columns are windows.
+    kernel_size, strides, padding, dilation : int or (int, int)
+        Those of `unfold`.
+    layout : {'NCHW', 'NCW', 'NCDHW'}
+        How many spatial axes there are. Whatever is said here of two axes holds for one and three.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, height, width)
+        Of the same kind and dtype as `x`; the spatial sizes are `output_size`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As by `convolution`.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> columns = np.array([[[0, 1, 2], [1, 2, 3]]])
+    >>> functional.fold(columns, 4, 2, layout='NCW')
+    array([[[0., 2., 4., 3.]]])
+    """
+    op = 'fold'
+    kind = _kind(op, x=x)
+    geometry.choice(op, 'layout', layout, FIRST_LAYOUTS)
+    ndim = len(layout) - 2
+    geometry.per_axis(op, 'padding', padding, ndim, 0)
+    arguments = _window(op, layout, kernel_size, strides, padding, dilation)
+    sizes = geometry.per_axis(op, 'output_size', output_size, ndim, 1)
+    windows = geometry.convolution_shape(arguments, (1, 1, *sizes), op=op)[2:]
+    if not kind.symbol:
+        check_arrays(op, (x,))
+        taps = math.prod(arguments.kernel)
+        if len(x.shape) != 3 or x.shape[1] % taps or x.shape[1] == 0:
+            geometry.refuse('columns_mismatch', op=op, shape=x.shape, window=taps)
+        if x.shape[2] != math.prod(windows):
+            geometry.refuse(
+                'windows_mismatch',
+                op=op,
+                output_size=sizes,
+                expected=math.prod(windows),
+                shape=x.shape,
+                count=x.shape[2],
+            )
+    return backends.portable.fold(x, sizes, windows, arguments, kind, name)
 
 
 # --------------------------------------------------------------------------- the textbook's names

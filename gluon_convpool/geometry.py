@@ -14,17 +14,22 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from typing import Any, Dict, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, NoReturn, Optional, Sequence, Tuple, Union
 
 # What somebody who writes a layer of their own may call; the rest is for the package itself.
 __all__ = [
+    'Border',
     'Convolution',
+    'ConvolutionTranspose',
     'Pooling',
+    'border',
     'check_bias',
     'check_weight',
     'choice',
     'convolution_arguments',
     'convolution_shape',
+    'convolution_transpose_arguments',
+    'convolution_transpose_shape',
     'extent',
     'flag',
     'integer',
@@ -38,6 +43,7 @@ __all__ = [
     'refuse',
     'split_shape',
     'weight_shape',
+    'without_border',
 ]
 
 MESSAGES: Dict[str, str] = {
@@ -46,6 +52,10 @@ MESSAGES: Dict[str, str] = {
         '{op}: the data has {data_channels} channels, but a weight of shape {weight_shape} with'
         ' groups={groups} takes as many as its input channels times groups'
     ),
+    'channels_mismatch_transposed': (
+        '{op}: the data has {data_channels} channels, but a weight of shape {weight_shape} takes as'
+        ' many as its first axis has'
+    ),
     'weight_shape': '{op}: weight has shape {weight_shape}; expected {expected}',
     'bias_shape': '{op}: bias has shape {bias_shape}; expected {expected}',
     'sum_shape': '{op}: sum has shape {sum_shape}; expected that of the output, {expected}',
@@ -53,9 +63,43 @@ MESSAGES: Dict[str, str] = {
         '{op}: an activation or a sum that is fused into the operator has no gradient; it is for'
         ' inference'
     ),
+    'channels_of_statistics': (
+        '{op}: the data has shape {shape}, but the parameters are for {channels} channels'
+    ),
+    'too_few_axes': '{op}: the data has shape {shape}, but needs two axes or more',
     'kernel_too_large': (
         '{op}: a window of size {kernel_size} with dilation={dilation} covers {extent} elements,'
         ' but the data with padding={padding} has only {padded}; the window must fit'
+    ),
+    'output_padding_not_smaller': (
+        '{op}: output_padding={output_padding} must be smaller than strides={strides} on every axis'
+    ),
+    'nothing_left': (
+        '{op}: padding={padding} takes away all of the output: each axis of the data must have at'
+        ' least {least} elements, but they are {sizes}'
+    ),
+    'padding_pairs': (
+        "{op}: padding={value} must be 'same', 'valid', one integer, a tuple of {ndim}, or a pair"
+        ' (before, behind) for each of {ndim} axes'
+    ),
+    'unpooled_shape': (
+        '{op}: output_size={output_size} is pooled to {expected}, but x has shape {shape}'
+    ),
+    'indices_shape': '{op}: indices have shape {indices_shape}; expected that of x, {expected}',
+    'nothing_to_pool': (
+        '{op}: the data has spatial sizes {sizes}, but each axis must have at least 1 element'
+    ),
+    'windows_mismatch': (
+        '{op}: output_size={output_size} has {expected} windows, but x has shape {shape}, with'
+        ' {count} on its last axis'
+    ),
+    'columns_mismatch': (
+        '{op}: x has shape {shape}, but must be (batch, channels times the {window} elements of a'
+        ' window, windows)'
+    ),
+    'border_too_large': (
+        '{op}: padding={padding} with padding_mode={mode} copies elements of the data: each axis'
+        ' must have at least {least} elements, but they are {sizes}'
     ),
     'channels_not_divisible': '{op}(groups={groups}): {name}={value} is not divisible by groups',
     'below_minimum': '{op}: {name}={value}, but every value must be at least {minimum}',
@@ -145,6 +189,7 @@ POOL_MODES = ('max', 'avg', 'sum', 'lp')
 LP_POWERS = (1, 2, 3)
 # What computes a native convolution, in the order of the C interface's `convpool_algorithm`.
 ALGORITHMS = ('auto', 'implicit_gemm', 'winograd', 'depthwise')
+PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
 ACTIVATIONS = ('relu', 'sigmoid', 'softrelu', 'softsign', 'tanh')
 
 Ints = Tuple[int, ...]
@@ -433,6 +478,33 @@ def layout_of(op: str, layout: Any, ndim: Optional[int] = None) -> str:
 # --------------------------------------------------------------------------- whole argument sets
 
 
+class Border(NamedTuple):
+    """What is put around the data before a kernel sees it.
+
+    Parameters
+    ----------
+    before, after : tuple of int
+        How many elements, for each spatial axis.
+    mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        What they are.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.convolution_arguments('conv', 2, 1, 'same', 1, 8, 1, 'NCW').border
+    Border(before=(0,), after=(1,), mode='zeros')
+    """
+
+    before: Ints
+    after: Ints
+    mode: str
+
+    @property
+    def pairs(self) -> Tuple[Ints, ...]:
+        """The padding as users write it: a pair (before, behind) for each axis."""
+        return tuple(zip(self.before, self.after))
+
+
 class Convolution(NamedTuple):
     """Arguments of a convolution, checked and normalised; `convolution_arguments` makes it.
 
@@ -448,6 +520,8 @@ class Convolution(NamedTuple):
         Order of the axes of the data.
     algorithm : str
         The native backend's arithmetic, or 'auto'.
+    border : Border, optional
+        What is put around the data first, where `pad` zeros on both sides are not what was asked.
 
     Examples
     --------
@@ -465,11 +539,54 @@ class Convolution(NamedTuple):
     groups: int
     layout: str
     algorithm: str = 'auto'
+    border: Optional[Border] = None
 
     @property
     def ndim(self) -> int:
         """The number of spatial axes."""
         return len(self.kernel)
+
+
+class ConvolutionTranspose(NamedTuple):
+    """Arguments of a transposed convolution; `convolution_transpose_arguments` makes it.
+
+    Parameters
+    ----------
+    kernel, stride, dilate, pad : tuple of int
+        Those of the convolution whose adjoint this is; one integer per spatial axis, in elements.
+    adj : tuple of int
+        How many elements the output has beyond the least that such a convolution reads.
+    channels : int
+        Number of output channels.
+    groups : int
+        Number of separate convolutions that the channels are split into.
+    layout : str
+        Order of the axes of the data.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_transpose_arguments('up', 4, 2, 1, 0, 1, 8, 1, 'NCHW')
+    >>> arguments.kernel, arguments.adj
+    ((4, 4), (0, 0))
+    """
+
+    kernel: Ints
+    stride: Ints
+    dilate: Ints
+    pad: Ints
+    adj: Ints
+    channels: int
+    groups: int
+    layout: str
+
+    @property
+    def ndim(self) -> int:
+        """The number of spatial axes."""
+        return len(self.kernel)
+
+
+AnyConvolution = Union[Convolution, ConvolutionTranspose]
 
 
 class Pooling(NamedTuple):
@@ -528,6 +645,7 @@ def convolution_arguments(
     in_channels: Any = 0,
     ndim: Optional[int] = None,
     algorithm: Any = 'auto',
+    padding_mode: Any = 'zeros',
 ) -> Convolution:
     """Check and normalise the arguments of a convolution.
 
@@ -535,8 +653,14 @@ def convolution_arguments(
     ----------
     op : str
         The caller, for messages.
-    kernel_size, strides, padding, dilation : int or tuple of int
-        One value for all spatial axes or one per axis, in elements. Padding is added on both sides.
+    kernel_size, strides : int or tuple of int
+        One value for all spatial axes or one per axis, in elements.
+    padding : int, tuple of int, tuple of pairs or str
+        The same, added on both sides; or a pair (before, behind) per axis; 'valid' for none; or
+        'same' for as much as keeps the size with strides of 1: ``dilation * (kernel_size - 1)`` in
+        all, the smaller half in front.
+    dilation : int or tuple of int
+        As `strides`.
     channels : int
         Number of output channels.
     groups : int
@@ -549,6 +673,8 @@ def convolution_arguments(
         How many spatial axes there must be; by default as many as `layout` has.
     algorithm : str
         One of `ALGORITHMS`.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        What the added elements are.
 
     Returns
     -------
@@ -572,16 +698,160 @@ def convolution_arguments(
     ndim = len(layout) - 2
     kernel = per_axis(op, 'kernel_size', kernel_size, ndim, 1)
     stride = per_axis(op, 'strides', strides, ndim, 1)
-    pad = per_axis(op, 'padding', padding, ndim, 0)
     dilate = per_axis(op, 'dilation', dilation, ndim, 1)
+    before, after = _both_sides(op, padding, tuple(map(extent, kernel, dilate)))
+    mode = choice(op, 'padding_mode', padding_mode, PADDING_MODES)
+    channels, groups = _channels(op, channels, groups, in_channels)
+    algorithm = choice(op, 'algorithm', algorithm, ALGORITHMS)
+    border = None
+    if (before != after or mode != 'zeros') and any(before + after):
+        border = Border(before, after, mode)
+        before = (0,) * ndim
+    return Convolution(kernel, stride, dilate, before, channels, groups, layout, algorithm, border)
+
+
+def _channels(op: str, channels: Any, groups: Any, in_channels: Any) -> Ints:
     channels = integer(op, 'channels', channels, 1)
     groups = integer(op, 'groups', groups, 1)
     in_channels = integer(op, 'in_channels', in_channels, 0)
     for name, value in (('channels', channels), ('in_channels', in_channels)):
         if value % groups:
             refuse('channels_not_divisible', op=op, groups=groups, name=name, value=value)
-    algorithm = choice(op, 'algorithm', algorithm, ALGORITHMS)
-    return Convolution(kernel, stride, dilate, pad, channels, groups, layout, algorithm)
+    return channels, groups
+
+
+def border(op: str, padding: Any, padding_mode: Any, ndim: int) -> Border:
+    """Check and normalise what is to be put around data.
+
+    Parameters
+    ----------
+    op : str
+        The caller, for messages.
+    padding : int, tuple of int or tuple of pairs
+        Elements on both sides of all axes or of each, or a pair (before, behind) for each.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        What they are.
+    ndim : int
+        How many spatial axes there are.
+
+    Returns
+    -------
+    Border
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, its value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.border('pad', ((1, 2), (0, 3)), 'reflect', 2)
+    Border(before=(1, 0), after=(2, 3), mode='reflect')
+    """
+    if isinstance(padding, str):
+        raise TypeError(message('not_integer', op=op, name='padding', value=repr(padding)))
+    before, after = _both_sides(op, padding, (1,) * ndim)
+    return Border(before, after, choice(op, 'padding_mode', padding_mode, PADDING_MODES))
+
+
+def bordered_shape(around: Border, data: Ints, layout: str, op: str = 'pad') -> Ints:
+    """The shape of data of shape `data` with `around` around it, if that can be made of it."""
+    batch, channels, sizes = split_shape(op, data, layout)
+    return _checked_size(op, join_shape(batch, channels, _bordered(op, sizes, around), layout))
+
+
+def _both_sides(op: str, padding: Any, extents: Ints) -> Tuple[Ints, Ints]:
+    """What `padding` adds before and behind each axis."""
+    ndim = len(extents)
+    if isinstance(padding, str):
+        if choice(op, 'padding', padding, ('same', 'valid')) == 'valid':
+            return (0,) * ndim, (0,) * ndim
+        before = tuple((one - 1) // 2 for one in extents)
+        return before, tuple(one - 1 - b for one, b in zip(extents, before))
+    if not isinstance(padding, (tuple, list)) or not any(
+        isinstance(one, (tuple, list)) for one in padding
+    ):
+        pad = per_axis(op, 'padding', padding, ndim, 0)
+        return pad, pad
+    if len(padding) != ndim or any(
+        not isinstance(one, (tuple, list)) or len(one) != 2 for one in padding
+    ):
+        refuse('padding_pairs', op=op, value=repr(padding), ndim=ndim)
+    first, last = (
+        tuple(_integer(op, 'padding', one[side], padding) for one in padding) for side in (0, 1)
+    )
+    if min(first + last) < 0:
+        refuse('below_minimum', op=op, name='padding', value=repr(padding), minimum=0)
+    return first, last
+
+
+def convolution_transpose_arguments(
+    op: str,
+    kernel_size: Any,
+    strides: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    channels: Any,
+    groups: Any,
+    layout: Any,
+    in_channels: Any = 0,
+    ndim: Optional[int] = None,
+) -> ConvolutionTranspose:
+    """Check and normalise the arguments of a transposed convolution.
+
+    Parameters
+    ----------
+    op : str
+        The caller, for messages.
+    kernel_size, strides, padding : int or tuple of int
+        Those of the convolution whose adjoint this is: one value for all spatial axes or one per
+        axis, in elements. Padding is taken away on both sides.
+    output_padding : int or tuple of int
+        Elements that the output has beyond the least; smaller than the strides.
+    dilation : int or tuple of int
+        As `strides`.
+    channels : int
+        Number of output channels.
+    groups : int
+        Must divide both channel counts.
+    layout : str
+        Order of the axes of the data, such as 'NCHW'.
+    in_channels : int
+        Number of input channels; 0 where the data will decide it.
+    ndim : int, optional
+        How many spatial axes there must be; by default as many as `layout` has.
+
+    Returns
+    -------
+    ConvolutionTranspose
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, its value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> geometry.convolution_transpose_arguments('up', 3, 2, 1, 1, 1, 8, 1, 'NCHW').adj
+    (1, 1)
+    >>> geometry.convolution_transpose_arguments('up', 3, 2, 1, 2, 1, 8, 1, 'NCHW')
+    Traceback (most recent call last):
+    ValueError: up: output_padding=(2, 2) must be smaller than strides=(2, 2) on every axis
+    """
+    layout = layout_of(op, layout, ndim)
+    ndim = len(layout) - 2
+    kernel = per_axis(op, 'kernel_size', kernel_size, ndim, 1)
+    stride = per_axis(op, 'strides', strides, ndim, 1)
+    pad = per_axis(op, 'padding', padding, ndim, 0)
+    adj = per_axis(op, 'output_padding', output_padding, ndim, 0)
+    dilate = per_axis(op, 'dilation', dilation, ndim, 1)
+    if any(a >= s for a, s in zip(adj, stride)):
+        refuse('output_padding_not_smaller', op=op, output_padding=adj, strides=stride)
+    channels, groups = _channels(op, channels, groups, in_channels)
+    return ConvolutionTranspose(kernel, stride, dilate, pad, adj, channels, groups, layout)
 
 
 def pooling_arguments(
@@ -786,19 +1056,29 @@ def join_shape(batch: int, channels: int, sizes: Ints, layout: str) -> Ints:
     return (batch,) + tuple(sizes) + (channels,)
 
 
-def weight_shape(arguments: Convolution, in_channels: int) -> Ints:
-    """The shape of the weight of a convolution.
+def _transposed(arguments: AnyConvolution) -> bool:
+    return isinstance(arguments, ConvolutionTranspose)
+
+
+def free_axis(arguments: AnyConvolution) -> int:
+    """The axis of a weight whose size follows from the data."""
+    return 0 if _transposed(arguments) else arguments.layout.index('C')
+
+
+def weight_shape(arguments: AnyConvolution, in_channels: int) -> Ints:
+    """The shape of the weight of a convolution or a transposed one.
 
     Parameters
     ----------
-    arguments : Convolution
+    arguments : Convolution or ConvolutionTranspose
     in_channels : int
         Channels of the data; 0 or -1, for unknown, stays in the shape as it is.
 
     Returns
     -------
     tuple of int
-        In the order of the layout, with output channels in the place of N.
+        In the order of the layout, with output channels in the place of N and those of the input
+        in that of C; the other way round if it is transposed.
 
     Examples
     --------
@@ -807,12 +1087,22 @@ def weight_shape(arguments: Convolution, in_channels: int) -> Ints:
     >>> geometry.weight_shape(arguments, in_channels=4)
     (8, 3, 3, 2)
     """
+    if _transposed(arguments):
+        outer = arguments.channels // arguments.groups
+        return join_shape(in_channels, outer, arguments.kernel, arguments.layout)
     inner = in_channels // arguments.groups if in_channels > 0 else in_channels
     return join_shape(arguments.channels, inner, arguments.kernel, arguments.layout)
 
 
 def _window_outputs(
-    op: str, sizes: Ints, kernel: Ints, stride: Ints, pad: Ints, dilate: Ints, ceil: bool
+    op: str,
+    sizes: Ints,
+    kernel: Ints,
+    stride: Ints,
+    pad: Ints,
+    dilate: Ints,
+    ceil: bool,
+    border: Optional[Border] = None,
 ) -> Ints:
     out = tuple(map(output_size, sizes, kernel, stride, pad, dilate, (ceil,) * len(sizes)))
     extents = tuple(map(extent, kernel, dilate))
@@ -823,7 +1113,7 @@ def _window_outputs(
             op=op,
             kernel_size=kernel,
             dilation=dilate,
-            padding=pad,
+            padding=border.pairs if border else pad,
             extent=extents,
             padded=padded,
         )
@@ -839,19 +1129,19 @@ def _checked_size(op: str, shape: Ints) -> Ints:
     return shape
 
 
-def weight_text(arguments: Convolution, inner: str) -> str:
+def weight_text(arguments: AnyConvolution, inner: str) -> str:
     """The shape of the weight as a person reads it, with words for what the data decides."""
-    sizes = join_shape(arguments.channels, 0, arguments.kernel, arguments.layout)
-    axis = arguments.layout.index('C')
+    sizes = weight_shape(arguments, 0)
+    axis = free_axis(arguments)
     return '({})'.format(', '.join(inner if i == axis else str(n) for i, n in enumerate(sizes)))
 
 
-def check_weight(arguments: Convolution, weight: Ints, op: str = 'convolution') -> None:
+def check_weight(arguments: AnyConvolution, weight: Ints, op: str = 'convolution') -> None:
     """Refuse a weight of a wrong shape; its input channels are left to the data.
 
     Parameters
     ----------
-    arguments : Convolution
+    arguments : Convolution or ConvolutionTranspose
     weight : tuple of int
         Its shape.
     op : str
@@ -871,20 +1161,21 @@ def check_weight(arguments: Convolution, weight: Ints, op: str = 'convolution') 
     Traceback (most recent call last):
     ValueError: convolution: weight has shape (8, 4, 5, 5); expected (8, in_channels / groups, 3, 3)
     """
-    axis = arguments.layout.index('C')
+    axis = free_axis(arguments)
     known = weight_shape(arguments, 0)
     fits = weight[:axis] + weight[axis + 1 :] == known[:axis] + known[axis + 1 :]
     if len(weight) != len(known) or not fits:
-        expected = weight_text(arguments, 'in_channels / groups')
+        words = 'in_channels' if _transposed(arguments) else 'in_channels / groups'
+        expected = weight_text(arguments, words)
         refuse('weight_shape', op=op, weight_shape=weight, expected=expected)
 
 
-def check_bias(arguments: Convolution, bias: Ints, op: str = 'convolution') -> None:
+def check_bias(arguments: AnyConvolution, bias: Ints, op: str = 'convolution') -> None:
     """Refuse a bias of a wrong shape.
 
     Parameters
     ----------
-    arguments : Convolution
+    arguments : Convolution or ConvolutionTranspose
     bias : tuple of int
         Its shape.
     op : str
@@ -964,8 +1255,147 @@ def convolution_shape(
         )
     if bias is not None:
         check_bias(arguments, bias, op)
+    if arguments.border is not None:
+        sizes = _bordered(op, sizes, arguments.border)
     out = _window_outputs(
-        op, sizes, arguments.kernel, arguments.stride, arguments.pad, arguments.dilate, False
+        op,
+        sizes,
+        arguments.kernel,
+        arguments.stride,
+        arguments.pad,
+        arguments.dilate,
+        False,
+        arguments.border,
+    )
+    return _checked_size(op, join_shape(batch, arguments.channels, out, arguments.layout))
+
+
+def least_for_border(border: Border) -> Ints:
+    """How many elements each axis of the data must have so that the border can be made of them."""
+    extra = {'zeros': None, 'replicate': 0, 'reflect': 1, 'circular': 0}[border.mode]
+    if extra is None:
+        return (0,) * len(border.before)
+    copied = (0,) * len(border.before) if border.mode == 'replicate' else map(max, *border[:2])
+    return tuple(max(1, n + extra) for n in copied)
+
+
+def _bordered(op: str, sizes: Ints, border: Border) -> Ints:
+    least = least_for_border(border)
+    if any(n < one for n, one in zip(sizes, least)):
+        refuse(
+            'border_too_large',
+            op=op,
+            padding=border.pairs,
+            mode=repr(border.mode),
+            least=least,
+            sizes=sizes,
+        )
+    return tuple(n + b + a for n, b, a in zip(sizes, border.before, border.after))
+
+
+def without_border(arguments: Convolution, data: Ints) -> Tuple[Convolution, Ints]:
+    """The same convolution of data around which the border has already been put.
+
+    Parameters
+    ----------
+    arguments : Convolution
+    data : tuple of int
+        Shape of the data without it.
+
+    Returns
+    -------
+    arguments : Convolution
+    data : tuple of int
+        Shape of the data with it.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_arguments('conv', 3, 1, ((2, 0),), 1, 8, 1, 'NCW')
+    >>> bare, shape = geometry.without_border(arguments, (1, 4, 10))
+    >>> bare.border, shape
+    (None, (1, 4, 12))
+    """
+    if arguments.border is None:
+        return arguments, data
+    shape = bordered_shape(arguments.border, data, arguments.layout, 'convolution')
+    return arguments._replace(border=None), shape
+
+
+def least_for_transposed(arguments: ConvolutionTranspose) -> Ints:
+    """How many elements each axis of the data must have so that the output has one."""
+    return tuple(
+        # n with (n - 1) * s + extent + adj - 2 * p >= 1
+        max(1, 1 - (extent(k, d) + a - 2 * p - 1) // s)
+        for k, d, a, p, s in zip(
+            arguments.kernel, arguments.dilate, arguments.adj, arguments.pad, arguments.stride
+        )
+    )
+
+
+def convolution_transpose_shape(
+    arguments: ConvolutionTranspose,
+    data: Ints,
+    weight: Optional[Ints] = None,
+    bias: Optional[Ints] = None,
+    op: str = 'convolution_transpose',
+) -> Ints:
+    """The shape of a transposed convolution's output.
+
+    Parameters
+    ----------
+    arguments : ConvolutionTranspose
+    data : tuple of int
+        Shape of the data.
+    weight, bias : tuple of int, optional
+        Shapes of the parameters, to be checked too. Unknown sizes in `weight` are 0 or -1.
+    op : str
+        The caller, for messages.
+
+    Returns
+    -------
+    tuple of int
+        Along an axis of n elements
+        ``(n - 1) * stride - 2 * pad + dilate * (kernel - 1) + adj + 1``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes don't fit each other, nothing would be left of the output, or it would have
+        2^31 elements or more.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_transpose_arguments('up', 4, 2, 1, 0, 1, 8, 1, 'NCHW')
+    >>> geometry.convolution_transpose_shape(arguments, (2, 3, 14, 16))
+    (2, 8, 28, 32)
+    """
+    batch, channels, sizes = split_shape(op, data, arguments.layout)
+    if weight is not None:
+        check_weight(arguments, weight, op)
+        if weight[0] > 0 and weight[0] != channels:
+            refuse(
+                'channels_mismatch_transposed',
+                op=op,
+                data_channels=channels,
+                weight_shape=weight,
+            )
+    if channels % arguments.groups or channels < 1:
+        refuse(
+            'channels_not_divisible',
+            op=op,
+            groups=arguments.groups,
+            name='in_channels',
+            value=channels,
+        )
+    if bias is not None:
+        check_bias(arguments, bias, op)
+    least = least_for_transposed(arguments)
+    if any(n < one for n, one in zip(sizes, least)):
+        refuse('nothing_left', op=op, padding=arguments.pad, least=least, sizes=sizes)
+    out = tuple(
+        (n - 1) * s - 2 * p + extent(k, d) + a for n, k, s, d, p, a in zip(sizes, *arguments[:5])
     )
     return _checked_size(op, join_shape(batch, arguments.channels, out, arguments.layout))
 

@@ -6,9 +6,8 @@ import json
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd
 
-from gluon_convpool.bench.networks import statistics_of_the_batch
+from gluon_convpool.bench.networks import take_statistics
 from gluon_convpool.testing import array_kind
 
 
@@ -43,9 +42,7 @@ def started(net, x, seed=0):
         else:
             continue
         parameter.set_data(array_kind().array(value.astype('float32')))
-    with statistics_of_the_batch(net), autograd.train_mode():
-        net(x)
-    mx.nd.waitall()
+    take_statistics(net, x)
     return net
 
 

@@ -18,7 +18,7 @@ def quick(monkeypatch):
     """A network that takes milliseconds, measured for as short a time as possible."""
     monkeypatch.setattr(measure, 'BURST_SECONDS', 0.0005)
     monkeypatch.setattr(machine, 'measure_rate', lambda name, seconds: 1e9)
-    monkeypatch.setitem(networks.NETWORKS, 'mobilenet1.0', 33)
+    monkeypatch.setitem(networks.NETWORKS, 'mobilenet1.0', 65)
 
     def small(name, classes):
         return mx.gluon.model_zoo.vision.MobileNet(0.125, classes=classes)
@@ -49,7 +49,7 @@ def test_all_sides_run_and_agree(capsys):
     assert set(inference['sides']) == {'builtin', 'fused', 'swapped', 'ours'}
     assert set(training['sides']) == {'builtin', 'swapped'}
     for record in (inference, training):
-        assert (record['network'], record['batch'], record['size']) == ('mobilenet1.0', 2, 33)
+        assert (record['network'], record['batch'], record['size']) == ('mobilenet1.0', 2, 65)
         for side in record['sides'].values():
             assert side['median'] > 0 and side['difference'] <= 1e-4
 
@@ -60,7 +60,7 @@ def test_the_table(capsys, tmp_path):
     head = next(line for line in first.splitlines() if line.startswith('network'))
     assert 'built-in, ms' in head and 'built-in / optimized' in head
     row = next(line for line in first.splitlines() if line.startswith('mobilenet1.0'))
-    assert row.split()[1:3] == ['33x33', '1']
+    assert row.split()[1:3] == ['65x65', '1']
     assert cli.main(['bench', '--show', str(tmp_path / 'results.json')]) == 0
     assert capsys.readouterr().out == first
 

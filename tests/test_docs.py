@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 
+import layers_table
 import mxnet as mx
 import pytest
 from isolated import attempt
@@ -217,6 +218,12 @@ def test_changelog_begins_with_what_is_not_released_or_this_version():
     text = (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
     titles = re.findall(r'^## (.*)$', text, re.MULTILINE)
     assert gluon_convpool.__version__ in titles[:2]
+
+
+def test_layers_page_says_what_serves_each_layer(needs_native):
+    """`python tools/layers_table.py` writes it anew."""
+    text = (ROOT / 'docs' / 'LAYERS.md').read_text(encoding='utf-8')
+    assert layers_table.table() in text
 
 
 # --------------------------------------------------------------------------------- C++

@@ -81,10 +81,13 @@ def test_example_prints_what_it_says(example, monkeypatch, tmp_path):
 @pytest.mark.parametrize('name', PUBLIC)
 def test_public_docstring_is_whole(name):
     validate = pytest.importorskip('numpydoc.validate').validate
+    get_doc_object = pytest.importorskip('numpydoc.docscrape').get_doc_object
     required = set(REQUIRED)
     if made_by_the_package(named(name)):
         required -= {'PR01', 'EX01'}  # the function that makes them shows them
-    complaints = [f'{code}: {text}' for code, text in validate(name)['errors'] if code in required]
+    # Not by its name, which older versions of numpydoc take for the module that is called the same.
+    found = validate(get_doc_object(named(name)))['errors']
+    complaints = [f'{code}: {text}' for code, text in found if code in required]
     assert not complaints, '\n'.join(complaints)
 
 

@@ -300,7 +300,7 @@ def test_constructors_have_the_builtin_signature(layer):
         (p.name, p.kind, p.default) for p in theirs.values()
     ]
     assert {p.name: p.default for p in added} == (
-        {'algorithm': 'auto'} if layer == 'Conv2D' else {}
+        {'algorithm': 'auto', 'padding_mode': 'zeros'} if layer == 'Conv2D' else {}
     )
 
 

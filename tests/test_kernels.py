@@ -236,6 +236,7 @@ DEPTHWISE_GEOMETRIES = [  # kernel, stride, dilation, pad
     ((3, 3), ONE, (5, 1), (5, 0)),
 ]
 DEPTHWISE_SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 14, 15, 16, 17, 20, 31, 32, 33, 48, 64, 65]
+DEPTHWISE_SMALL = [(7, 7), (14, 14), (5, 6), (11, 9), (20, 5), (8, 13)]
 DEPTHWISE_CONVOLUTIONS = (
     [
         (2, 3, 3 * (1 + i % 2), 3, (height, width)) + geometry
@@ -251,6 +252,12 @@ DEPTHWISE_CONVOLUTIONS = (
     ]
     + [(3, 1, 2, 1, (150, 40)) + DEPTHWISE_GEOMETRIES[i] for i in (0, 1, 2, 9, 18)]
     + [(1, 2, 18, 2, (9, 300)) + DEPTHWISE_GEOMETRIES[i] for i in (0, 3)]
+    # Enough channels to fill a vector with, and some behind it.
+    + [
+        (2, channels, channels, channels, DEPTHWISE_SMALL[i % len(DEPTHWISE_SMALL)]) + geometry
+        for i, geometry in enumerate(DEPTHWISE_GEOMETRIES)
+        for channels in (16, 19 + i)
+    ]
 )
 
 

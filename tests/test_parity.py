@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 
@@ -15,6 +16,7 @@ from gluon_convpool.testing import (
     BUILTIN,
     MODES,
     ConvolutionCase,
+    ConvolutionTransposeCase,  # noqa: F401, what some cases are written as
     ParityError,
     PoolingCase,
     array_kind,
@@ -299,8 +301,8 @@ def test_every_case_draws_arrays_of_its_own():
 
 
 def test_every_case_has_its_own_name_and_is_written_as_it_is_made():
-    for kind in ('conv', 'pool'):
-        cases = [parameter.values[0] for parameter in parity_cases(kind, grid='full')]
+    for kind, dims in itertools.product(('conv', 'conv_transpose', 'pool'), (1, 2, 3)):
+        cases = [parameter.values[0] for parameter in parity_cases(kind, dims, grid='full')]
         assert len(set(map(str, cases))) == len(cases)
         assert all(eval(repr(case)) == case for case in cases)
 
@@ -328,8 +330,8 @@ def test_only_the_cases_that_are_asked_for():
 @pytest.mark.parametrize(
     'arguments, sentence',
     [
-        ({'kind': 'dense'}, "kind='dense' is unknown; allowed: 'conv', 'pool'"),
-        ({'dims': 4}, 'dims=4 is unknown; allowed: 2'),
+        ({'kind': 'dense'}, "kind='dense' is unknown; allowed: 'conv', 'conv_transpose', 'pool'"),
+        ({'dims': 4}, 'dims=4 is unknown; allowed: 1, 2, 3'),
         ({'grid': 'huge'}, "grid='huge' is unknown; allowed: 'quick', 'full'"),
         ({'kernel': 3}, "there is no field 'kernel'; the cases have batch, channels, size"),
     ],

@@ -61,7 +61,10 @@ def test_convolution(
         all(
             n + 2 * p > d * (k - 1)
             for n, p, d, k in zip(
-                size, reference.pair(padding), reference.pair(dilation), reference.pair(kernel)
+                size,
+                reference.per_axis(padding),
+                reference.per_axis(dilation),
+                reference.per_axis(kernel),
             )
         )
     )
@@ -69,7 +72,7 @@ def test_convolution(
     x, weight, bias = quarters(
         seed,
         (batch, inputs) + size,
-        (outputs, per_group[0]) + reference.pair(kernel),
+        (outputs, per_group[0]) + reference.per_axis(kernel),
         (outputs,),
     )
     window = {'strides': strides, 'padding': padding, 'dilation': dilation, 'groups': groups}
@@ -115,7 +118,7 @@ def test_pooling(
     kind,
     mode,
 ):
-    for n, p, k in zip(size, reference.pair(padding), reference.pair(pool_size)):
+    for n, p, k in zip(size, reference.per_axis(padding), reference.per_axis(pool_size)):
         assume(p < k <= n + 2 * p)
     (x,) = quarters(seed, (batch, channels) + size, low=1 if kind.startswith('lp') else -8)
     window = {

@@ -12,7 +12,11 @@ from mxnet import gluon
 import gluon_convpool
 from gluon_convpool import functional, nn, scratch
 
-OURS = ('Conv2D', 'MaxPool2D', 'AvgPool2D', 'GlobalMaxPool2D', 'GlobalAvgPool2D')
+OURS = tuple(
+    f'{kind}{dims}D'
+    for kind in ('Conv', 'MaxPool', 'AvgPool', 'GlobalMaxPool', 'GlobalAvgPool')
+    for dims in (1, 2, 3)
+) + ('Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose', 'BatchNorm', 'ReflectionPad2D')
 BUILTIN_NAMES = [name for name in dir(gluon.nn) if not name.startswith('_')]
 
 
@@ -46,8 +50,8 @@ def test_star_import_brings_our_layers():
 @pytest.mark.parametrize(
     'name',
     [
-        'Conv2D',
-        'Pool2D',
+        *(f'{kind}{dims}D' for kind in ('Conv', 'Pool') for dims in (1, 2, 3)),
+        *(f'Conv{dims}DTranspose' for dims in (1, 2, 3)),
         'corr2d',
         'pool2d',
         'functional',
@@ -80,7 +84,8 @@ def test_version_is_a_release_number():
 
 
 def test_short_names_are_the_layers():
-    assert gluon_convpool.Conv2D is nn.Conv2D
+    for name in ('Conv1D', 'Conv2D', 'Conv3D', 'Pool1D', 'Pool2D', 'Pool3D'):
+        assert getattr(gluon_convpool, name) is getattr(nn, name)
     first = list(inspect.signature(gluon_convpool.Pool2D).parameters.items())[:4]
     assert [(name, parameter.default) for name, parameter in first] == [
         ('pool_size', (2, 2)),
@@ -108,6 +113,7 @@ def test_function_signatures():
         'channels': None,
         'name': None,
         'algorithm': 'auto',
+        'padding_mode': 'zeros',
     }
     assert described(functional.pooling) == {
         'pool_size': 2,

@@ -26,9 +26,13 @@ CASES = {
 RUNS = 4
 
 
+def cases_of(kind, dims, grid):
+    return CASES.get(kind, []) if dims == 2 else []
+
+
 @pytest.fixture
 def few_cases(monkeypatch):
-    monkeypatch.setattr(verification, 'cases_of', lambda kind, grid: CASES[kind])
+    monkeypatch.setattr(verification, 'cases_of', cases_of)
 
 
 @pytest.fixture
@@ -78,7 +82,10 @@ def test_every_array_of_every_run_is_compared(few_cases):
 def test_the_quick_grid_has_every_kind_of_layer():
     runs = list(verification._runs(['portable'], 'quick'))
     kinds = {run.case.kind for run in runs}
-    assert kinds == {'convolution'} | {f'{mode} pooling' for mode in ('max', 'avg', 'sum', 'lp')}
+    assert {run.case.ndim for run in runs} == {1, 2, 3}
+    assert kinds == {'convolution', 'transposed convolution'} | {
+        f'{mode} pooling' for mode in ('max', 'avg', 'sum', 'lp')
+    }
     assert len(runs) < len(list(verification._runs(['portable'], 'full'))) / 3
 
 
@@ -127,7 +134,7 @@ def test_the_printed_program_reproduces_the_failure_and_no_other(tmp_path):
         PLANT
         + """
     from gluon_convpool.cli import main
-    verification.cases_of = lambda kind, grid: [PoolingCase("sum")] if kind == "pool" else []
+    verification.cases_of = lambda *which: [PoolingCase("sum")] * (which[:2] == ("pool", 2))
     plant()
     raise SystemExit(main(["verify", "--backend", "portable"]))
     """

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Optional, Union
 
 from .. import _mxnet, geometry
 from .._mxnet import mx
-from . import native, portable
+from . import composed, native, portable
 
-Arguments = Union[geometry.Convolution, geometry.Pooling]
+Arguments = Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
 
 CHOICES = ('auto', 'native', 'portable')
 ENVIRONMENT_VARIABLE = 'GLUON_CONVPOOL_BACKEND'
@@ -78,6 +78,26 @@ def current() -> str:
     return _current
 
 
+def obstacle(
+    op: str,
+    arguments: Arguments,
+    dtype: Optional[str] = None,
+    device: Optional[str] = None,
+) -> str:
+    """Why the native backend cannot serve a call, or an empty string where it can."""
+    status = _mxnet.native_status()
+    if not status.available:
+        return status.reason
+    if isinstance(arguments, geometry.ConvolutionTranspose):
+        return composed.obstacle(arguments, dtype, device)
+    return native.obstacle(op, arguments, dtype, device)
+
+
+def is_native() -> bool:
+    """Say whether the native library is there, and may compute what it has kernels for."""
+    return _current != 'portable' and _mxnet.native_status().available
+
+
 def choose(
     op: str,
     arguments: Arguments,
@@ -95,10 +115,9 @@ def choose(
     """
     if _current == 'portable':
         return _portable(op, arguments, "the backend 'portable' was asked for")
-    status = _mxnet.native_status()
-    reason = native.obstacle(op, arguments, dtype, device) if status.available else status.reason
+    reason = obstacle(op, arguments, dtype, device)
     if not reason:
-        return native
+        return composed if isinstance(arguments, geometry.ConvolutionTranspose) else native
     if _current == 'native':
         raise ValueError(f"{op}: the backend 'native' was asked for, but {reason}")
     return _portable(op, arguments, reason)
@@ -125,6 +144,7 @@ def check_algorithm(
         Saying what the algorithm needs, or that the native backend is not in use.
     """
     if arguments.algorithm != 'auto':
+        arguments, data = geometry.without_border(arguments, data)
         choose('convolution', arguments, dtype, device)
         native.check_algorithm(arguments, data)
 
@@ -275,7 +295,7 @@ def info() -> Info:
         version=__version__,
         mxnet=mx.__version__,
         numpy=_mxnet.numpy.__version__,
-        backend='native' if status.available and _current != 'portable' else 'portable',
+        backend='native' if is_native() else 'portable',
         native=status.available,
         reason=status.reason,
         library=_mxnet.LIBRARY if status.available else '',

@@ -26,6 +26,11 @@ def obstacle(
         return f'the native {op} has no kernel for {arguments.ndim} spatial axes'
     if arguments.layout not in LAYOUTS:
         return f'the native {op} has no kernel for layout {arguments.layout}'
+    return obstacle_of_arrays(op, dtype, device)
+
+
+def obstacle_of_arrays(op: str, dtype: Optional[str], device: Optional[str]) -> str:
+    """`obstacle`, as far as it is about what the arrays are, whatever is done with them."""
     if dtype is not None and dtype not in DTYPES:
         return f'the native {op} has no kernel for {dtype}'
     if device is not None and device != 'cpu':
@@ -227,3 +232,45 @@ def pooling(
     return _mxnet.native_operator('pooling', kind)(
         _detour(x, kind, adds[0]), name=name, **pooling_attributes(arguments)
     )
+
+
+def _mode_in_graph(mean: Any, variance: Any) -> Any:
+    """A symbol that equals the running mean in training and is something else in inference.
+
+    An extension operator is not told which of the two it runs for, and one graph serves both.
+    MXNet's batch norm is told: of one value for each channel, the mean is the value itself in
+    training, and what it was given as the running mean in inference. Here the value is our running
+    mean, and what it is given as its running mean is our running variance. Their being equal in
+    every channel is the one case that is not told apart.
+
+    A momentum of 1 keeps the statistics as they are; without `fix_gamma`, which is the default, so
+    does the scale, in whose place anything may stand that has no gradient.
+    """
+    mean, variance = (_mxnet.to_world(one, False) for one in (mean, variance))
+    settings = {'axis': 0, 'momentum': 1.0, 'fix_gamma': False, 'output_mean_var': True}
+    outputs = mx.sym.BatchNorm(mean, variance, variance, variance, mean, **settings)
+    return mx.sym.BlockGrad(outputs[1])
+
+
+def batch_norm(
+    x: Any,
+    gamma: Any,
+    beta: Any,
+    running_mean: Any,
+    running_var: Any,
+    attributes: Dict[str, Any],
+    kind: Kind,
+    name: Optional[str] = None,
+    adds: Adds = (None, None, None),
+) -> Any:
+    """One batch normalisation on inputs of one `kind`, with the attributes of MXNet's operator."""
+    statistics = [running_mean, running_var]
+    inputs = [_detour(one, kind, add) for one, add in zip((x, gamma, beta), adds)] + statistics
+    mode = 'train' if mx.autograd.is_training() else 'predict'
+    if attributes['use_global_stats']:
+        mode = 'predict'
+    elif kind.symbol:
+        mode = 'input'
+        inputs.append(_mxnet.to_world(_mode_in_graph(*statistics), kind.numpy))
+    chosen = {key: attributes[key] for key in ('eps', 'momentum', 'fix_gamma', 'use_global_stats')}
+    return _mxnet.native_operator('batch_norm', kind)(*inputs, name=name, mode=mode, **chosen)[0]

@@ -12,7 +12,9 @@ the worlds differ.
 from __future__ import annotations
 
 import itertools
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy
 
 from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
@@ -59,18 +61,20 @@ class _Operators:
             total = self.F.expand_dims(total, axis=axis)
         return total
 
-    def pad(self, x: Any, before: Ints, after: Ints, value: float = 0.0) -> Any:
-        """Pad the axes from the third one on with `value`."""
+    def pad(
+        self, x: Any, before: Ints, after: Ints, value: float = 0.0, mode: str = 'constant'
+    ) -> Any:
+        """Pad the axes from the third one on with `value`, or in another of MXNet's modes."""
         if not any(before) and not any(after):
             return x
         if len(before) == 1:
             # MXNet pads two or three axes
-            x = self.pad(self.F.expand_dims(x, axis=2), (0,) + before, (0,) + after, value)
+            x = self.pad(self.F.expand_dims(x, axis=2), (0,) + before, (0,) + after, value, mode)
             return self.F.squeeze(x, axis=2)
         width = [0, 0, 0, 0]
         for pair in zip(before, after):
             width.extend(pair)
-        return self.F.pad(x, mode='constant', pad_width=tuple(width), constant_value=value)
+        return self.F.pad(x, mode=mode, pad_width=tuple(width), constant_value=value)
 
     def take_every(self, x: Any, starts: Ints, tails: Ints, steps: Ints) -> Any:
         """``x[..., start : size - tail : step]`` on the last axes, one triple per axis."""
@@ -100,6 +104,11 @@ _OPERATORS: Dict[Kind, _Operators] = {
 }
 
 
+def operators(kind: Kind) -> _Operators:
+    """MXNet's operators for inputs of one kind."""
+    return _OPERATORS[kind]
+
+
 def _check(node: str, key: str, **values: Any) -> str:
     """The name of a node that fails exactly where data does not fit.
 
@@ -111,37 +120,21 @@ def _check(node: str, key: str, **values: Any) -> str:
 
 
 def _with_checked_sizes(
-    ops: _Operators,
-    x: Any,
-    op: str,
-    layout: str,
-    kernel: Ints,
-    pad: Ints,
-    dilation: Ints,
+    ops: _Operators, x: Any, op: str, layout: str, least: Ints, key: str, values: Dict[str, Any]
 ) -> Any:
-    """`x`, seen through nodes that fail where it has other axes or is smaller than the window.
+    """`x`, seen through nodes that fail where it has other axes or fewer than `least` elements.
 
     Without them, slices that reach over the end are cut short, silently. They look at one channel
     of one image and at rows as long as an axis; those that `x` goes through leave its memory as it
-    is.
+    is. `key` and `values` are the sentence for an axis that is too short.
     """
     F = ops.F
 
     def axes(node: str) -> str:
         return _check(node, 'wrong_axes', op=op, layout=layout, expected=len(layout))
 
-    extents = tuple(map(geometry.extent, kernel, dilation))
-
-    def too_large(node: str) -> str:
-        return _check(
-            node,
-            'kernel_too_large',
-            op=op,
-            kernel_size=kernel,
-            dilation=dilation,
-            padding=pad,
-            extent=extents,
-        )
+    def too_short(node: str) -> str:
+        return _check(node, key, op=op, **values)
 
     ends = tuple(1 if axis in 'NC' else None for axis in layout)
     begins = tuple(0 if axis in 'NC' else None for axis in layout)
@@ -150,16 +143,31 @@ def _with_checked_sizes(
     plane = F.transpose(F.BlockGrad(plane), axes=order, name=axes('axes'))
     one = F.slice_axis(F.shape_array(plane), axis=0, begin=0, end=1)
     x = _after(ops, x, one, axes('order'), axes('checked'))
-    for axis, extent, p in zip(layout.strip('NC'), extents, pad):
-        least = extent - 2 * p
-        if least < 1:
+    for axis, count in zip(layout.strip('NC'), least):
+        if count < 1:
             continue
         row = F.contrib.arange_like(plane, axis=layout.index(axis))
-        end = too_large(f'end_{axis}')
-        last = F.slice_axis(row, axis=0, begin=least - 1, end=least, name=end)
+        end = too_short(f'end_{axis}')
+        last = F.slice_axis(row, axis=0, begin=count - 1, end=count, name=end)
         # a slice of an empty row is empty, which `_after` refuses
-        x = _after(ops, x, last, too_large(f'fits_{axis}'), too_large(f'checked_{axis}'))
+        x = _after(ops, x, last, too_short(f'fits_{axis}'), too_short(f'checked_{axis}'))
     return x
+
+
+def _with_fitting_window(
+    ops: _Operators, x: Any, op: str, layout: str, kernel: Ints, pad: Ints, dilation: Ints
+) -> Any:
+    """`x`, seen through nodes that fail where the window does not fit."""
+    extents = tuple(map(geometry.extent, kernel, dilation))
+    return _with_checked_sizes(
+        ops,
+        x,
+        op,
+        layout,
+        tuple(n - 2 * p for n, p in zip(extents, pad)),
+        'kernel_too_large',
+        {'kernel_size': kernel, 'dilation': dilation, 'padding': pad, 'extent': extents},
+    )
 
 
 def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
@@ -177,13 +185,32 @@ def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
     return F.squeeze(x, axis=0, name=checked)
 
 
-def _legacy_and_empty(x: Any, kind: Kind) -> bool:
+def legacy_and_empty(x: Any, kind: Kind) -> bool:
     # Legacy arrays can be empty under np_shape, but few legacy operators take them.
     return kind == _mxnet.ND_ARRAY and 0 in x.shape
 
 
-def _inverse(axes: Ints) -> Ints:
+def inverse(axes: Ints) -> Ints:
     return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+# --------------------------------------------------------------------------- dtypes
+
+
+def cast(x: Any, dtype: Any, kind: Kind, name: Optional[str] = None) -> Any:
+    """`x` in another dtype."""
+    ops = _OPERATORS[kind]
+    return ops.leave(ops.F.cast(ops.enter(x), dtype=dtype, name=name))
+
+
+def to_integers(x: Any, dtype: Any, kind: Kind, floor: bool) -> Any:
+    """The float64 `x`, rounded down if `floor`, within the range of an integer dtype."""
+    ops = _OPERATORS[kind]
+    x = ops.F.BlockGrad(ops.enter(x))
+    if floor:
+        x = ops.F.floor(x)
+    range_ = numpy.iinfo(dtype)
+    return ops.leave(ops.F.minimum(ops.F.maximum(x, int(range_.min)), int(range_.max)))
 
 
 # --------------------------------------------------------------------------- convolution
@@ -207,7 +234,7 @@ def convolution(
     the image is thinned out first. Never is there a matrix as large as kernel times image, except
     in the second case while recording, where it is smaller by the product of the strides.
     """
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         x, weight = _mxnet.to_world(x, True), _mxnet.to_world(weight, True)
         bias = None if bias is None else _mxnet.to_world(bias, True)
         out = convolution(x, weight, bias, arguments, _mxnet.NP_ARRAY)
@@ -217,12 +244,12 @@ def convolution(
     layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
     x, weight = ops.enter(x), ops.enter(weight)
     if kind.symbol:
-        x = _with_checked_sizes(
+        x = _with_fitting_window(
             ops, x, 'convolution', layout, arguments.kernel, arguments.pad, arguments.dilate
         )
     x = ops.move_axes(x, tuple(layout.index(axis) for axis in plain))
     if kind.symbol:
-        weight = _with_checked_shape(ops, weight, x, arguments)
+        weight = _with_checked_shape(ops, weight, x, arguments, 0)
     # the weight's axes are those of the layout with O for N and I for C; taps come first here
     weight = ops.move_axes(weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC'))
     x = ops.pad(x, arguments.pad, arguments.pad)
@@ -245,15 +272,185 @@ def convolution(
         total = product if total is None else ops.add(total, product)
 
     if bias is not None:
-        bias = ops.enter(bias)
-        if kind.symbol:
-            bias = _with_checked_bias(ops, bias, weight, arguments)
-        # added by a product with ones: the sum in a broadcast's gradient refuses empty arrays
-        first = ops.F.BlockGrad(ops.F.slice_axis(total, axis=0, begin=0, end=1))
-        column = ops.F.reshape(bias, shape=(arguments.channels, 1))
-        total = ops.add(total, ops.F.dot(column, ops.F.ones_like(first)))
-    back = _inverse(tuple(layout.index(axis) for axis in plain))
+        total = _with_bias(ops, total, bias, weight, arguments)
+    back = inverse(tuple(layout.index(axis) for axis in plain))
     return ops.leave(ops.move_axes(total, back, name=name))
+
+
+def convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.ConvolutionTranspose,
+    kind: Kind,
+    name: Optional[str] = None,
+    adds: Any = None,
+) -> Any:
+    """One transposed convolution on inputs of one `kind`, arguments already checked.
+
+    One matrix product per tap of the kernel, as in `convolution`, over the data as it is: nothing
+    is multiplied with zeros in between.
+    """
+    if legacy_and_empty(x, kind):
+        x, weight = _mxnet.to_world(x, True), _mxnet.to_world(weight, True)
+        bias = None if bias is None else _mxnet.to_world(bias, True)
+        out = convolution_transpose(x, weight, bias, arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops = _OPERATORS[kind]
+    ndim = arguments.ndim
+    layout, plain = arguments.layout, 'CN' + arguments.layout.strip('NC')
+    x, weight = ops.enter(x), ops.enter(weight)
+    if kind.symbol:
+        x, weight = with_checked_inputs(ops, x, weight, arguments)
+    x = ops.move_axes(x, tuple(layout.index(axis) for axis in plain))
+    # the weight's axes are those of the layout with I for N and O for C; taps come first here
+    weight = ops.move_axes(weight, tuple(layout.index(axis) for axis in layout.strip('NC') + 'NC'))
+
+    image = _Positions(ops, x, arguments.groups, ndim)
+
+    def piece(tap: Ints) -> Any:
+        matrix = _tap_matrix(ops, weight, tap, arguments)
+        return image.times(ops.F.swapaxes(matrix, dim1=1, dim2=2))
+
+    total = _spread(ops, piece, arguments, arguments.adj)
+    if bias is not None:
+        total = _with_bias(ops, total, bias, weight, arguments)
+    back = inverse(tuple(layout.index(axis) for axis in plain))
+    if back == tuple(range(len(back))):
+        return ops.leave(ops.F.identity(total, name=name) if kind.symbol else total)
+    return ops.leave(ops.move_axes(total, back, name=name))
+
+
+def with_checked_inputs(
+    ops: _Operators, x: Any, weight: Any, arguments: geometry.ConvolutionTranspose
+) -> Tuple[Any, Any]:
+    """`x` and `weight` of a graph, seen through nodes that fail where they don't fit."""
+    least = geometry.least_for_transposed(arguments)
+    values = {'padding': arguments.pad, 'least': least}
+    op, layout = 'convolution_transpose', arguments.layout
+    x = _with_checked_sizes(ops, x, op, layout, least, 'nothing_left', values)
+    return x, _with_checked_shape(ops, weight, x, arguments, layout.index('C'))
+
+
+def _spread(
+    ops: _Operators,
+    piece: Callable[[Ints], Any],
+    window: Union[geometry.Convolution, geometry.ConvolutionTranspose],
+    adj: Ints,
+) -> Any:
+    """The sum of ``piece(tap)`` over the taps, each put where the tap of every window lies.
+
+    Element i of a piece goes to element ``i * stride + tap * dilation - pad``. Elements whose
+    places leave the same rest when divided by the stride get theirs from the same taps; so each
+    rest is an image of its own, in which pieces are only shifted, and in the end the images are
+    laced into one another. `adj` elements are there beyond the last that a window reaches.
+    """
+    stride = window.stride
+    extents = tuple(map(geometry.extent, window.kernel, window.dilate))
+    # elements that each image needs behind those of a piece, for the taps and for `adj`
+    room = tuple(
+        max((e - 1) // s, -((p - e - a) // s) - 1)
+        for e, s, p, a in zip(extents, stride, window.pad, adj)
+    )
+    images: Dict[Ints, Any] = {}
+    for tap in itertools.product(*map(range, window.kernel)):
+        places = tuple(i * d for i, d in zip(tap, window.dilate))
+        rest = tuple(place % s for place, s in zip(places, stride))
+        shift = tuple(place // s for place, s in zip(places, stride))
+        behind = tuple(r - n for r, n in zip(room, shift))
+        shifted = ops.pad(piece(tap), shift, behind)
+        images[rest] = ops.add(images[rest], shifted) if rest in images else shifted
+    total = laced(ops, images, stride, 'CN' + window.layout.strip('NC'))
+    tails = tuple(
+        s * (r + 1) + p - e - a for s, r, p, e, a in zip(stride, room, window.pad, extents, adj)
+    )
+    return ops.take_every(total, window.pad, tails, (1,) * window.ndim)
+
+
+def laced(
+    ops: _Operators, images: Dict[Ints, Any], stride: Ints, layout: str, rest: Ints = ()
+) -> Any:
+    """One image of several: element ``i * stride + rest`` is element i of ``images[rest]``.
+
+    Where there is no image there are zeros.
+    """
+    axis = len(rest)
+    if axis == len(stride):
+        return images[rest] if rest in images else ops.F.zeros_like(next(iter(images.values())))
+    parts = [laced(ops, images, stride, layout, rest + (i,)) for i in range(stride[axis])]
+    if len(parts) == 1:
+        return parts[0]
+    at = layout.index(layout.strip('NC')[axis])
+    parts = [ops.F.expand_dims(part, axis=at + 1) for part in parts]
+    together = ops.F.concat(*parts, dim=at + 1)
+    return ops.reshape(together, (0,) * at + (-3, -2), (-2,) * at + (-5, -4))
+
+
+def slice_axes(
+    ops: _Operators,
+    x: Any,
+    layout: str,
+    begins: Sequence[int],
+    ends: Sequence[Optional[int]],
+    steps: Sequence[int],
+) -> Any:
+    """``x[begin:end:step]`` on each spatial axis of `layout`."""
+    spatial = layout.strip('NC')
+
+    def along(values: Sequence[Any], other: Any) -> Tuple[Any, ...]:
+        return tuple(other if axis in 'NC' else values[spatial.index(axis)] for axis in layout)
+
+    return ops.F.slice(x, begin=along(begins, None), end=along(ends, None), step=along(steps, 1))
+
+
+def _with_bias(
+    ops: _Operators, total: Any, bias: Any, weight: Any, arguments: geometry.AnyConvolution
+) -> Any:
+    """`total`, with axes ``(C, N, ...)``, plus one number for each channel."""
+    bias = ops.enter(bias)
+    if ops.kind.symbol:
+        bias = _with_checked_bias(ops, bias, weight, arguments)
+    # added by a product with ones: the sum in a broadcast's gradient refuses empty arrays
+    first = ops.F.BlockGrad(ops.F.slice_axis(total, axis=0, begin=0, end=1))
+    column = ops.F.reshape(bias, shape=(arguments.channels, 1))
+    return ops.add(total, ops.F.dot(column, ops.F.ones_like(first)))
+
+
+_PAD_MODES = {'zeros': 'constant', 'reflect': 'reflect', 'replicate': 'edge'}
+
+
+def border(
+    x: Any,
+    around: geometry.Border,
+    layout: str,
+    kind: Kind,
+    op: str = 'convolution',
+    name: Optional[str] = None,
+) -> Any:
+    """`x` with `around` around it, on every spatial axis of `layout`."""
+    if legacy_and_empty(x, kind):
+        out = border(_mxnet.to_world(x, True), around, layout, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops = _OPERATORS[kind]
+    x = ops.enter(x)
+    if kind.symbol:
+        least = geometry.least_for_border(around)
+        values = {'padding': around.pairs, 'mode': repr(around.mode), 'least': least}
+        x = _with_checked_sizes(ops, x, op, layout, least, 'border_too_large', values)
+    if around.mode == 'circular':
+        for axis, before, after in zip(layout.strip('NC'), around.before, around.after):
+            at = layout.index(axis)
+            parts = [x]
+            if before:
+                parts.insert(0, ops.F.slice_axis(x, axis=at, begin=-before, end=None))
+            if after:
+                parts.append(ops.F.slice_axis(x, axis=at, begin=0, end=after))
+            x = ops.F.concat(*parts, dim=at) if len(parts) > 1 else x
+        return ops.leave(ops.F.identity(x, name=name) if kind.symbol else x)
+    axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
+    x = ops.pad(ops.move_axes(x, axes), around.before, around.after, mode=_PAD_MODES[around.mode])
+    x = ops.move_axes(x, inverse(axes))
+    return ops.leave(ops.F.identity(x, name=name) if kind.symbol else x)
 
 
 class _Positions:
@@ -282,50 +479,56 @@ class _Positions:
         )
 
 
-def _tap_matrix(ops: _Operators, weight: Any, tap: Ints, arguments: geometry.Convolution) -> Any:
-    """The weights ``(*kernel, O, I)`` of one tap as ``(groups, O / groups, I)``."""
+def _tap_matrix(ops: _Operators, weight: Any, tap: Ints, arguments: geometry.AnyConvolution) -> Any:
+    """The weights ``(*kernel, O, I)`` of one tap as ``(groups, O / groups, I)``.
+
+    With O and I exchanged where the convolution is transposed.
+    """
     matrix = ops.F.slice(weight, begin=tap, end=tuple(i + 1 for i in tap))
     for _ in range(len(tap) - 1):
         matrix = ops.reshape(matrix, (-3, -2), (-5, -4))
-    # the one axis of size 1 that is left splits off the groups from the output channels
+    # the one axis of size 1 that is left splits off the groups from the first channels
     matrix = ops.reshape(matrix, (-3, -2), (-5, -4))
     return ops.reshape(matrix, (-4, arguments.groups, -1, -2), (-6, arguments.groups, -1, -4))
 
 
 def _with_checked_shape(
-    ops: _Operators, weight: Any, x: Any, arguments: geometry.Convolution
+    ops: _Operators, weight: Any, x: Any, arguments: geometry.AnyConvolution, channel_axis: int
 ) -> Any:
-    """`weight`, tied to the shape that follows from the data ``(C, N, *sizes)``.
+    """`weight`, tied to the shape that follows from the channels of the data.
 
     Shapes do not flow backwards through slices and products, so without this the weight of a
     layer whose initialisation waits for the data would stay unknown. A slice of a larger weight
     would fit where the weight does not.
     """
+    F, groups, ndim = ops.F, arguments.groups, arguments.ndim
+    inner_axis = geometry.free_axis(arguments)
+    transposed = isinstance(arguments, geometry.ConvolutionTranspose)
+    op = 'convolution_transpose' if transposed else 'convolution'
     shape = _known_shape(weight)
     if shape is not None:
-        geometry.check_weight(arguments, shape)
-    F, groups, ndim = ops.F, arguments.groups, arguments.ndim
-    inner_axis = arguments.layout.index('C')
+        geometry.check_weight(arguments, shape, op)
 
     def not_divisible(node: str) -> str:
-        return _check(
-            node, 'channels_not_divisible', op='convolution', groups=groups, name='in_channels'
-        )
+        return _check(node, 'channels_not_divisible', op=op, groups=groups, name='in_channels')
 
     def mismatch(node: str) -> str:
         return _check(
             node,
-            'channels_mismatch',
-            op='convolution',
+            'channels_mismatch_transposed' if transposed else 'channels_mismatch',
+            op=op,
             weight_shape=shape or geometry.weight_text(arguments, '...'),
             groups=groups,
         )
 
     # a row as long as there are channels in the data, and of that what one group has
-    row = F.BlockGrad(F.contrib.arange_like(x, axis=0))
+    row = F.BlockGrad(F.contrib.arange_like(x, axis=channel_axis))
     name = (mismatch if shape else not_divisible)('groups')
     row = F.reshape(row, shape=(-4, groups, -1), name=name)
-    inner = F.slice_axis(row, axis=0, begin=0, end=1)
+    if transposed:
+        inner = F.reshape(F.reshape(row, shape=(-3,)), shape=(1, -1))
+    else:
+        inner = F.slice_axis(row, axis=0, begin=0, end=1)
     if shape is not None:
         return F.reshape_like(
             weight,
@@ -344,14 +547,16 @@ def _with_checked_shape(
 
 
 def _with_checked_bias(
-    ops: _Operators, bias: Any, weight: Any, arguments: geometry.Convolution
+    ops: _Operators, bias: Any, weight: Any, arguments: geometry.AnyConvolution
 ) -> Any:
     """`bias`, tied to its shape: no other operator of the graph demands it."""
+    transposed = isinstance(arguments, geometry.ConvolutionTranspose)
+    op = 'convolution_transpose' if transposed else 'convolution'
     shape = _known_shape(bias)
     if shape is not None:
-        geometry.check_bias(arguments, shape)
+        geometry.check_bias(arguments, shape, op)
         return bias
-    wrong = _check('bias', 'bias_shape', op='convolution', expected=(arguments.channels,))
+    wrong = _check('bias', 'bias_shape', op=op, expected=(arguments.channels,))
     flat = ops.F.reshape(weight, shape=(-1,))
     like = ops.F.slice_axis(flat, axis=0, begin=0, end=arguments.channels)
     return ops.F._internal._identity_with_attr_like_rhs(bias, like, name=wrong)
@@ -363,6 +568,143 @@ def _known_shape(symbol: Any) -> Optional[Ints]:
     if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
         return None
     return tuple(map(int, sizes))
+
+
+# --------------------------------------------------------------------------- windows as columns
+
+
+def unfold(x: Any, arguments: geometry.Convolution, kind: Kind, name: Optional[str] = None) -> Any:
+    """The windows of `x`, of layout NC..., as columns ``(N, C * taps, windows)``."""
+    if legacy_and_empty(x, kind):
+        out = unfold(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops, ndim = _OPERATORS[kind], arguments.ndim
+    x = ops.enter(x)
+    if kind.symbol:
+        window = (arguments.kernel, arguments.pad, arguments.dilate)
+        x = _with_fitting_window(ops, x, 'unfold', arguments.layout, *window)
+    x = ops.pad(x, arguments.pad, arguments.pad)
+    reaches = tuple(geometry.extent(k, d) - 1 for k, d in zip(arguments.kernel, arguments.dilate))
+    columns = []
+    for tap in itertools.product(*map(range, arguments.kernel)):
+        starts = tuple(i * d for i, d in zip(tap, arguments.dilate))
+        tails = tuple(reach - start for reach, start in zip(reaches, starts))
+        seen = ops.take_every(x, starts, tails, arguments.stride)
+        for _ in range(ndim - 1):
+            seen = ops.reshape(seen, (0, 0, -3, -2), (-2, -2, -5, -4))
+        columns.append(ops.F.expand_dims(seen, axis=2))
+    together = ops.F.concat(*columns, dim=2) if len(columns) > 1 else columns[0]
+    return ops.leave(ops.reshape(together, (0, -3, -2), (-2, -5, -4), name=name))
+
+
+def fold(
+    x: Any,
+    sizes: Ints,
+    windows: Ints,
+    arguments: geometry.Convolution,
+    kind: Kind,
+    name: Optional[str] = None,
+) -> Any:
+    """The adjoint of `unfold`: columns are added up to images of `sizes`."""
+    if legacy_and_empty(x, kind):
+        out = fold(_mxnet.to_world(x, True), sizes, windows, arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops = _OPERATORS[kind]
+    taps = list(itertools.product(*map(range, arguments.kernel)))
+    # (N, C, taps, windows), and of each tap (N, C, *windows)
+    x = ops.reshape(ops.enter(x), (0, -4, -1, len(taps), -2), (-2, -6, -1, len(taps), -4))
+    ends = [n - 1 for n in windows]
+
+    def piece(tap: Ints) -> Any:
+        at = taps.index(tap)
+        one = ops.F.slice_axis(x, axis=2, begin=at, end=at + 1)
+        # the axis of the tap is the first of the windows' axes
+        one = ops.reshape(one, (0, 0, -3, -2), (-2, -2, -5, -4))
+        for n in windows[:0:-1]:
+            one = ops.reshape(one, (0, 0, -4, -1, n, -2), (-2, -2, -6, -1, n, -4))
+        return one
+
+    reached = tuple(
+        end * s + geometry.extent(k, d)
+        for end, s, k, d in zip(ends, arguments.stride, arguments.kernel, arguments.dilate)
+    )
+    # what the padded image has behind the last window
+    adj = tuple(n + 2 * p - r for n, p, r in zip(sizes, arguments.pad, reached))
+    out = _spread(ops, piece, arguments, adj)
+    return ops.leave(ops.F.identity(out, name=name) if kind.symbol else out)
+
+
+# --------------------------------------------------------------------------- adaptive pooling
+
+
+def adaptive_pooling(
+    x: Any,
+    output_size: Ints,
+    mode: str,
+    layout: str,
+    kind: Kind,
+    name: Optional[str] = None,
+) -> Any:
+    """Pooling to `output_size`, arguments already checked.
+
+    Each axis is reduced by itself: by a product with the matrix that says which elements are in
+    which window, or by the largest of what it lets through.
+    """
+    if legacy_and_empty(x, kind):
+        out = adaptive_pooling(_mxnet.to_world(x, True), output_size, mode, layout, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops = _OPERATORS[kind]
+    F = ops.F
+    x = ops.enter(x)
+    if kind.symbol:
+        ones = (1,) * len(output_size)
+        op = 'adaptive_pooling'
+        x = _with_checked_sizes(ops, x, op, layout, ones, 'nothing_to_pool', {})
+    for letter, count in reversed(list(zip(layout.strip('NC'), output_size))):
+        # the axis last, where products and maxima are taken
+        axis = layout.index(letter)
+        order = tuple(i for i in range(len(layout)) if i != axis) + (axis,)
+        x = ops.move_axes(x, order)
+        inside = _windows_along(ops, x, len(layout) - 1, count)
+        if mode == 'avg':
+            sums = F.sum(inside, axis=1, keepdims=True)
+            x = F.dot(x, F.broadcast_div(inside, sums), transpose_b=True)
+        else:
+            x = _largest_inside(ops, x, inside, count, len(layout))
+        x = ops.move_axes(x, inverse(order))
+    return ops.leave(F.identity(x, name=name) if kind.symbol else x)
+
+
+def _windows_along(ops: _Operators, x: Any, axis: int, count: int) -> Any:
+    """A matrix (count, n), 1 where an element of the axis of size n is in a window, 0 elsewhere.
+
+    Computed without knowing n. Quotients of integers below 2**24 are rounded to the right side of
+    every integer in float32 too.
+    """
+    F = ops.F
+    place = F.BlockGrad(F.contrib.arange_like(x, axis=axis))
+    n = F.slice_axis(place, axis=0, begin=-1, end=None) + 1
+    ones = F.ones_like(n)
+    window = F.concat(*[ones * i for i in range(count)], dim=0) if count > 1 else ones * 0
+    first = F.floor(F.broadcast_div(F.broadcast_mul(window, n), ones * count))
+    last = F.ceil(F.broadcast_div(F.broadcast_mul(window + 1, n), ones * count))
+    place = F.expand_dims(place, axis=0)
+    from_first = F.broadcast_greater_equal(place, F.expand_dims(first, axis=1))
+    to_last = F.broadcast_lesser(place, F.expand_dims(last, axis=1))
+    return F.broadcast_mul(from_first, to_last)
+
+
+def _largest_inside(ops: _Operators, x: Any, inside: Any, count: int, ndim: int) -> Any:
+    """The maximum, or the first NaN, of what each row of `inside` lets through of the last axis."""
+    F = ops.F
+    x = F.expand_dims(x, axis=ndim - 1)
+    for _ in range(ndim - 1):
+        inside = F.expand_dims(inside, axis=0)
+    marks = F.BlockGrad(F.broadcast_add(F.zeros_like(x), inside))
+    # not broadcast, whose gradient refuses empty arrays
+    wide = F.concat(*[x] * count, dim=ndim - 1) if count > 1 else x
+    seen = F.where(marks, wide, F.zeros_like(wide) - float('inf'))
+    return F.squeeze(_largest_along(ops, seen, ndim), axis=ndim)
 
 
 # --------------------------------------------------------------------------- pooling
@@ -379,7 +721,7 @@ def pooling(
 
     Windows are boxes, so each mode is folded axis by axis: a window of h x w costs h + w steps.
     """
-    if _legacy_and_empty(x, kind):
+    if legacy_and_empty(x, kind):
         out = pooling(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
         return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
@@ -390,14 +732,14 @@ def pooling(
     if kind.symbol:
         ones, zeros = (1,) * arguments.ndim, (0,) * arguments.ndim
         kernel, pad = (ones, zeros) if arguments.global_pool else (arguments.kernel, arguments.pad)
-        x = _with_checked_sizes(ops, x, 'pooling', layout, kernel, pad, ones)
+        x = _with_fitting_window(ops, x, 'pooling', layout, kernel, pad, ones)
     x = ops.move_axes(x, axes)
     fold = _MODES[arguments.mode]
     out = fold(ops, x, arguments)
     if kind.symbol and layout == plain:
         # whichever operator came last, the graph's node gets the name that was asked for
         out = ops.F.identity(out, name=name)
-    return ops.leave(ops.move_axes(out, _inverse(axes), name=name))
+    return ops.leave(ops.move_axes(out, inverse(axes), name=name))
 
 
 def _spatial(arguments: geometry.Pooling) -> Ints:
@@ -429,17 +771,20 @@ def _max(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
         for axis in reversed(_spatial(arguments)):
             x = _largest_along(ops, x, axis)
         return x
-    before, after = _padding(arguments)
-    x = ops.pad(x, before, after, float('-inf'))
+    x = ops.pad(x, *_padding(arguments), float('-inf'))
     for axis in reversed(_spatial(arguments)):
         taps = _taps(ops, x, axis, arguments)
         x = taps[0]
         for tap in taps[1:]:
-            keep = ops.F.broadcast_logical_or(
-                ops.F.broadcast_greater_equal(x, tap), ops.F.broadcast_not_equal(x, x)
-            )
-            x = ops.F.where(keep, x, tap)
+            x = ops.F.where(_keeps(ops, x, tap), x, tap)
     return x
+
+
+def _keeps(ops: _Operators, x: Any, tap: Any) -> Any:
+    """Where `x` is the maximum of both; NaN is more than any number, and the first of equals."""
+    return ops.F.broadcast_logical_or(
+        ops.F.broadcast_greater_equal(x, tap), ops.F.broadcast_not_equal(x, x)
+    )
 
 
 def _largest_along(ops: _Operators, x: Any, axis: int) -> Any:
@@ -518,3 +863,102 @@ def _lp(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
 
 
 _MODES = {'max': _max, 'avg': _avg, 'sum': _sum, 'lp': _lp}
+
+
+# --------------------------------------------------------------------------- unpooling
+
+
+def _flat_places(ops: _Operators, x: Any, ndim: int) -> Any:
+    """The place of each element of `x`, (N, C, *sizes), in its row-major plane, in float64."""
+    F = ops.F
+    plane = scale = None
+    for axis in range(ndim + 1, 1, -1):
+        line = F.cast(F.contrib.arange_like(x, axis=axis), dtype='float64')
+        size = F.slice_axis(line, axis=0, begin=-1, end=None) + 1
+        shape = tuple(-1 if i == axis else 1 for i in range(ndim + 2))
+        line = F.reshape(line, shape=shape)
+        size = F.reshape(size, shape=(1,) * (ndim + 2))
+        if plane is None:
+            plane, scale = line, size
+        else:
+            plane = F.broadcast_add(plane, F.broadcast_mul(line, scale))
+            scale = F.broadcast_mul(scale, size)
+    zeros = F.zeros_like(F.cast(x, dtype='float64'))
+    return F.BlockGrad(F.broadcast_add(zeros, plane))
+
+
+def max_pooling_with_indices(x: Any, arguments: geometry.Pooling, kind: Kind) -> Tuple[Any, Any]:
+    """Maxima of windows, as `pooling` gives them, and their places."""
+    if legacy_and_empty(x, kind):
+        both = max_pooling_with_indices(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(both[0], False), _mxnet.to_world(both[1], False)
+    ops, layout = _OPERATORS[kind], arguments.layout
+    x = ops.enter(x)
+    if kind.symbol:
+        ones = (1,) * arguments.ndim
+        op = 'max_pooling_with_indices'
+        x = _with_fitting_window(ops, x, op, layout, arguments.kernel, arguments.pad, ones)
+    axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
+    x = ops.move_axes(x, axes)
+    places = _flat_places(ops, x, arguments.ndim)
+    x = ops.pad(x, *_padding(arguments), float('-inf'))
+    places = ops.pad(places, *_padding(arguments), -1.0)
+    for axis in reversed(_spatial(arguments)):
+        taps = list(zip(_taps(ops, x, axis, arguments), _taps(ops, places, axis, arguments)))
+        x, places = taps[0]
+        for tap, its_places in taps[1:]:
+            # padding never wins over an element, be it -inf
+            inside = ops.F.broadcast_logical_or(places >= 0, its_places < 0)
+            keep = _keeps(ops, x, tap)
+            keep = ops.F.where(inside, keep, ops.F.zeros_like(keep))
+            x, places = ops.F.where(keep, x, tap), ops.F.where(keep, places, its_places)
+    indices = ops.F.cast(ops.F.BlockGrad(places), dtype='int32')
+    back = inverse(axes)
+    return ops.leave(ops.move_axes(x, back)), ops.leave(ops.move_axes(indices, back))
+
+
+def max_unpooling(
+    x: Any,
+    indices: Any,
+    sizes: Ints,
+    windows: Ints,
+    arguments: geometry.Pooling,
+    kind: Kind,
+) -> Any:
+    """Each element of `x` where its index says, in images of `sizes`.
+
+    One piece for each tap of the window: the elements whose maximum was there. A tap in the padding
+    may have the number of another place, but what it gives is cut off with the padding.
+    """
+    if legacy_and_empty(x, kind):
+        both = (_mxnet.to_world(x, True), _mxnet.to_world(indices, True))
+        out = max_unpooling(*both, sizes, windows, arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops, ndim, layout = _OPERATORS[kind], arguments.ndim, arguments.layout
+    F = ops.F
+    axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
+    x = ops.move_axes(ops.enter(x), axes)
+    indices = F.cast(ops.move_axes(ops.enter(indices), axes), dtype='float64')
+    zeros = F.BlockGrad(F.zeros_like(x))
+
+    def piece(tap: Ints) -> Any:
+        plane = None
+        scale = 1
+        for axis in range(ndim - 1, -1, -1):
+            line = F.cast(F.contrib.arange_like(x, axis=axis + 2), dtype='float64')
+            line = (line * arguments.stride[axis] + (tap[axis] - arguments.pad[axis])) * scale
+            line = F.reshape(line, shape=tuple(-1 if i == axis + 2 else 1 for i in range(ndim + 2)))
+            plane = line if plane is None else F.broadcast_add(plane, line)
+            scale *= sizes[axis]
+        here = F.broadcast_equal(indices, F.BlockGrad(plane))
+        return F.where(here, x, zeros)
+
+    ones = (1,) * ndim
+    window = geometry.Convolution(
+        arguments.kernel, arguments.stride, ones, arguments.pad, 1, 1, 'NC' + layout.strip('NC')
+    )
+    adj = tuple(
+        n + 2 * p - (o - 1) * s - k
+        for n, p, o, s, k in zip(sizes, arguments.pad, windows, arguments.stride, arguments.kernel)
+    )
+    return ops.leave(ops.move_axes(_spread(ops, piece, window, adj), inverse(axes)))

@@ -10,8 +10,7 @@ ours       what `gluon_convpool.optimize` makes of it
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy
 
@@ -95,19 +94,32 @@ def select(
 # --------------------------------------------------------------------------- networks
 
 
-@contextlib.contextmanager
-def statistics_of_the_batch(net: Any) -> Iterator[None]:
-    """Let the batch norms of a network take their statistics from the last batch alone."""
-    norms: List[Any] = []
-    net.apply(lambda block: norms.append(block) if type(block).__name__ == 'BatchNorm' else None)
-    before = [norm._kwargs['momentum'] for norm in norms]
-    for norm in norms:
-        norm._kwargs['momentum'] = 0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, before):
-            norm._kwargs['momentum'] = momentum
+FEWEST_FOR_STATISTICS = 8
+
+
+def take_statistics(net: Any, images: Any) -> None:
+    """Give the batch norms of a network the statistics of `images`.
+
+    It must be initialised and not hybridized.
+    """
+
+    def take(norm: Any, inputs: Sequence[Any]) -> None:
+        x = inputs[0].asnumpy()
+        axes = tuple(set(range(x.ndim)) - {norm._kwargs['axis'] % x.ndim})
+        norm.running_mean.set_data(x.mean(axes))
+        norm.running_var.set_data(x.var(axes))
+
+    hooks: List[Any] = []
+    net.apply(
+        lambda block: (
+            hooks.append(block.register_forward_pre_hook(take))
+            if type(block).__name__ == 'BatchNorm'
+            else None
+        )
+    )
+    net(images)
+    for hook in hooks:
+        hook.detach()
 
 
 def make_network(name: str, images: Any, values: Optional[Sequence[Any]] = None) -> Any:
@@ -120,9 +132,12 @@ def make_network(name: str, images: Any, values: Optional[Sequence[Any]] = None)
 
     net = mx.gluon.model_zoo.vision.get_model(name, classes=CLASSES)
     net.initialize(mx.init.MSRAPrelu())
-    with statistics_of_the_batch(net), mx.autograd.train_mode():
-        net(images).wait_to_read()
-    if values is not None:
+    net(images)
+    if values is None:
+        # With few values in a channel, some would hardly vary, and dividing by that makes noise.
+        batch = max(len(images), FEWEST_FOR_STATISTICS)
+        take_statistics(net, mx.nd.random.normal(shape=(batch, *images.shape[1:])))
+    else:
         for parameter, value in zip(net.collect_params().values(), values):
             parameter.set_data(value)
     return net

@@ -17,7 +17,7 @@ from .._program import (
     require_extra,
 )
 
-EXTRAS = {'tabulate': 'tabulate'}
+EXTRAS = {'tabulate': 'tabulate', 'tqdm': 'tqdm'}
 NOTHING = '-'
 
 
@@ -172,9 +172,15 @@ def examine(options: argparse.Namespace) -> Tuple[Dict[str, Any], Any]:
         }
         results['agreement']['agrees'] = model.verify(*arrays.values()).agrees
         if options.seconds > 0:
+            from tqdm import tqdm
+
             from ..bench import model as bench
 
-            results['layers'] = bench.measure_nodes(graph, model.graph, model.report, arrays)
+            count = sum(not node.is_variable for node in graph.nodes())
+            with tqdm(total=count, unit='layer', leave=False, disable=None) as bar:
+                results['layers'] = bench.measure_nodes(
+                    graph, model.graph, model.report, arrays, bar.update
+                )
             results['whole'] = bench.measure_whole(
                 GraphBlock(original), model, list(arrays.values()), options.seconds
             )

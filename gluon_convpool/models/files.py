@@ -186,7 +186,7 @@ _DATA_INPUTS = {
     'GroupNorm': 1,
     'Embedding': 1,
     'LeakyReLU': 1,
-    **dict.fromkeys(operators.OUR_CONVOLUTION, 1),
+    **dict.fromkeys(operators.OUR_CONVOLUTION | operators.OUR_BATCH_NORM, 1),
 }
 
 

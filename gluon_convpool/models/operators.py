@@ -28,7 +28,8 @@ POOLING = frozenset(('Pooling',))
 ANY_CONVOLUTION = CONVOLUTION | OUR_CONVOLUTION
 ANY_POOLING = POOLING | OUR_POOLING
 FULLY_CONNECTED = frozenset(('FullyConnected',))
-BATCH_NORM = frozenset(('BatchNorm',))
+OUR_BATCH_NORM = _both_worlds('convpool_batch_norm')
+BATCH_NORM = frozenset(('BatchNorm',)) | OUR_BATCH_NORM
 DROPOUT = frozenset(('Dropout',))
 CONCAT = frozenset(('Concat', '_npi_concatenate'))
 

@@ -1,4 +1,4 @@
-"""Built-in convolution and pooling layers of a network become ours, and back.
+"""Built-in layers of a network become ours, and back: convolution, pooling, batch norm.
 
 Our layers are subclasses of MXNet's and keep their state under the same names, so a layer is
 replaced by giving it another class. It stays the same object: whoever holds it, its parameters,
@@ -11,14 +11,15 @@ import copy
 import functools
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
+from mxnet.gluon.nn import basic_layers
 from mxnet.gluon.nn import conv_layers as builtin
 
 from .. import _mxnet, backends, functional, geometry, nn
 from .._mxnet import mx
-from ..backends import native
 from ..nn import _common
-from ..nn.conv import _Convolution
-from ..nn.pool import _Pooling
+from ..nn._kernel_layer import KernelLayer
+from ..nn.batch_norm import _BatchNorm
+from ..nn.pool import AnyPooling, _Pooling
 from . import operators
 from .graph import Graph
 
@@ -43,7 +44,7 @@ _OURS: Dict[Type[Any], Type[Any]] = {
 
 
 # Those by the general layers behind the built-in ones.
-_GENERAL: Dict[Type[Any], Type[Any]] = {builtin._Conv: _Convolution, builtin._Pooling: nn.Pool2D}
+_GENERAL: Dict[Type[Any], Type[Any]] = {builtin._Conv: KernelLayer, builtin._Pooling: AnyPooling}
 
 
 class Replaced(NamedTuple):
@@ -84,9 +85,9 @@ class SwapReport(NamedTuple):
     --------
     >>> import gluon_convpool
     >>> from mxnet.gluon import nn
-    >>> report = gluon_convpool.swap(nn.Conv3D(4, 3))
+    >>> report = gluon_convpool.swap(nn.MaxPool2D(2, padding=2))
     >>> report.left[0].reason
-    'gluon_convpool has no Conv3D'
+    'MaxPool2D: padding=(2, 2) must be smaller than pool_size=(2, 2) on every axis'
     """
 
     net: Any
@@ -175,7 +176,7 @@ def _copy(net: Any) -> Any:
 
 
 def _is_ours(block: Any) -> bool:
-    return isinstance(block, (_Convolution, _Pooling))
+    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm))
 
 
 def _revive(cls: Any, ours: Any) -> Any:
@@ -204,8 +205,9 @@ def _ours_over(cls: Any, ours: Any) -> Any:
 
 def _computes(layer: Any, ours: Type[Any]) -> bool:
     """Say whether the operator of a general layer is the one that `ours` stands for."""
-    operator = getattr(layer, '_op_name', 'pooling').lower()
-    return operator == ('convolution' if issubclass(ours, _Convolution) else 'pooling')
+    if not issubclass(ours, KernelLayer):
+        return True
+    return layer._op_name in ours._builtin_operators.values()
 
 
 def _our_class(layer: Any) -> Any:
@@ -223,8 +225,9 @@ def _our_class(layer: Any) -> Any:
     else:
         base = next(one for one in cls.__mro__ if one in _GENERAL)
         ndim = len(layer._kwargs['kernel'])
-        fitting = [one for one in nn.OURS if issubclass(one, _GENERAL[base]) and one.ndim == ndim]
-        if not fitting or not _computes(layer, fitting[0]):
+        general = (one for one in nn.OURS if issubclass(one, _GENERAL[base]) and one.ndim == ndim)
+        fitting = [one for one in general if _computes(layer, one)]
+        if not fitting:
             raise ValueError(f'gluon_convpool has no {cls.__name__}')
         ours = fitting[0]
     own = cls.__mro__[: cls.__mro__.index(base)]
@@ -242,15 +245,21 @@ def _obstacle(layer: Any, dtype: Optional[str]) -> str:
     """Say why ours would be slower than the built-in layer, or return an empty string."""
     if backends.current() == 'portable':
         return ''
-    status = _mxnet.native_status()
-    if not status.available:
-        return status.reason
+    if isinstance(layer, _BatchNorm):
+        status = _mxnet.native_status()
+        if not status.available:
+            return status.reason
+        if dtype is None:
+            return 'the parameters around it are of several types'
+        return layer.obstacle()
     op, device = 'pooling', None
-    if isinstance(layer, _Convolution):
-        op, dtype = 'convolution', functional.dtype_name(layer.weight.dtype)
+    if isinstance(layer, KernelLayer):
+        op, dtype = layer.op, functional.dtype_name(layer.weight.dtype)
         contexts = layer.weight._ctx_list or ()
         device = next((one.device_type for one in contexts if one.device_type != 'cpu'), None)
-    return native.obstacle(op, layer._arguments, dtype, device)
+        if op == 'convolution_transpose':
+            return 'transposed convolutions of ours are not faster'
+    return backends.obstacle(op, layer._arguments, dtype, device)
 
 
 def _become_ours(layer: Any, dtype: Optional[str]) -> None:
@@ -285,10 +294,11 @@ def _builtin_class(layer: Any) -> Type[Any]:
     before: Optional[Type[Any]] = vars(cls).get('_swapped_from')
     if before is not None:
         return before
-    if cls is nn.Pool2D:
-        return builtin._Pooling
     if cls in nn.OURS:
-        return cls.__bases__[1]
+        border = getattr(layer, '_kwargs', {}).get('border')
+        if border is not None:
+            raise ValueError(f'MXNet has no padding={border.pairs} with {border.mode}')
+        return next(one for one in cls.__mro__ if one.__module__.startswith('mxnet.'))
     raise ValueError(f'{cls.__name__} is a subclass of {cls.__bases__[0].__name__} of ours')
 
 
@@ -339,14 +349,17 @@ def _swap_block(block: Any, to: str, dtype: Optional[str]) -> Optional[Tuple[str
         if words:
             raise ValueError(words)
         return None
-    if not isinstance(block, (builtin._Conv, builtin._Pooling)):
+    if not isinstance(block, (builtin._Conv, builtin._Pooling, basic_layers.BatchNorm)):
         return None
     _become_ours(block, dtype)
     return before, f'gluon_convpool {type(block).__name__}'
 
 
 def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
-    """Replace the built-in convolution and pooling layers of a network by ours, or ours by them.
+    """Replace the built-in layers of a network by ours, or ours by them.
+
+    Convolution and pooling layers, and batch norms between them, since MXNet's are slow on the
+    arrays that our layers give.
 
     Layers are found wherever they stand: nested, in blocks of your own and their lists, used in
     several places, as subclasses of a built-in layer that change nothing of how it computes. Each
@@ -354,8 +367,8 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     goes on with its state. Graphs of hybridized blocks are traced anew by the next call.
 
     Layers that ours would not make faster are left: those for which the native backend has no
-    kernel (other dimensions, layouts and types), transposed ones, and subclasses with a `forward`
-    of their own.
+    kernel (some dimensions, layouts and types, transposed ones), and subclasses with a `forward` of
+    their own.
 
     Parameters
     ----------
@@ -392,7 +405,7 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     >>> len(report.replaced) + len(report.left)
     3
     >>> print(report.left[-1])
-    2: Conv2DTranspose left, gluon_convpool has no Conv2DTranspose
+    2: Conv2DTranspose left, transposed convolutions of ours are not faster
     >>> back = gluon_convpool.swap(net, to='mxnet')
     >>> type(net[0]) is nn.Conv2D
     True
@@ -413,7 +426,7 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
             if names is None:
                 continue
             report.replaced.append(Replaced(path, *names))
-            if to == 'mxnet' and inplace and isinstance(block, builtin._Conv):
+            if to == 'mxnet' and inplace:
                 for parameter in block._reg_params.values():
                     _common.unwatch(parameter)
     if report.replaced:

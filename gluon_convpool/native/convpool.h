@@ -84,6 +84,16 @@ typedef struct {
   convpool_window window;
 } convpool_pooling;
 
+/* x and y: (batch, channels, inner), with everything behind the channels as one axis; the other
+ * arrays have one value for each channel. */
+typedef struct {
+  convpool_dtype dtype;
+  int32_t training;  /* statistics are those of x, else the running ones */
+  int32_t fix_gamma; /* gamma counts as 1 and its gradient is 0 */
+  int64_t batch, channels, inner;
+  double epsilon, momentum;
+} convpool_batch_norm;
+
 /* The algorithm that serves a pass of this convolution, or CONVPOOL_AUTO where none does. */
 CONVPOOL_API convpool_algorithm convpool_convolution_algorithm(const convpool_convolution* conv,
                                                                convpool_pass pass);
@@ -122,6 +132,21 @@ CONVPOOL_API convpool_status convpool_pooling_forward(const convpool_pooling* po
 /* The gradient of x, given x, y and the gradient of y. */
 CONVPOOL_API convpool_status convpool_pooling_backward(const convpool_pooling* pool, const void* x,
                                                        const void* y, const void* dy, void* dx);
+
+/* y = (x - mean) * inv_std * gamma + beta. Gives the mean and 1 / sqrt(variance + epsilon) too. */
+CONVPOOL_API convpool_status convpool_batch_norm_forward(const convpool_batch_norm* norm,
+                                                         const void* x, const void* gamma,
+                                                         const void* beta, const void* running_mean,
+                                                         const void* running_var, void* y,
+                                                         void* mean, void* inv_std);
+/* The gradients of x, gamma and beta, given that of y and what the forward pass gave. In training
+ * it also moves the running statistics: running * momentum + now * (1 - momentum). */
+CONVPOOL_API convpool_status convpool_batch_norm_backward(const convpool_batch_norm* norm,
+                                                          const void* x, const void* gamma,
+                                                          const void* mean, const void* inv_std,
+                                                          const void* dy, void* dx, void* dgamma,
+                                                          void* dbeta, void* running_mean,
+                                                          void* running_var);
 
 /* How many threads a call may use. n < 1 goes back to the default: OMP_NUM_THREADS where it is set,
  * else the processors that affinity and the cgroup's quota leave to the process. A forked child

@@ -84,6 +84,23 @@ convpool_status convpool_pooling_backward(const convpool_pooling* pool, const vo
   return kernels().pooling_backward(pool, x, y, dy, dx);
 }
 
+convpool_status convpool_batch_norm_forward(const convpool_batch_norm* norm, const void* x,
+                                            const void* gamma, const void* beta,
+                                            const void* running_mean, const void* running_var,
+                                            void* y, void* mean, void* inv_std) {
+  return kernels().batch_norm_forward(norm, x, gamma, beta, running_mean, running_var, y, mean,
+                                      inv_std);
+}
+
+convpool_status convpool_batch_norm_backward(const convpool_batch_norm* norm, const void* x,
+                                             const void* gamma, const void* mean,
+                                             const void* inv_std, const void* dy, void* dx,
+                                             void* dgamma, void* dbeta, void* running_mean,
+                                             void* running_var) {
+  return kernels().batch_norm_backward(norm, x, gamma, mean, inv_std, dy, dx, dgamma, dbeta,
+                                       running_mean, running_var);
+}
+
 void convpool_set_num_threads(int n) { convpool::set_num_threads(n); }
 int convpool_get_num_threads(void) { return convpool::num_threads(); }
 

@@ -3,6 +3,7 @@
 
 #include "conv/convolution.h"
 #include "gemm/measure.h"
+#include "norm/batch_norm.h"
 #include "pool/pooling.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -138,6 +139,39 @@ convpool_status pooling_backward(const convpool_pooling* problem, const void* x,
   });
 }
 
+template <typename T>
+T* typed(void* array) {
+  return static_cast<T*>(array);
+}
+
+template <typename T>
+const T* typed(const void* array) {
+  return static_cast<const T*>(array);
+}
+
+convpool_status batch_norm_forward(const convpool_batch_norm* norm, const void* x,
+                                   const void* gamma, const void* beta, const void* running_mean,
+                                   const void* running_var, void* y, void* mean, void* inv_std) {
+  using T = float;
+  if (norm->dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
+  BatchNorm<T>(*norm).forward(typed<T>(x), typed<T>(gamma), typed<T>(beta), typed<T>(running_mean),
+                              typed<T>(running_var), typed<T>(y), typed<T>(mean),
+                              typed<T>(inv_std));
+  return CONVPOOL_OK;
+}
+
+convpool_status batch_norm_backward(const convpool_batch_norm* norm, const void* x,
+                                    const void* gamma, const void* mean, const void* inv_std,
+                                    const void* dy, void* dx, void* dgamma, void* dbeta,
+                                    void* running_mean, void* running_var) {
+  using T = float;
+  if (norm->dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
+  BatchNorm<T>(*norm).backward(typed<T>(x), typed<T>(gamma), typed<T>(mean), typed<T>(inv_std),
+                               typed<T>(dy), typed<T>(dx), typed<T>(dgamma), typed<T>(dbeta),
+                               typed<T>(running_mean), typed<T>(running_var));
+  return CONVPOOL_OK;
+}
+
 }  // namespace
 
 #define CONVPOOL_STRING_(text) #text
@@ -153,6 +187,8 @@ const Kernels kKernels = {
     convolution_backward_bias,
     pooling_forward,
     pooling_backward,
+    batch_norm_forward,
+    batch_norm_backward,
     measure_micro_kernel<float>,
     measure_peak<float>,
 };

@@ -19,6 +19,11 @@ struct Kernels {
   convpool_status (*pooling_forward)(const convpool_pooling*, const void*, void*);
   convpool_status (*pooling_backward)(const convpool_pooling*, const void*, const void*,
                                       const void*, void*);
+  convpool_status (*batch_norm_forward)(const convpool_batch_norm*, const void*, const void*,
+                                        const void*, const void*, const void*, void*, void*, void*);
+  convpool_status (*batch_norm_backward)(const convpool_batch_norm*, const void*, const void*,
+                                         const void*, const void*, const void*, void*, void*, void*,
+                                         void*, void*);
   double (*measure_micro_kernel)(double seconds);
   double (*measure_peak)(double seconds);
 };

@@ -688,6 +688,157 @@ MXReturnValue pooling_backward(const StringMap& map, Tensors* in, Tensors* out,
   });
 }
 
+constexpr const char* kBatchNorm = "batch_norm";
+
+// Inputs of batch_norm, in their order, and its outputs.
+enum { kData, kGamma, kBeta, kRunningMean, kRunningVar, kMode };
+enum { kOut, kMean, kInvStd, kTraining, kBatchNormOutputs };
+
+struct BatchNormAttributes {
+  const Attributes attributes;
+  const double epsilon, momentum;
+  const bool fix_gamma, use_global_stats;
+  const std::string mode;
+
+  explicit BatchNormAttributes(const StringMap& map)
+      : attributes(kBatchNorm, map, {"eps", "momentum", "fix_gamma", "use_global_stats", "mode"}),
+        epsilon(attributes.number("eps", 1e-3)),
+        momentum(attributes.number("momentum", 0.9)),
+        fix_gamma(attributes.boolean("fix_gamma", true)),
+        use_global_stats(attributes.boolean("use_global_stats", false)),
+        mode(attributes.string("mode", "predict")) {
+    if (mode != "predict" && mode != "train" && mode != "input")
+      fail(sentence(messages::unknown_choice, {{"op", kBatchNorm},
+                                               {"name", "mode"},
+                                               {"value", "'" + mode + "'"},
+                                               {"allowed", "'predict', 'train', 'input'"}}));
+  }
+
+  size_t inputs() const { return mode == "input" ? kMode + 1 : kMode; }
+};
+
+convpool_batch_norm batch_norm_problem(const BatchNormAttributes& attributes, bool training,
+                                       const std::vector<int64_t>& x) {
+  convpool_batch_norm norm{};
+  norm.dtype = CONVPOOL_FLOAT32;
+  norm.training = training ? 1 : 0;
+  norm.fix_gamma = attributes.fix_gamma ? 1 : 0;
+  norm.batch = x[0];
+  norm.channels = x[1];
+  norm.inner = 1;
+  for (size_t i = 2; i < x.size(); ++i) norm.inner *= x[i];
+  norm.epsilon = attributes.epsilon;
+  norm.momentum = attributes.momentum;
+  return norm;
+}
+
+// An extension operator is not told whether it runs for training. In a graph, which serves both, it
+// is told by one of MXNet's that is: `mode` equals the running mean in training, and not else (see
+// docs/OPERATORS.md).
+bool is_training(const BatchNormAttributes& attributes, Tensors* in) {
+  if (attributes.use_global_stats) return false;
+  if (attributes.mode != "input") return attributes.mode == "train";
+  const float* mode = in->at(kMode).data<float>();
+  const float* mean = in->at(kRunningMean).data<float>();
+  for (int64_t i = 0; i < in->at(kMode).shape[0]; ++i)
+    if (mode[i] != mean[i] && (mode[i] == mode[i] || mean[i] == mean[i])) return false;
+  return true;
+}
+
+MXReturnValue batch_norm_arity(const StringMap& map, int* num_in, int* num_out) {
+  return guarded([&] {
+    *num_in = static_cast<int>(BatchNormAttributes(map).inputs());
+    *num_out = kBatchNormOutputs;
+  });
+}
+
+MXReturnValue batch_norm_mutates(const StringMap&, std::vector<int>* indices) {
+  *indices = {kRunningMean, kRunningVar};
+  return MX_SUCCESS;
+}
+
+template <bool kNumpy>
+MXReturnValue batch_norm_shape(const StringMap&, std::vector<Shape>* in, std::vector<Shape>* out) {
+  return guarded([&] {
+    const Shape& data = in->at(kData);
+    if (data.empty()) fail("batch_norm: the shape of data is not known");
+    if (data.size() < 2)
+      fail(sentence(messages::too_few_axes, {{"op", kBatchNorm}, {"shape", tuple_text(data)}}));
+    const Shape channels{data[1]};
+    for (size_t i = kGamma; i < in->size(); ++i) {
+      if (!fits(in->at(i), channels, kNumpy))
+        fail(sentence(
+            messages::channels_of_statistics,
+            {{"op", kBatchNorm}, {"shape", tuple_text(data)}, {"channels", text(in->at(i)[0])}}));
+      in->at(i) = channels;
+    }
+    out->at(kOut) = data;
+    out->at(kMean) = out->at(kInvStd) = channels;
+    out->at(kTraining) = {1};
+  });
+}
+
+MXReturnValue batch_norm_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] { infer_types(kBatchNorm, in, out); });
+}
+
+MXReturnValue batch_norm_forward(const StringMap& map, Tensors* in, Tensors* out,
+                                 const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const BatchNormAttributes attributes(map);
+    const bool training = is_training(attributes, in);
+    *out->at(kTraining).data<float>() = training ? 1.0f : 0.0f;
+    const convpool_batch_norm norm = batch_norm_problem(attributes, training, in->at(kData).shape);
+    check_status(kBatchNorm,
+                 convpool_batch_norm_forward(&norm, in->at(kData).data_ptr, in->at(kGamma).data_ptr,
+                                             in->at(kBeta).data_ptr, in->at(kRunningMean).data_ptr,
+                                             in->at(kRunningVar).data_ptr, out->at(kOut).data_ptr,
+                                             out->at(kMean).data_ptr, out->at(kInvStd).data_ptr));
+  });
+}
+
+// The gradient is registered below as an operator of its own, because only so can it say that it
+// writes to two of its inputs. Its inputs: the gradients of the outputs, the inputs, the outputs.
+constexpr int kFirstInput = kBatchNormOutputs;
+
+MXReturnValue batch_norm_gradient_arity(const StringMap& map, int* num_in, int* num_out) {
+  return guarded([&] {
+    *num_out = static_cast<int>(BatchNormAttributes(map).inputs());
+    *num_in = *num_out + 2 * kBatchNormOutputs;
+  });
+}
+
+MXReturnValue batch_norm_gradient_mutates(const StringMap&, std::vector<int>* indices) {
+  *indices = {kFirstInput + kRunningMean, kFirstInput + kRunningVar};
+  return MX_SUCCESS;
+}
+
+MXReturnValue batch_norm_gradient_shape(const StringMap&, std::vector<Shape>* in,
+                                        std::vector<Shape>* out) {
+  return guarded([&] {
+    for (size_t i = 0; i < out->size(); ++i) out->at(i) = in->at(kFirstInput + i);
+  });
+}
+
+MXReturnValue batch_norm_gradient(const StringMap& map, Tensors* in, Tensors* out,
+                                  const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const BatchNormAttributes attributes(map);
+    const auto input = [&](size_t i) { return in->at(kFirstInput + i).data_ptr; };
+    const auto output = [&](size_t i) {
+      return in->at(kFirstInput + attributes.inputs() + i).data_ptr;
+    };
+    const bool training = *static_cast<const float*>(output(kTraining)) != 0;
+    const convpool_batch_norm norm =
+        batch_norm_problem(attributes, training, in->at(kFirstInput + kData).shape);
+    check_status(kBatchNorm,
+                 convpool_batch_norm_backward(
+                     &norm, input(kData), input(kGamma), output(kMean), output(kInvStd),
+                     in->at(kOut).data_ptr, out->at(kData).data_ptr, out->at(kGamma).data_ptr,
+                     out->at(kBeta).data_ptr, input(kRunningMean), input(kRunningVar)));
+  });
+}
+
 REGISTER_OP(convpool_convolution)
     .setForward(convolution_forward, "cpu")
     .setBackward(convolution_backward, "cpu")
@@ -715,6 +866,36 @@ REGISTER_OP(_npx_convpool_pooling)
     .setParseAttrs(pooling_arity)
     .setInferType(pooling_type)
     .setInferShape(pooling_shape<true>);
+
+REGISTER_OP(convpool_batch_norm)
+    .setForward(batch_norm_forward, "cpu")
+    .setBackward(batch_norm_gradient, "cpu")
+    .setParseAttrs(batch_norm_arity)
+    .setInferType(batch_norm_type)
+    .setInferShape(batch_norm_shape<false>)
+    .setMutateInputs(batch_norm_mutates);
+
+REGISTER_OP(_backward_convpool_batch_norm)
+    .setForward(batch_norm_gradient, "cpu")
+    .setParseAttrs(batch_norm_gradient_arity)
+    .setInferType(batch_norm_type)
+    .setInferShape(batch_norm_gradient_shape)
+    .setMutateInputs(batch_norm_gradient_mutates);
+
+REGISTER_OP(_npx_convpool_batch_norm)
+    .setForward(batch_norm_forward, "cpu")
+    .setBackward(batch_norm_gradient, "cpu")
+    .setParseAttrs(batch_norm_arity)
+    .setInferType(batch_norm_type)
+    .setInferShape(batch_norm_shape<true>)
+    .setMutateInputs(batch_norm_mutates);
+
+REGISTER_OP(_backward__npx_convpool_batch_norm)
+    .setForward(batch_norm_gradient, "cpu")
+    .setParseAttrs(batch_norm_gradient_arity)
+    .setInferType(batch_norm_type)
+    .setInferShape(batch_norm_gradient_shape)
+    .setMutateInputs(batch_norm_gradient_mutates);
 
 }  // namespace
 }  // namespace convpool

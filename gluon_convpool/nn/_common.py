@@ -152,11 +152,11 @@ def parameter_input(parameter: Any, value: Any, kind: Kind) -> Tuple[Any, Option
 def fill_in_signature(cls: Any, doc: str, texts: Dict[str, str], **values: Any) -> None:
     """Give a thin class the signature of the built-in layer under it, and a filled-in docstring.
 
-    The built-in is the base of `cls` after ours; a class without one keeps its own constructor.
+    The built-in is the base of `cls` after ours; a class without one has set its own signature.
     What the constructor of ours takes by keyword beyond the built-in's stands in the signature too.
     `texts` says of each parameter that a class may have what stands behind its name.
     """
-    if '__init__' not in vars(cls):
+    if len(cls.__bases__) > 1:
         own = inspect.signature(cls.__init__).parameters.values()
         signature = inspect.signature(cls.__bases__[1].__init__)
         parameters = list(signature.parameters.values())[1:]

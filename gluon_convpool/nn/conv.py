@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, ClassVar, Dict, Optional
+from typing import Any, ClassVar, Dict
 
 from mxnet.gluon.nn import conv_layers as builtin
 
 from .. import backends, functional, geometry
-from .._mxnet import kind_of, to_world
-from ._common import (
-    Activation,
-    DataGradient,
-    array_kind,
-    fill_in_signature,
-    parameter_input,
-    watch,
-)
+from ._common import fill_in_signature
+from ._kernel_layer import KernelLayer
 
 _DOC = """{ndim}-D convolution, a drop-in for ``mxnet.gluon.nn.{name}``.
 
-Signature (but for `algorithm`), defaults, parameters and their names are the built-in layer's; a
-file of parameters saved by either loads into the other, and
+Signature (but for `algorithm` and `padding_mode`), defaults, parameters and their names are the
+built-in layer's; a file of parameters saved by either loads into the other, and
 ``isinstance(layer, mxnet.gluon.nn.{name})`` holds.
 
 Parameters
@@ -36,8 +28,8 @@ TypeError, ValueError
 
 Notes
 -----
-Input and output are float32 or float64 arrays (or symbols) of {axes} axes in the order of
-`layout`. Along an axis of n elements the output has
+Input and output are arrays (or symbols) of {axes} axes in the order of `layout`, of float32,
+float64 or, computed in float32, float16. Along an axis of n elements the output has
 ``floor((n + 2 * padding - dilation * (kernel_size - 1) - 1) / strides) + 1``.
 
 Examples
@@ -59,8 +51,10 @@ _PARAMETERS = {
     Size of the window, in elements: one value for all spatial axes or one per axis.""",
     'strides': """strides : int or tuple of {ndim} int
     Step from one window to the next.""",
-    'padding': """padding : int or tuple of {ndim} int
-    Zeros added on both sides of each axis.""",
+    'padding': """padding : int, tuple of {ndim} int, tuple of {ndim} pairs, 'same' or 'valid'
+    Elements added on both sides of each axis; or a pair (before, behind) for each. 'valid' adds
+    none, and 'same' adds ``dilation * (kernel_size - 1)`` in all, the smaller half in front, so
+    that the output has ``ceil(n / strides)`` elements.""",
     'dilation': """dilation : int or tuple of {ndim} int
     Step from one element of the window to the next.""",
     'groups': """groups : int
@@ -81,20 +75,19 @@ _PARAMETERS = {
     'algorithm': """algorithm : str
     Which arithmetic of the native backend computes the output: one of {algorithms}. A gradient
     for which it has no kernel is left to 'auto', which takes what should be fastest.""",
+    'padding_mode': """padding_mode : {{'zeros', 'reflect', 'replicate', 'circular'}}
+    What the added elements are: zeros; the data mirrored at its first and last element; those
+    elements again and again; or the data from the other end.""",
     'kwargs': """**kwargs
     ``prefix`` and ``params``, as in every Gluon block.""",
 }
 
 
-class _Convolution(DataGradient, builtin._Conv):
-    """Convolution over any number of spatial axes; subclasses fix the number and the built-in.
+class _Convolution(KernelLayer):
+    """Convolution over any number of spatial axes; subclasses fix the number and the built-in."""
 
-    A subclass names a built-in layer as its second base: its constructor makes the parameters,
-    after the arguments were checked here.
-    """
-
-    ndim: ClassVar[int]
-    act: Any
+    op = 'convolution'
+    _builtin_operators: ClassVar[Dict[bool, str]] = {True: 'convolution', False: 'Convolution'}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -113,13 +106,14 @@ class _Convolution(DataGradient, builtin._Conv):
                 result=f'1, 8, {sizes}',
             )
 
-    def __init__(self, *args: Any, algorithm: str = 'auto', **kwargs: Any) -> None:
-        op = type(self).__name__
-        bound = self._builtin_signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given: Dict[str, Any] = bound.arguments
-        arguments = geometry.convolution_arguments(
-            op,
+    def __init__(
+        self, *args: Any, algorithm: str = 'auto', padding_mode: str = 'zeros', **kwargs: Any
+    ) -> None:
+        self._construct(args, kwargs, algorithm=algorithm, padding_mode=padding_mode)
+
+    def _read(self, given: Dict[str, Any]) -> geometry.Convolution:
+        return geometry.convolution_arguments(
+            type(self).__name__,
             given['kernel_size'],
             given['strides'],
             given['padding'],
@@ -129,117 +123,59 @@ class _Convolution(DataGradient, builtin._Conv):
             given['layout'],
             given['in_channels'],
             self.ndim,
-            algorithm,
+            given['algorithm'],
+            given['padding_mode'],
         )
-        if given['activation'] is not None:
-            geometry.choice(op, 'activation', given['activation'], geometry.ACTIVATIONS)
-        given.update(
-            channels=arguments.channels,
-            kernel_size=arguments.kernel,
-            strides=arguments.stride,
-            padding=arguments.pad,
-            dilation=arguments.dilate,
-            groups=arguments.groups,
-            in_channels=int(given['in_channels']),
+
+    def _reread(self, kwargs: Dict[str, Any]) -> geometry.Convolution:
+        arguments = geometry.convolution_arguments(
+            type(self).__name__,
+            kwargs['kernel'],
+            kwargs['stride'],
+            kwargs['pad'],
+            kwargs['dilate'],
+            kwargs['num_filter'],
+            kwargs['num_group'],
+            kwargs['layout'],
+            ndim=self.ndim,
+            algorithm=kwargs.get('algorithm', 'auto'),
         )
-        super().__init__(*bound.args, **bound.kwargs)
-        if arguments.algorithm != 'auto':
-            self._kwargs['algorithm'] = arguments.algorithm
-        if self.act is not None:
-            with self.name_scope():
-                self.act = Activation(
-                    given['activation'], prefix=self.act.prefix[len(self.prefix) :]
-                )
-        self._prepare()
+        return arguments._replace(border=kwargs.get('border'))
 
-    _builtin_signature: ClassVar[inspect.Signature]
+    def _attributes(self, arguments: geometry.Convolution) -> Dict[str, Any]:
+        own = {'algorithm': arguments.algorithm, 'border': arguments.border}
+        return {name: value for name, value in own.items() if value not in ('auto', None)}
 
-    def _prepare(self) -> None:
-        for parameter in self._reg_params.values():
-            watch(parameter)
-        self._seen_kwargs: Dict[str, Any] = {}
-        self._normalised: Optional[geometry.Convolution] = None
-        self._fits: Any = None
-        self._fitting_weight: Any = None
-
-    @property
-    def _arguments(self) -> geometry.Convolution:
-        # Users change `_kwargs` of built-in layers (a dilation, say) after construction.
-        kwargs = self._kwargs
-        if self._normalised is None or kwargs != self._seen_kwargs:
-            self._normalised = geometry.convolution_arguments(
-                type(self).__name__,
-                kwargs['kernel'],
-                kwargs['stride'],
-                kwargs['pad'],
-                kwargs['dilate'],
-                kwargs['num_filter'],
-                kwargs['num_group'],
-                kwargs['layout'],
-                ndim=self.ndim,
-                algorithm=kwargs.get('algorithm', 'auto'),
-            )
-            self._seen_kwargs = dict(kwargs)
-        return self._normalised
-
-    def _check(self, x: Any) -> None:
-        """Refuse an array that does not fit, before parameters are initialised or a graph runs."""
-        op = 'convolution'
-        arguments, weight = self._arguments, self.weight
-        # Most calls are like the one before; `_data` is another list once the weight was cast,
-        # initialised or moved.
-        seen = (arguments, x.shape, x.dtype, x.ctx)
-        if weight._data is not None and weight._data is self._fitting_weight and seen == self._fits:
-            return
-        dtype, device = functional.check_arrays(op, (x,))
-        weight_dtype = functional.dtype_name(weight.dtype)
-        if dtype != weight_dtype:
-            dtypes = f'{dtype} (data), {weight_dtype} (weight)'
-            geometry.refuse('mixed_dtypes', op=op, dtypes=dtypes)
-        geometry.convolution_shape(arguments, x.shape, weight.shape)
+    def _check_shapes(
+        self, arguments: geometry.Convolution, x: Any, dtype: str, device: str
+    ) -> None:
+        geometry.convolution_shape(arguments, x.shape, self.weight.shape)
         backends.check_algorithm(arguments, x.shape, dtype, device)
-        if weight._data is not None and x.ctx not in weight.list_ctx():
-            devices = ', '.join(map(str, weight.list_ctx()))
-            geometry.refuse('mixed_devices', op=op, devices=f'{x.ctx} (data), {devices} (weight)')
-        self._fits, self._fitting_weight = seen, weight._data
 
-    def __repr__(self) -> str:
-        text = super().__repr__()
-        algorithm = self._arguments.algorithm
-        return text if algorithm == 'auto' else f'{text[:-1]}, algorithm={algorithm})'
-
-    def infer_shape(self, x: Any) -> None:
-        """Complete the shapes of the parameters from the data's."""
-        arguments = self._arguments
-        _, channels, _ = geometry.split_shape('convolution', x.shape, arguments.layout)
-        self.weight.shape = geometry.weight_shape(arguments, channels)
-
-    def forward(self, x: Any) -> Any:
-        if array_kind(self, x).symbol:
-            return super().forward(x)
-        self._check(x)
-        return self._forward_alone(x) if self._active else super().forward(x)
-
-    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Optional[Any] = None) -> Any:
-        kind = kind_of(x)
-        assert kind is not None
-        # parameters follow the data: a layer made in NumPy mode also takes legacy arrays
-        if kind_of(weight) != kind:
-            weight = to_world(weight, kind.numpy)
-        if bias is not None and kind_of(bias) != kind:
-            bias = to_world(bias, kind.numpy)
-        dtype = functional.dtype_name(self.weight.dtype)
-        device = None if kind.symbol else x.ctx.device_type
-        weight, weight_adds = parameter_input(self.weight, weight, kind)
-        bias_adds = None
-        if bias is not None:
-            bias, bias_adds = parameter_input(self.bias, bias, kind)
-        adds = (self._data_adds(), weight_adds, bias_adds)
-        out = functional.call_convolution(
+    def _call(
+        self, x: Any, weight: Any, bias: Any, kind: Any, dtype: str, device: Any, adds: Any
+    ) -> Any:
+        return functional.call_convolution(
             x, weight, bias, self._arguments, kind, dtype, device, name='fwd', adds=adds
         )
-        return out if self.act is None else self.act(out)
+
+    def __repr__(self) -> str:
+        text = super().__repr__()[:-1]
+        arguments = self._arguments
+        if arguments.border is not None:
+            text += f', padding={arguments.border.pairs}, padding_mode={arguments.border.mode}'
+        return text + (
+            ')' if arguments.algorithm == 'auto' else f', algorithm={arguments.algorithm})'
+        )
+
+
+class Conv1D(_Convolution, builtin.Conv1D):
+    ndim = 1
 
 
 class Conv2D(_Convolution, builtin.Conv2D):
     ndim = 2
+
+
+class Conv3D(_Convolution, builtin.Conv3D):
+    ndim = 3

@@ -33,8 +33,8 @@ TypeError, ValueError
 
 Notes
 -----
-Input and output are float32 or float64 arrays (or symbols) of {axes} axes in the order of
-`layout`. {size}{nan}
+Input and output are arrays (or symbols) of {axes} axes in the order of `layout`: float32, float64,
+float16 (computed in float32){integers}. {size}{nan}
 
 Examples
 --------
@@ -50,6 +50,12 @@ _SIZE = """Along an axis of n elements the output has
 ``floor((n + 2 * padding - pool_size) / strides) + 1``, with `ceil_mode` rounded up instead of
 down."""
 _GLOBAL_SIZE = 'Each spatial axis of the output has one element.'
+_INTEGERS = {
+    'max': ', int8, uint8 or int32',
+    'avg': ', int8, uint8 or int32 (rounded down)',
+    '': """; but for 'lp' also int8, uint8 or int32, where
+averages are rounded down and sums stay in the range of the dtype""",
+}
 _NAN = ' The maximum of a window that holds NaN is NaN.'
 
 _PARAMETERS = {
@@ -92,7 +98,7 @@ class _Pooling(DataGradient, builtin._Pooling):
         super().__init_subclass__(**kwargs)
         if 'ndim' in vars(cls):
             mode = {'max': 'maximum', 'avg': 'average'}.get(cls.mode, cls.mode)
-            takes_mode = 'mode' in inspect.signature(cls.__init__).parameters
+            takes_mode = len(cls.__bases__) == 1
             fill_in_signature(
                 cls,
                 (_ANY_MODE if takes_mode else _DROP_IN) + _REST,
@@ -103,6 +109,7 @@ class _Pooling(DataGradient, builtin._Pooling):
                 layouts=', '.join(map(repr, geometry.LAYOUTS[cls.ndim])),
                 size=_GLOBAL_SIZE if cls.global_pool else _SIZE,
                 nan=_NAN if cls.mode == 'max' else '',
+                integers=_INTEGERS['' if takes_mode else cls.mode],
                 call="mode='lp', p=2" if takes_mode else '',
                 sizes=', '.join(['8'] * cls.ndim),
                 result=', '.join(['1' if cls.global_pool else '4'] * cls.ndim),
@@ -177,7 +184,7 @@ class _Pooling(DataGradient, builtin._Pooling):
         seen = (arguments, x.shape, x.dtype)
         if seen == self._fits:
             return
-        dtype, _ = functional.check_arrays('pooling', (x,))
+        dtype, _ = functional.check_pooled(arguments, x)
         geometry.pooling_shape(arguments, x.shape)
         if dtype != self._dtype:
             # a graph traced for another dtype may have chosen a backend that lacks this one
@@ -197,28 +204,73 @@ class _Pooling(DataGradient, builtin._Pooling):
         )
 
 
+class MaxPool1D(_Pooling, builtin.MaxPool1D):
+    ndim, mode = 1, 'max'
+
+
 class MaxPool2D(_Pooling, builtin.MaxPool2D):
     ndim, mode = 2, 'max'
+
+
+class MaxPool3D(_Pooling, builtin.MaxPool3D):
+    ndim, mode = 3, 'max'
+
+
+class AvgPool1D(_Pooling, builtin.AvgPool1D):
+    ndim, mode = 1, 'avg'
 
 
 class AvgPool2D(_Pooling, builtin.AvgPool2D):
     ndim, mode = 2, 'avg'
 
 
+class AvgPool3D(_Pooling, builtin.AvgPool3D):
+    ndim, mode = 3, 'avg'
+
+
+class GlobalMaxPool1D(_Pooling, builtin.GlobalMaxPool1D):
+    ndim, mode, global_pool = 1, 'max', True
+
+
 class GlobalMaxPool2D(_Pooling, builtin.GlobalMaxPool2D):
     ndim, mode, global_pool = 2, 'max', True
+
+
+class GlobalMaxPool3D(_Pooling, builtin.GlobalMaxPool3D):
+    ndim, mode, global_pool = 3, 'max', True
+
+
+class GlobalAvgPool1D(_Pooling, builtin.GlobalAvgPool1D):
+    ndim, mode, global_pool = 1, 'avg', True
 
 
 class GlobalAvgPool2D(_Pooling, builtin.GlobalAvgPool2D):
     ndim, mode, global_pool = 2, 'avg', True
 
 
-class Pool2D(_Pooling):
-    ndim, mode = 2, 'max'
+class GlobalAvgPool3D(_Pooling, builtin.GlobalAvgPool3D):
+    ndim, mode, global_pool = 3, 'avg', True
+
+
+class AnyPooling(_Pooling):
+    """Pooling whose mode is an argument; subclasses fix the number of axes and its defaults."""
+
+    mode = 'max'
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        signature = inspect.signature(AnyPooling.__init__)
+        usual = {'pool_size': (2,) * cls.ndim, 'layout': geometry.LAYOUTS[cls.ndim][0]}
+        cls.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[
+                one.replace(default=usual.get(name, one.default), annotation=one.empty)
+                for name, one in list(signature.parameters.items())[1:]
+            ]
+        )
+        super().__init_subclass__(**kwargs)
 
     def __init__(
         self,
-        pool_size: Any = (2, 2),
+        pool_size: Any = 2,
         strides: Any = None,
         padding: Any = 0,
         mode: str = 'max',
@@ -226,7 +278,7 @@ class Pool2D(_Pooling):
         count_include_pad: bool = True,
         p: int = 2,
         global_pool: bool = False,
-        layout: str = 'NCHW',
+        layout: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
         checked = geometry.pooling_arguments(
@@ -239,7 +291,7 @@ class Pool2D(_Pooling):
             count_include_pad,
             p,
             global_pool,
-            layout,
+            geometry.LAYOUTS[self.ndim][0] if layout is None else layout,
             self.ndim,
         )
         builtin._Pooling.__init__(
@@ -257,3 +309,15 @@ class Pool2D(_Pooling):
         if checked.mode == 'lp':
             self._kwargs['p_value'] = checked.p
         self._prepare()
+
+
+class Pool1D(AnyPooling):
+    ndim = 1
+
+
+class Pool2D(AnyPooling):
+    ndim = 2
+
+
+class Pool3D(AnyPooling):
+    ndim = 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from . import reference
 from .arrays import array_kind, array_semantics, draw, empty_arrays
-from .cases import BUILTIN, ConvolutionCase, PoolingCase
+from .cases import BUILTIN, ConvolutionCase, ConvolutionTransposeCase, PoolingCase
 from .comparison import (
     TOLERANCE,
     Difference,
@@ -29,6 +29,7 @@ __all__ = [
     'MODES',
     'TOLERANCE',
     'ConvolutionCase',
+    'ConvolutionTransposeCase',
     'Difference',
     'ParityError',
     'PoolingCase',

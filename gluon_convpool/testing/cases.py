@@ -17,10 +17,10 @@ from .. import geometry
 from . import reference
 from .arrays import draw, to_array
 from .measurement import measure, parameters
-from .reference import pair
+from .reference import per_axis
 from .reproducer import remember
 
-Window = Union[int, Tuple[int, int]]
+Window = Union[int, Tuple[int, ...]]
 Arrays = Dict[str, np.ndarray]
 Result = TypeVar('Result')
 
@@ -51,6 +51,16 @@ class _Case:
     def kind(self) -> str:
         """What the case is one of, such as 'max pooling'."""
         raise NotImplementedError
+
+    size: Tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        """The number of spatial axes."""
+        return len(self.size)
+
+    def _per_axis(self, value: Window) -> Tuple[int, ...]:
+        return per_axis(value, self.ndim)
 
     @property
     def arguments(self) -> Dict[str, Any]:
@@ -123,16 +133,16 @@ class _Case:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ConvolutionCase(_Case):
-    """One call of a two-dimensional convolution layer.
+    """One call of a convolution layer over one, two or three spatial axes.
 
     Parameters
     ----------
     batch : int
     channels : (int, int)
         Of the input and of the output.
-    size : (int, int)
-        Height and width of the input.
-    kernel_size, strides, padding, dilation : int or (int, int)
+    size : tuple of int
+        Spatial sizes of the input, one for each axis.
+    kernel_size, strides, padding, dilation : int or tuple of int
         As in ``gluon.nn.Conv2D``, as all that follows.
     groups : int
     use_bias : bool
@@ -154,7 +164,7 @@ class ConvolutionCase(_Case):
 
     batch: int = 2
     channels: Tuple[int, int] = (3, 4)
-    size: Tuple[int, int] = (11, 13)
+    size: Tuple[int, ...] = (11, 13)
     kernel_size: Window = 3
     strides: Window = 1
     padding: Window = 0
@@ -163,8 +173,12 @@ class ConvolutionCase(_Case):
     use_bias: bool = True
     activation: Optional[str] = None
 
-    layer_name = 'Conv2D'
     kind = 'convolution'
+
+    @property
+    def layer_name(self) -> str:
+        """The class of Gluon."""
+        return f'Conv{self.ndim}D'
 
     def __str__(self) -> str:
         text = '{}x{}to{}x{}-k{}'.format(
@@ -195,7 +209,8 @@ class ConvolutionCase(_Case):
     def window(self) -> Dict[str, Any]:
         """What the functions of `reference` and of `functional` are called with."""
         names = ('strides', 'padding', 'dilation')
-        return {**{name: pair(getattr(self, name)) for name in names}, 'groups': self.groups}
+        window = {name: self._per_axis(getattr(self, name)) for name in names}
+        return {**window, 'groups': self.groups}
 
     @property
     def fits(self) -> bool:
@@ -203,7 +218,7 @@ class ConvolutionCase(_Case):
         return all(
             n + 2 * p >= geometry.extent(k, d)
             for n, p, k, d in zip(
-                self.size, pair(self.padding), pair(self.kernel_size), pair(self.dilation)
+                self.size, *map(self._per_axis, (self.padding, self.kernel_size, self.dilation))
             )
         )
 
@@ -218,7 +233,7 @@ class ConvolutionCase(_Case):
         x, weight, bias = draw(
             str(self),
             (self.batch, inputs) + self.size,
-            (outputs, inputs // self.groups) + pair(self.kernel_size),
+            (outputs, inputs // self.groups) + self._per_axis(self.kernel_size),
             (outputs,),
         )
         found = {'x': x, 'weight': weight}
@@ -238,16 +253,111 @@ class ConvolutionCase(_Case):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
+class ConvolutionTransposeCase(ConvolutionCase):
+    """One call of a transposed convolution layer over one, two or three spatial axes.
+
+    Parameters
+    ----------
+    batch : int
+    channels : (int, int)
+        Of the input and of the output.
+    size : tuple of int
+        Spatial sizes of the input, one for each axis.
+    kernel_size, strides, padding, dilation : int or tuple of int
+        As in ``gluon.nn.Conv2DTranspose``, as all that follows.
+    groups : int
+    use_bias : bool
+    activation : str, optional
+    output_padding : int or tuple of int
+
+    Examples
+    --------
+    >>> from gluon_convpool import nn, testing
+    >>> case = testing.ConvolutionTransposeCase(size=(4, 4), strides=2, output_padding=1)
+    >>> print(case, case.layer_name)
+    transposed-2x3to4x4x4-k3-s2-a1 Conv2DTranspose
+    >>> testing.assert_layers_match(case.build(nn), case)
+    """
+
+    output_padding: Window = 0
+
+    kind = 'transposed convolution'
+
+    def __str__(self) -> str:
+        text = 'transposed-' + super().__str__()
+        return text if self.output_padding == 0 else f'{text}-a{_text(self.output_padding)}'
+
+    @property
+    def layer_name(self) -> str:
+        """The class of Gluon."""
+        return f'Conv{self.ndim}DTranspose'
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """What the layer's class is called with."""
+        return {**super().arguments, 'output_padding': self.output_padding}
+
+    @property
+    def window(self) -> Dict[str, Any]:
+        """What the functions of `reference` and of `functional` are called with."""
+        return {**super().window, 'output_padding': self._per_axis(self.output_padding)}
+
+    @property
+    def fits(self) -> bool:
+        """Whether something is left of the output, and `output_padding` is not too large."""
+        smaller = zip(self._per_axis(self.output_padding), self._per_axis(self.strides))
+        return all(a < s for a, s in smaller) and min(self._output_size()) > 0
+
+    @property
+    def builtin_can_run(self) -> bool:
+        """Whether MXNet's layer runs the case: no empty batch, and over three axes no dilation."""
+        return self.batch > 0 and (self.ndim < 3 or set(self._per_axis(self.dilation)) == {1})
+
+    def _output_size(self) -> Tuple[int, ...]:
+        window = (self.kernel_size, self.strides, self.padding, self.dilation, self.output_padding)
+        return tuple(
+            (n - 1) * s - 2 * p + geometry.extent(k, d) + a
+            for n, k, s, p, d, a in zip(self.size, *map(self._per_axis, window))
+        )
+
+    @_remembered
+    def arrays(self) -> Arrays:
+        inputs, outputs = self.channels
+        x, weight, bias = draw(
+            str(self),
+            (self.batch, inputs) + self.size,
+            (inputs, outputs // self.groups) + self._per_axis(self.kernel_size),
+            (outputs,),
+        )
+        found = {'x': x, 'weight': weight}
+        return dict(found, bias=bias) if self.use_bias else found
+
+    @_remembered
+    def from_loops(self) -> Tuple[np.ndarray, Arrays]:
+        assert self.activation is None
+        arrays, window = self.arrays(), self.window
+        y = reference.convolution_transpose(
+            arrays['x'], arrays['weight'], arrays.get('bias'), **window
+        )
+        (head,) = draw(f'head of {self}', y.shape)
+        dx, dweight, dbias = reference.convolution_transpose_gradients(
+            head, arrays['x'], arrays['weight'], **window
+        )
+        expected = {'output': y, 'x': dx, 'weight': dweight}
+        return head, dict(expected, bias=dbias) if self.use_bias else expected
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class PoolingCase(_Case):
-    """One call of a two-dimensional pooling layer.
+    """One call of a pooling layer over one, two or three spatial axes.
 
     Parameters
     ----------
     mode : {'max', 'avg', 'sum', 'lp'}
     batch, channels : int
-    size : (int, int)
-        Height and width of the input.
-    pool_size, strides, padding : int or (int, int)
+    size : tuple of int
+        Spatial sizes of the input, one for each axis.
+    pool_size, strides, padding : int or tuple of int
         As in ``gluon_convpool.Pool2D``, as all that follows.
     ceil_mode, count_include_pad : bool
     p : {1, 2, 3}
@@ -265,7 +375,7 @@ class PoolingCase(_Case):
     mode: str = 'max'
     batch: int = 2
     channels: int = 3
-    size: Tuple[int, int] = (9, 12)
+    size: Tuple[int, ...] = (9, 12)
     pool_size: Window = 2
     strides: Optional[Window] = None
     padding: Window = 0
@@ -292,11 +402,10 @@ class PoolingCase(_Case):
 
     @property
     def layer_name(self) -> str:
-        """The class of Gluon; the modes that Gluon has no layer for are named 'Pool2D'."""
-        name = {'max': 'MaxPool2D', 'avg': 'AvgPool2D'}.get(self.mode)
-        if name is None:
-            return 'Pool2D'
-        return 'Global' + name if self.global_pool else name
+        """The class of Gluon; the modes that Gluon has no layer for are ours, such as 'Pool2D'."""
+        name = f'{ {"max": "Max", "avg": "Avg"}.get(self.mode, "") }Pool{self.ndim}D'
+        builtin_has_it = self.mode in ('max', 'avg')
+        return 'Global' + name if self.global_pool and builtin_has_it else name
 
     @property
     def window(self) -> Dict[str, Any]:
@@ -311,7 +420,7 @@ class PoolingCase(_Case):
     @property
     def arguments(self) -> Dict[str, Any]:
         """What the layer's class is called with."""
-        if self.layer_name == 'Pool2D':
+        if self.layer_name.startswith('Pool'):
             return self.window
         if self.global_pool:
             return {}
@@ -321,8 +430,10 @@ class PoolingCase(_Case):
 
     def _last_windows(self) -> Iterator[Tuple[int, int, int, int]]:
         """Start and end of the last window of each axis, and the size and padding of the axis."""
-        strides = pair(self.pool_size if self.strides is None else self.strides)
-        for n, k, s, p in zip(self.size, pair(self.pool_size), strides, pair(self.padding)):
+        strides = self._per_axis(self.pool_size if self.strides is None else self.strides)
+        for n, k, s, p in zip(
+            self.size, self._per_axis(self.pool_size), strides, self._per_axis(self.padding)
+        ):
             start = (geometry.output_size(n, k, s, p, ceil=self.ceil_mode) - 1) * s - p
             yield start, start + k, n, p
 
@@ -356,8 +467,10 @@ class PoolingCase(_Case):
         return head, {'output': y, 'x': reference.pooling_gradient(head, self.x, **self.window)}
 
 
-class _Pool2D(builtin._Pooling):
+class _AnyPooling(builtin._Pooling):
     """MXNet's own pooling block, also for the modes that Gluon has no public layer for."""
+
+    ndim: int
 
     def __init__(
         self,
@@ -371,13 +484,13 @@ class _Pool2D(builtin._Pooling):
         global_pool: bool,
     ) -> None:
         super().__init__(
-            pair(pool_size),
-            pair(pool_size if strides is None else strides),
-            pair(padding),
+            per_axis(pool_size, self.ndim),
+            per_axis(pool_size if strides is None else strides, self.ndim),
+            per_axis(padding, self.ndim),
             ceil_mode,
             global_pool,
             mode,
-            'NCHW',
+            geometry.LAYOUTS[self.ndim][0],
             count_include_pad if mode == 'avg' else None,
         )
         if mode == 'lp':
@@ -394,12 +507,21 @@ class BUILTIN:
     'mxnet.gluon.nn.conv_layers'
     """
 
-    Conv2D = builtin.Conv2D
-    MaxPool2D = builtin.MaxPool2D
-    AvgPool2D = builtin.AvgPool2D
+    Conv1D, Conv2D, Conv3D = builtin.Conv1D, builtin.Conv2D, builtin.Conv3D
+    Conv1DTranspose = builtin.Conv1DTranspose
+    Conv2DTranspose = builtin.Conv2DTranspose
+    Conv3DTranspose = builtin.Conv3DTranspose
+    MaxPool1D, MaxPool2D, MaxPool3D = builtin.MaxPool1D, builtin.MaxPool2D, builtin.MaxPool3D
+    AvgPool1D, AvgPool2D, AvgPool3D = builtin.AvgPool1D, builtin.AvgPool2D, builtin.AvgPool3D
+    GlobalMaxPool1D = builtin.GlobalMaxPool1D
     GlobalMaxPool2D = builtin.GlobalMaxPool2D
+    GlobalMaxPool3D = builtin.GlobalMaxPool3D
+    GlobalAvgPool1D = builtin.GlobalAvgPool1D
     GlobalAvgPool2D = builtin.GlobalAvgPool2D
-    Pool2D = _Pool2D
+    GlobalAvgPool3D = builtin.GlobalAvgPool3D
+    Pool1D, Pool2D, Pool3D = (
+        type(f'Pool{n}D', (_AnyPooling,), {'ndim': n, '__module__': __name__}) for n in (1, 2, 3)
+    )
 
 
 Case = Union[ConvolutionCase, PoolingCase]

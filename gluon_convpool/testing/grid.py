@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from .. import geometry
-from .cases import Case, ConvolutionCase, PoolingCase, Window
-from .reference import pair
+from .cases import Case, ConvolutionCase, ConvolutionTransposeCase, PoolingCase, Window
+from .reference import per_axis
 
 GRIDS = ('quick', 'full')
-DIMENSIONS = (2,)
 
 Cases = Iterator[Any]
 
@@ -24,11 +24,11 @@ DILATIONS: Tuple[Window, ...] = (2, 3, (1, 2), (2, 1), (3, 2))
 
 def _windows() -> Cases:
     for kernel in KERNELS:
-        for at, strides in enumerate(STRIDES, sum(pair(kernel))):
+        for at, strides in enumerate(STRIDES, sum(per_axis(kernel))):
             padding = PADDINGS[at % len(PADDINGS)]
             yield ConvolutionCase(kernel_size=kernel, strides=strides, padding=padding)
     for kernel in KERNELS[:8]:
-        for at, padding in enumerate(PADDINGS, sum(pair(kernel))):
+        for at, padding in enumerate(PADDINGS, sum(per_axis(kernel))):
             strides = STRIDES[at % len(STRIDES)]
             yield ConvolutionCase(kernel_size=kernel, strides=strides, padding=padding)
 
@@ -56,7 +56,7 @@ def _grouped() -> Cases:
             channels=(inputs, outputs),
             kernel_size=kernel,
             strides=stride,
-            padding=sum(pair(kernel)) // 4,
+            padding=sum(per_axis(kernel)) // 4,
             groups=groups,
         )
     yield ConvolutionCase(channels=(16, 16), kernel_size=3, padding=2, dilation=2, groups=16)
@@ -146,7 +146,7 @@ POOL_SIZES: Tuple[Window, ...] = (1, 2, 3, 5, 7, (2, 3), (3, 1), (1, 4))
 
 
 def _pool_paddings(pool_size: Window) -> List[Window]:
-    height, width = pair(pool_size)
+    height, width = per_axis(pool_size)
     halves, ends = (height // 2, width // 2), (height - 1, width - 1)
     paddings: Tuple[Window, ...] = (0, halves, (height - 1, 0), ends)
     return list(dict.fromkeys(paddings))
@@ -202,6 +202,82 @@ def _beyond_the_input() -> Cases:
         yield PoolingCase(size=(6, 9), pool_size=(2, 1), strides=(3, 5), ceil_mode=True, **mode)
 
 
+# ----------------------------------------------------------------- one and three spatial axes
+
+
+def _convolutions_along(ndim: int) -> Cases:
+    """The arguments one by one and mixed, over one or three axes; two have the large grid."""
+    size = {1: (23,), 3: (5, 6, 7)}[ndim]
+    kernel: Window = {1: (5,), 3: (2, 3, 1)}[ndim]
+    uneven: Window = {1: (3,), 3: (1, 2, 3)}[ndim]
+    for padding, strides in itertools.product((0, 1, 2), (1, 2, 3)):
+        yield ConvolutionCase(size=size, padding=padding, strides=strides)
+    for kernel_size, step in itertools.product((1, 2, kernel), (1, uneven)):
+        yield ConvolutionCase(size=size, kernel_size=kernel_size, strides=step, padding=1)
+    for dilation, strides in itertools.product((2, uneven), (1, 2)):
+        yield ConvolutionCase(size=size, dilation=dilation, strides=strides, padding=2)
+    for groups, inputs, outputs in ((2, 4, 6), (3, 3, 3), (5, 5, 15)):
+        for strides in (1, 2):
+            yield ConvolutionCase(
+                size=size, channels=(inputs, outputs), groups=groups, strides=strides, padding=1
+            )
+    for batch in (0, 1, 5):
+        yield ConvolutionCase(batch=batch, size=size, kernel_size=kernel, padding=1)
+    yield ConvolutionCase(size=size, use_bias=False)
+    yield ConvolutionCase(size=size, padding=1, activation='relu')
+    yield ConvolutionCase(size=size, padding=1, activation='tanh', use_bias=False)
+
+
+def _poolings_along(ndim: int) -> Cases:
+    size = {1: (23,), 3: (5, 6, 7)}[ndim]
+    window = {1: (4,), 3: (1, 3, 2)}[ndim]
+    for mode in POOL_MODES:
+        for ceil_mode in (False, True):
+            yield PoolingCase(size=size, ceil_mode=ceil_mode, **mode)
+            yield PoolingCase(
+                size=size, pool_size=3, strides=2, padding=1, ceil_mode=ceil_mode, **mode
+            )
+            yield PoolingCase(size=size, pool_size=window, strides=1, ceil_mode=ceil_mode, **mode)
+        for batch in (0, 1, 5):
+            yield PoolingCase(batch=batch, size=size, pool_size=window, **mode)
+            if mode.get('count_include_pad', True):
+                yield PoolingCase(batch=batch, size=size, global_pool=True, **mode)
+        yield PoolingCase(size=(4,) * ndim, pool_size=1, strides=3, ceil_mode=True, **mode)
+
+
+# ----------------------------------------------------------------------- transposed convolution
+
+
+def _transposed(ndim: int) -> Cases:
+    size = {1: (9,), 2: (5, 6), 3: (3, 4, 2)}[ndim]
+    kernel: Window = {1: (4,), 2: (4, 1), 3: (2, 3, 1)}[ndim]
+    uneven: Window = {1: (3,), 2: (1, 3), 3: (1, 2, 3)}[ndim]
+    ends: Window = {1: (2,), 2: (0, 2), 3: (0, 1, 2)}[ndim]
+
+    def case(**arguments: Any) -> ConvolutionTransposeCase:
+        return ConvolutionTransposeCase(size=size, **arguments)
+
+    for strides, padding, more in itertools.product((1, 2, 3), (0, 1), (0, 1)):
+        yield case(strides=strides, padding=padding, output_padding=more)
+    for kernel_size, step in itertools.product((1, 2, kernel), (1, 2, uneven)):
+        yield case(kernel_size=kernel_size, strides=step)
+    yield case(strides=uneven, padding=1, output_padding=ends)
+    yield case(kernel_size=4, strides=2, padding=1)
+    yield case(kernel_size=2, strides=3, output_padding=2)
+    yield case(kernel_size=1, strides=4, output_padding=3)
+    yield case(kernel_size=5, padding=2)
+    for dilation, strides in itertools.product((2, uneven), (1, 2)):
+        yield case(dilation=dilation, strides=strides, padding=1)
+    for groups, inputs, outputs in ((2, 4, 6), (3, 3, 3), (5, 15, 5)):
+        yield case(channels=(inputs, outputs), groups=groups, strides=2, padding=1)
+    yield case(channels=(4, 6), groups=2, strides=3, kernel_size=4)
+    for batch in (0, 1, 5):
+        yield case(batch=batch, kernel_size=kernel, strides=2)
+    yield case(use_bias=False, strides=2)
+    yield case(padding=1, strides=2, activation='relu')
+    yield case(padding=1, activation='tanh', use_bias=False)
+
+
 # ------------------------------------------------------------------------------------ the grids
 
 
@@ -224,10 +300,25 @@ def _all_poolings() -> Cases:
     yield from _beyond_the_input()
 
 
-# Of each kind the cases for every argument, and those whose sizes lie around blocks.
-KINDS: Dict[str, Tuple[Callable[[], Cases], Callable[[], Cases]]] = {
-    'conv': (_convolutions, _convolution_tails),
-    'pool': (_all_poolings, _around_vectors),
+def _none() -> Cases:
+    yield from ()
+
+
+Part = Callable[[], Cases]
+# Of each kind and number of spatial axes the cases for every argument, and those whose sizes lie
+# around blocks.
+KINDS: Dict[str, Dict[int, Tuple[Part, Part]]] = {
+    'conv': {
+        1: (functools.partial(_convolutions_along, 1), _none),
+        2: (_convolutions, _convolution_tails),
+        3: (functools.partial(_convolutions_along, 3), _none),
+    },
+    'conv_transpose': {n: (functools.partial(_transposed, n), _none) for n in (1, 2, 3)},
+    'pool': {
+        1: (functools.partial(_poolings_along, 1), _none),
+        2: (_all_poolings, _around_vectors),
+        3: (functools.partial(_poolings_along, 3), _none),
+    },
 }
 
 
@@ -265,14 +356,14 @@ def cases_of(
 ) -> List[Case]:
     """Return the cases of the grid without pytest; everything else is as in `parity_cases`."""
     op = 'parity_cases'
-    parts: Tuple[Callable[[], Cases], ...] = KINDS[geometry.choice(op, 'kind', kind, tuple(KINDS))]
-    geometry.choice(op, 'dims', dims, DIMENSIONS)
+    of_kind = KINDS[geometry.choice(op, 'kind', kind, tuple(KINDS))]
+    parts: Tuple[Part, ...] = of_kind[geometry.choice(op, 'dims', dims, tuple(of_kind))]
     grid = geometry.choice(op, 'grid', grid or _default_grid, GRIDS)
     if tails is not None:
         parts = parts[1:] if geometry.flag(op, 'tails', tails) else parts[:1]
     cases = [case for part in parts for case in part() if getattr(case, 'fits', True)]
     for name, value in only.items():
-        if not hasattr(cases[0], name):
+        if cases and not hasattr(cases[0], name):
             allowed = ', '.join(vars(cases[0]))
             raise TypeError(f'{op}: there is no field {name!r}; the cases have {allowed}')
         found = ((case, getattr(case, name)) for case in cases)
@@ -292,10 +383,10 @@ def parity_cases(
 
     Parameters
     ----------
-    kind : {'conv', 'pool'}
-        Convolutions, or poolings of every mode.
-    dims : {2}
-        Spatial axes.
+    kind : {'conv', 'conv_transpose', 'pool'}
+        Convolutions, transposed ones, or poolings of every mode.
+    dims : {1, 2, 3}
+        Spatial axes. The grid for two is the largest.
     grid : {'quick', 'full'}, optional
         'quick' has each value of each argument at least once, and a tenth of the rest. By default
         what pytest's option ``--convpool-grid`` says; 'full' without the plugin.
@@ -305,7 +396,8 @@ def parity_cases(
     **only
         Values that the cases must have, such as ``groups=1`` or ``mode='max'``, for layers that
         cannot do everything; or functions that say whether a value will do, such as
-        ``batch=lambda n: n > 0``. Names are the fields of `ConvolutionCase` and `PoolingCase`.
+        ``batch=lambda n: n > 0``. Names are the fields of `ConvolutionCase`,
+        `ConvolutionTransposeCase` and `PoolingCase`.
 
     Returns
     -------

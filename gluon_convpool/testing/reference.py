@@ -7,26 +7,36 @@ purpose.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Iterator, Optional, Tuple, Union
 
 import numpy as np
 
-Window = Union[int, Tuple[int, int]]
+Window = Union[int, Tuple[int, ...]]
 Shape = Tuple[int, ...]
 Slices = Tuple[Any, ...]
 
 
-def pair(value: Window) -> Tuple[int, int]:
-    """Return one value for each of the two axes.
+def per_axis(value: Window, ndim: int = 2) -> Shape:
+    """Return one value for each of `ndim` axes.
+
+    Parameters
+    ----------
+    value : int or tuple of int
+    ndim : int
+
+    Returns
+    -------
+    tuple of int
 
     Examples
     --------
     >>> from gluon_convpool.testing import reference
-    >>> reference.pair(3), reference.pair((1, 2))
+    >>> reference.per_axis(3), reference.per_axis((1, 2))
     ((3, 3), (1, 2))
     """
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (value,) * ndim if isinstance(value, int) else tuple(value)
 
 
 def _float64(array: Any) -> np.ndarray:
@@ -47,28 +57,28 @@ class _Taps:
         padding: Window,
         dilation: Window,
     ) -> None:
-        self.strides, self.padding, self.dilation = map(pair, (strides, padding, dilation))
         self.kernel = weight_shape[2:]
         self.size = input_shape[2:]
+        self.strides, self.padding, self.dilation = (
+            per_axis(value, len(self.kernel)) for value in (strides, padding, dilation)
+        )
         self.padded = tuple(n + 2 * p for n, p in zip(self.size, self.padding))
         self.out = tuple(
             (n - d * (k - 1) - 1) // s + 1
             for n, d, k, s in zip(self.padded, self.dilation, self.kernel, self.strides)
         )
 
-    def __iter__(self) -> Iterator[Tuple[int, int, Slices]]:
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                rows, columns = (
-                    slice(tap * d, tap * d + s * (o - 1) + 1, s)
-                    for tap, d, s, o in zip((i, j), self.dilation, self.strides, self.out)
-                )
-                yield i, j, (Ellipsis, rows, columns)
+    def __iter__(self) -> Iterator[Tuple[Shape, Slices]]:
+        for tap in itertools.product(*map(range, self.kernel)):
+            where = (
+                slice(i * d, i * d + s * (o - 1) + 1, s)
+                for i, d, s, o in zip(tap, self.dilation, self.strides, self.out)
+            )
+            yield tap, (Ellipsis, *where)
 
     def inside(self) -> Slices:
         """Where the input is in the padded input."""
-        (top, left), (height, width) = self.padding, self.size
-        return Ellipsis, slice(top, top + height), slice(left, left + width)
+        return (Ellipsis, *(slice(p, p + n) for p, n in zip(self.padding, self.size)))
 
 
 def _by_group(x: Any, weight: Any, groups: int) -> Tuple[np.ndarray, np.ndarray]:
@@ -93,10 +103,11 @@ def convolution(
     Parameters
     ----------
     x : array_like, shape (N, C, H, W)
+        With any number of spatial axes, here two.
     weight : array_like, shape (O, C / groups, kernel height, kernel width)
     bias : array_like, shape (O,), optional
-    strides, padding, dilation : int or (int, int)
-        One value for both axes or one for each. Zeros are added on both sides.
+    strides, padding, dilation : int or tuple of int
+        One value for all spatial axes or one for each. Zeros are added on both sides.
     groups : int
         Splits the channels into that many separate convolutions.
 
@@ -119,10 +130,10 @@ def convolution(
     padded = np.zeros(x.shape[:3] + taps.padded)
     padded[taps.inside()] = x
     y = np.zeros((x.shape[0], groups, weight.shape[1]) + taps.out)
-    for i, j, where in taps:
-        y += np.einsum('ngchw,goc->ngohw', padded[where], weight[..., i, j])
+    for tap, where in taps:
+        y += np.einsum('ngc...,goc->ngo...', padded[where], weight[(Ellipsis, *tap)])
     y = y.reshape((x.shape[0], groups * weight.shape[1]) + taps.out)
-    return y if bias is None else y + _float64(bias).reshape((1, -1, 1, 1))
+    return y if bias is None else y + _float64(bias).reshape((1, -1) + (1,) * len(taps.out))
 
 
 def convolution_gradients(
@@ -165,16 +176,118 @@ def convolution_gradients(
     head = _float64(head)
     x, weight = _by_group(x, weight, groups)
     by_group = head.reshape((head.shape[0], groups, head.shape[1] // groups) + taps.out)
+    positions = math.prod(taps.out)
+    columns = by_group.reshape(by_group.shape[:3] + (positions,))
     padded = np.zeros(x.shape[:3] + taps.padded)
     padded[taps.inside()] = x
     dx, dweight = np.zeros_like(padded), np.zeros_like(weight)
-    for i, j, where in taps:
-        dx[where] += np.einsum('ngohw,goc->ngchw', by_group, weight[..., i, j])
-        dweight[..., i, j] = np.einsum('ngohw,ngchw->goc', by_group, padded[where])
+    for tap, where in taps:
+        at = (Ellipsis, *tap)
+        dx[where] += np.einsum('ngo...,goc->ngc...', by_group, weight[at])
+        seen = padded[where].reshape(x.shape[:3] + (positions,))
+        dweight[at] = np.einsum('ngop,ngcp->goc', columns, seen)
     return (
         dx[taps.inside()].reshape(shapes[0]),
         dweight.reshape(shapes[1]),
-        head.sum(axis=(0, 2, 3)),
+        head.sum(axis=(0, *range(2, head.ndim))),
+    )
+
+
+def _transposed_size(
+    x: Any, weight: Any, strides: Window, padding: Window, output_padding: Window, dilation: Window
+) -> Shape:
+    size, kernel = np.shape(x)[2:], np.shape(weight)[2:]
+    values = (per_axis(v, len(size)) for v in (strides, padding, output_padding, dilation))
+    return tuple(
+        (n - 1) * s - 2 * p + d * (k - 1) + 1 + a for n, k, s, p, a, d in zip(size, kernel, *values)
+    )
+
+
+def convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any] = None,
+    strides: Window = 1,
+    padding: Window = 0,
+    output_padding: Window = 0,
+    dilation: Window = 1,
+    groups: int = 1,
+) -> np.ndarray:
+    """Return the sum of the windows over which each element of `x` is spread, plus `bias`.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W)
+        With any number of spatial axes, here two.
+    weight : array_like, shape (C, O / groups, kernel height, kernel width)
+    bias : array_like, shape (O,), optional
+    strides, padding, output_padding, dilation : int or tuple of int
+        One value for all spatial axes or one for each.
+    groups : int
+        Splits the channels into that many separate operations.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, O, output height, output width)
+        Of float64.
+
+    Examples
+    --------
+    >>> from gluon_convpool.testing import reference
+    >>> reference.convolution_transpose([[[1, 10]]], [[[1, 2]]])
+    array([[[ 1., 12., 20.]]])
+    """
+    out = _transposed_size(x, weight, strides, padding, output_padding, dilation)
+    x, weight = _float64(x), _float64(weight)
+    outputs = weight.shape[1] * groups
+    taps = _Taps((x.shape[0], outputs, *out), weight.shape, strides, padding, dilation)
+    y = np.zeros((x.shape[0], groups, weight.shape[1]) + taps.padded)
+    x = x.reshape((x.shape[0], groups, x.shape[1] // groups) + x.shape[2:])
+    weight = weight.reshape((groups, -1) + weight.shape[1:])
+    for tap, where in taps:
+        y[where] += np.einsum('ngc...,gco->ngo...', x, weight[(Ellipsis, *tap)])
+    y = y[taps.inside()].reshape((x.shape[0], outputs, *out))
+    return y if bias is None else y + _float64(bias).reshape((1, -1) + (1,) * len(out))
+
+
+def convolution_transpose_gradients(
+    head: Any,
+    x: Any,
+    weight: Any,
+    strides: Window = 1,
+    padding: Window = 0,
+    output_padding: Window = 0,
+    dilation: Window = 1,
+    groups: int = 1,
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradients of ``sum(head * convolution_transpose(x, weight, bias))``.
+
+    Parameters
+    ----------
+    head : array_like, shape (N, O, output height, output width)
+        The gradient of the output.
+    x, weight, strides, padding, output_padding, dilation, groups
+        As in `convolution_transpose`.
+
+    Returns
+    -------
+    dx, dweight, dbias : numpy.ndarray
+        The gradients by `x`, `weight` and ``bias``, with the shapes of these, of float64.
+
+    Examples
+    --------
+    >>> from gluon_convpool.testing import reference
+    >>> head, x, k = [[[1, 1, 1]]], [[[1, 10]]], [[[1, 2]]]
+    >>> dx, dweight, dbias = reference.convolution_transpose_gradients(head, x, k)
+    >>> dx.tolist(), dweight.tolist(), dbias.tolist()
+    ([[[3.0, 3.0]]], [[[11.0, 11.0]]], [3.0])
+    """
+    head = _float64(head)
+    _, dweight, _ = convolution_gradients(x, head, weight, strides, padding, dilation, groups)
+    return (
+        convolution(head, weight, None, strides, padding, dilation, groups),
+        dweight,
+        head.sum(axis=(0, *range(2, head.ndim))),
     )
 
 
@@ -193,10 +306,11 @@ class _Windows:
         ceil_mode: bool,
         count_include_pad: bool,
     ) -> None:
-        self.kernel = pair(pool_size)
-        self.strides = self.kernel if strides is None else pair(strides)
-        self.padding = pair(padding)
         self.size = shape[2:]
+        ndim = len(self.size)
+        self.kernel = per_axis(pool_size, ndim)
+        self.strides = self.kernel if strides is None else per_axis(strides, ndim)
+        self.padding = per_axis(padding, ndim)
         self.count_include_pad = count_include_pad
         rounding = math.ceil if ceil_mode else math.floor
         self.out = tuple(
@@ -204,24 +318,22 @@ class _Windows:
             for n, p, k, s in zip(self.size, self.padding, self.kernel, self.strides)
         )
 
-    def __iter__(self) -> Iterator[Tuple[int, int, Slices, int]]:
-        for i in range(self.out[0]):
-            for j in range(self.out[1]):
-                inside, counts = [], []
-                for position, n, k, s, p in zip(
-                    (i, j), self.size, self.kernel, self.strides, self.padding
-                ):
-                    start = position * s - p
-                    stop = min(start + k, n + p)
-                    clipped = slice(max(start, 0), max(min(stop, n), max(start, 0)))
-                    inside.append(clipped)
-                    within = clipped.stop - clipped.start
-                    counts.append(stop - start if self.count_include_pad else within)
-                yield i, j, (slice(None), slice(None), *inside), counts[0] * counts[1]
+    def __iter__(self) -> Iterator[Tuple[Slices, Slices, int]]:
+        for at in itertools.product(*map(range, self.out)):
+            inside, counts = [], []
+            for position, n, k, s, p in zip(at, self.size, self.kernel, self.strides, self.padding):
+                start = position * s - p
+                stop = min(start + k, n + p)
+                clipped = slice(max(start, 0), max(min(stop, n), max(start, 0)))
+                inside.append(clipped)
+                within = clipped.stop - clipped.start
+                counts.append(stop - start if self.count_include_pad else within)
+            both = (slice(None), slice(None))
+            yield (*both, *at), (*both, *inside), math.prod(counts)
 
 
 def _flat(window: np.ndarray) -> np.ndarray:
-    return window.reshape(window.shape[:2] + (window.shape[2] * window.shape[3],))
+    return window.reshape(window.shape[:2] + (math.prod(window.shape[2:]),))
 
 
 def _first_maximum(flat: np.ndarray) -> np.ndarray:
@@ -247,8 +359,9 @@ def pooling(
     Parameters
     ----------
     x : array_like, shape (N, C, H, W)
-    pool_size, strides, padding : int or (int, int)
-        One value for both axes or one for each; ``strides=None`` steps by the window's size.
+        With any number of spatial axes, here two.
+    pool_size, strides, padding : int or tuple of int
+        One value for all spatial axes or one for each; ``strides=None`` steps by the window's size.
     mode : {'max', 'avg', 'sum', 'lp'}
         Padding is never a maximum, and a window without any input has -inf as its maximum. 'lp' is
         ``(sum of x**p) ** (1/p)``, without absolute values.
@@ -280,20 +393,20 @@ def pooling(
         pool_size, strides, padding, ceil_mode = x.shape[2:], 1, 0, False
     windows = _Windows(x.shape, pool_size, strides, padding, ceil_mode, count_include_pad)
     y = np.zeros(x.shape[:2] + windows.out)
-    for i, j, where, count in windows:
+    for at, where, count in windows:
         values = _flat(x[where])
         if values.shape[-1] == 0:
-            y[:, :, i, j] = -np.inf if mode == 'max' else 0.0
+            y[at] = -np.inf if mode == 'max' else 0.0
         elif mode == 'max':
-            y[:, :, i, j] = values.max(axis=-1)
+            y[at] = values.max(axis=-1)
         elif mode == 'avg':
-            y[:, :, i, j] = values.sum(axis=-1) / count
+            y[at] = values.sum(axis=-1) / count
         elif mode == 'sum' or p == 1:
-            y[:, :, i, j] = values.sum(axis=-1)
+            y[at] = values.sum(axis=-1)
         elif p == 2:
-            y[:, :, i, j] = np.sqrt((values**2).sum(axis=-1))
+            y[at] = np.sqrt((values**2).sum(axis=-1))
         else:
-            y[:, :, i, j] = np.cbrt((values**3).sum(axis=-1))
+            y[at] = np.cbrt((values**3).sum(axis=-1))
     return y
 
 
@@ -339,12 +452,12 @@ def pooling_gradient(
         pool_size, strides, padding, ceil_mode = x.shape[2:], 1, 0, False
     windows = _Windows(x.shape, pool_size, strides, padding, ceil_mode, count_include_pad)
     dx = np.zeros_like(x)
-    for i, j, where, count in windows:
+    for at, where, count in windows:
         window = x[where]
         values = _flat(window)
         if values.shape[-1] == 0:
             continue
-        dy = head[:, :, i, j, None]
+        dy = head[at][..., None]
         if mode == 'max':
             part = np.zeros_like(values)
             np.put_along_axis(part, _first_maximum(values)[..., None], dy, axis=-1)

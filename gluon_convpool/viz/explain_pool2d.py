@@ -34,8 +34,9 @@ def explain_pool2d(
     mode : {'max', 'avg', 'sum'}
     strides : int or (int, int), optional
         1 by default, as in `gluon_convpool.pool2d` of a matrix; a layer steps by `pool_size`.
-    padding, ceil_mode, count_include_pad
-        As in a pooling layer.
+    padding : int or (int, int)
+        As in a pooling layer, and so are the next two.
+    ceil_mode, count_include_pad : bool
     steps : int or sequence of int
         Which windows the still figure shows: they are counted along the rows of the output, from 0
         or, if negative, from the end. The animation shows all of them.

@@ -44,8 +44,9 @@ def _batch_norm(graph: Graph, node: Node, axis: int, axes: int) -> Affine:
         raise Stays('its axis is not that of the channels')
     if node.attribute('output_mean_var', False) or graph.used_numbers(node) != {0}:
         raise Stays('its mean and variance are used')
-    values = [graph.value(entry) for entry in node.inputs[1:]]
-    if len(values) != 4 or any(value is None for value in values):
+    # Behind these, ours has an array that tells training from inference.
+    values = [graph.value(entry) for entry in node.inputs[1:5]]
+    if any(value is None for value in values):
         raise Stays('its parameters are computed')
     gamma, beta, mean, variance = (numpy.asarray(value, 'float64') for value in values)
     if node.attribute('fix_gamma', True):

@@ -8,6 +8,7 @@
 
 #include "../arena.h"
 #include "../parallel.h"
+#include "depthwise_lanes.h"
 #include "depthwise_tiles.h"
 #include "plane_strip.h"
 
@@ -385,13 +386,21 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
          static_cast<double>(window.out_size[0] * window.out_size[1]);
 }
 
+// By the kernel that suits the size of the planes.
+template <typename T, typename Axes>
+inline bool compute(const TapConvolution<T>& problem, int64_t row_step, int64_t taps,
+                    const Axes& axes) {
+  return DepthwiseLanes<T>::fits(problem, row_step)
+             ? DepthwiseLanes<T>::compute(problem, row_step, taps, axes)
+             : Depthwise<T>::compute(problem, row_step, taps, axes);
+}
+
 template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
                     const Epilogue<T>& epilogue, T* y) {
   return with_forward_problem(
       conv, x, weight, bias, epilogue, y, [&](const TapConvolution<T>& problem) {
-        return Depthwise<T>::compute(problem, 1, problem.taps(),
-                                     [](int64_t, int64_t, TapAxis*, TapAxis*) {});
+        return compute<T>(problem, 1, problem.taps(), [](int64_t, int64_t, TapAxis*, TapAxis*) {});
       });
 }
 
@@ -407,19 +416,21 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   int64_t offset[2][2];
   backward_span(conv.window, 0, offset[0], &problem.h);
   backward_span(conv.window, 1, offset[1], &problem.w);
-  return Depthwise<T>::compute(problem, conv.window.stride[0], h.taps * w.taps,
-                               [&](int64_t row, int64_t column, TapAxis* to_h, TapAxis* to_w) {
-                                 *to_h = h;
-                                 *to_w = w;
-                                 backward_taps(conv.window, 0, row, to_h);
-                                 backward_taps(conv.window, 1, column, to_w);
-                               });
+  return compute<T>(problem, conv.window.stride[0], h.taps * w.taps,
+                    [&](int64_t row, int64_t column, TapAxis* to_h, TapAxis* to_w) {
+                      *to_h = h;
+                      *to_w = w;
+                      backward_taps(conv.window, 0, row, to_h);
+                      backward_taps(conv.window, 1, column, to_w);
+                    });
 }
 
 template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
   return with_weight_gradient_problem(conv, x, dy, [&](const TapConvolution<T>& problem) {
-    return Depthwise<T>::weight_gradient(problem, dweight);
+    return DepthwiseLanes<T>::fits(problem, 1)
+               ? DepthwiseLanes<T>::weight_gradient(problem, dweight)
+               : Depthwise<T>::weight_gradient(problem, dweight);
   });
 }
 

@@ -1,0 +1,160 @@
+// Batch normalisation over (batch, channels, inner...), forward and backward.
+//
+// MXNet's own is fast on the blocked layout that its convolutions leave behind, and slow on plain
+// arrays, which ours give: five to ten times the time that memory needs. Here a task takes whole
+// channels, so that what it reads again is still in its cache.
+#pragma once
+
+#include "../convpool.h"
+#include "../parallel.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+template <typename T>
+class BatchNorm {
+  static constexpr int kLanes = Simd<T>::kLanes;
+  static constexpr int kSums = 4;  // independent sums, for their latency and for their rounding
+  using V = Vec<T>;
+
+ public:
+  explicit BatchNorm(const convpool_batch_norm& problem)
+      : training_(problem.training != 0),
+        fix_gamma_(problem.fix_gamma != 0),
+        batch_(problem.batch),
+        channels_(problem.channels),
+        inner_(problem.inner),
+        count_(static_cast<double>(batch_ * inner_)),
+        epsilon_(problem.epsilon),
+        momentum_(problem.momentum) {}
+
+  void forward(const T* x, const T* gamma, const T* beta, const T* running_mean,
+               const T* running_var, T* y, T* mean, T* inv_std) const {
+    for_each_channel(3, [&](int64_t c) {
+      double m = static_cast<double>(running_mean[c]), v = static_cast<double>(running_var[c]);
+      if (training_ && count_ > 0) {
+        m = sum(c, [&](int64_t at, auto lanes) { return get(x + at, lanes); }) / count_;
+        const T center = static_cast<T>(m);
+        v = sum(c,
+                [&](int64_t at, auto lanes) {
+                  const auto off = get(x + at, lanes) - center;
+                  return off * off;
+                }) /
+            count_;
+        // The mean is rounded; the sum of squares is about the rounded one.
+        v -= (m - static_cast<double>(center)) * (m - static_cast<double>(center));
+        v = v > 0 ? v : 0;
+      }
+      mean[c] = static_cast<T>(m);
+      const double scale = inverse_deviation(v);
+      inv_std[c] = static_cast<T>(scale);
+      const T factor = static_cast<T>(scale * (fix_gamma_ ? 1.0 : static_cast<double>(gamma[c])));
+      const T center = mean[c], offset = beta[c];
+      for_each(c, [&](int64_t at, auto lanes) {
+        put(y + at, (get(x + at, lanes) - center) * factor + offset, lanes);
+      });
+    });
+  }
+
+  // As MXNet does, the running statistics are moved here and not in the forward pass.
+  void backward(const T* x, const T* gamma, const T* mean, const T* inv_std, const T* dy, T* dx,
+                T* dgamma, T* dbeta, T* running_mean, T* running_var) const {
+    for_each_channel(4, [&](int64_t c) {
+      const T center = mean[c];
+      const double scale = static_cast<double>(inv_std[c]);
+      const double g = fix_gamma_ ? 1.0 : static_cast<double>(gamma[c]);
+      const double total = sum(c, [&](int64_t at, auto lanes) { return get(dy + at, lanes); });
+      const double product = sum(c, [&](int64_t at, auto lanes) {
+        return (get(x + at, lanes) - center) * get(dy + at, lanes);
+      });
+      dgamma[c] = fix_gamma_ ? T(0) : static_cast<T>(product * scale);
+      dbeta[c] = static_cast<T>(total);
+      const T factor = static_cast<T>(scale * g);
+      if (!training_ || count_ == 0) {
+        for_each(
+            c, [&](int64_t at, auto lanes) { put(dx + at, get(dy + at, lanes) * factor, lanes); });
+        return;
+      }
+      const T average = static_cast<T>(total / count_);
+      const T slope = static_cast<T>(product * scale * scale / count_);
+      for_each(c, [&](int64_t at, auto lanes) {
+        const auto off = (get(x + at, lanes) - center) * slope;
+        put(dx + at, (get(dy + at, lanes) - average - off) * factor, lanes);
+      });
+      const double variance = scale > 0 ? 1 / (scale * scale) - epsilon_ : 0;
+      running_mean[c] = moved(running_mean[c], static_cast<double>(center));
+      running_var[c] = moved(running_var[c], variance > 0 ? variance : 0);
+    });
+  }
+
+ private:
+  struct One {};
+  struct Many {};
+
+  static CONVPOOL_INLINE V get(const T* p, Many) { return load<T>(p); }
+  static CONVPOOL_INLINE T get(const T* p, One) { return *p; }
+  static CONVPOOL_INLINE void put(T* p, V v, Many) { store<T>(p, v); }
+  static CONVPOOL_INLINE void put(T* p, T v, One) { *p = v; }
+
+  T moved(T running, double now) const {
+    return static_cast<T>(static_cast<double>(running) * momentum_ + now * (1 - momentum_));
+  }
+
+  double inverse_deviation(double variance) const {
+    const double inside = variance + epsilon_;
+    return inside > 0 ? 1 / __builtin_sqrt(inside) : 0;
+  }
+
+  template <typename Body>
+  void for_each_channel(double passes, const Body& body) const {
+    // A few channels for a task where they are small; eight or more tasks for each thread.
+    const int64_t together = max_of(1, min_of(channels_ / (8 * num_threads()), 16));
+    const double work = passes * count_ * static_cast<double>(channels_);
+    parallel_for(ceil_div(channels_, together), work, [&](int64_t task) {
+      const int64_t end = min_of(channels_, (task + 1) * together);
+      for (int64_t c = task * together; c < end; ++c) body(c);
+    });
+  }
+
+  // Runs body(place, lanes) over all values of a channel.
+  template <typename Body>
+  CONVPOOL_INLINE void for_each(int64_t c, const Body& body) const {
+    for (int64_t n = 0; n < batch_; ++n) {
+      int64_t at = (n * channels_ + c) * inner_;
+      const int64_t end = at + inner_;
+      for (; at + kLanes <= end; at += kLanes) body(at, Many{});
+      for (; at < end; ++at) body(at, One{});
+    }
+  }
+
+  // The sum of body(place, lanes) over all values of a channel: each row in the type itself, with
+  // several sums side by side, and the rows in double precision.
+  template <typename Body>
+  CONVPOOL_INLINE double sum(int64_t c, const Body& body) const {
+    double total = 0;
+    for (int64_t n = 0; n < batch_; ++n) {
+      int64_t at = (n * channels_ + c) * inner_;
+      const int64_t end = at + inner_;
+      V sums[kSums] = {};
+      while (at + kSums * kLanes <= end) {
+        // Not more of one sum than rounding bears.
+        const int64_t stop = min_of(end, at + 256 * kSums * kLanes);
+        for (int k = 0; k < kSums; ++k) sums[k] = V{};
+        for (; at + kSums * kLanes <= stop; at += kSums * kLanes)
+          for (int k = 0; k < kSums; ++k) sums[k] += body(at + k * kLanes, Many{});
+        const V together = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        for (int k = 0; k < kLanes; ++k) total += static_cast<double>(together[k]);
+      }
+      V rest{};
+      for (; at + kLanes <= end; at += kLanes) rest += body(at, Many{});
+      for (int k = 0; k < kLanes; ++k) total += static_cast<double>(rest[k]);
+      for (; at < end; ++at) total += static_cast<double>(body(at, One{}));
+    }
+    return total;
+  }
+
+  const bool training_, fix_gamma_;
+  const int64_t batch_, channels_, inner_;
+  const double count_, epsilon_, momentum_;
+};
+
+}  // namespace convpool::CONVPOOL_ISA
