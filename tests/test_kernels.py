@@ -91,7 +91,18 @@ def convolution_problem(case, algorithm=AUTO):
     )
 
 
-def convolution_results(library, case, seed=0, algorithm=AUTO, change=None):
+def without_height(problem):
+    """The same problem with one spatial axis, where the first of two has a single row."""
+    two = problem.window
+    for name, _ in Window._fields_[1:]:
+        values = getattr(two, name)
+        assert values[0] == (0 if name == 'pad' else 1)
+        values[:] = (values[1], -1, -1)  # what is behind the last axis must not be read
+    two.ndim = 1
+    return problem
+
+
+def convolution_results(library, case, seed=0, algorithm=AUTO, change=None, ndim=2):
     """Output and gradients by the kernels, and what they must be by the float64 loops.
 
     `change` may alter the input and the gradient of the output in place.
@@ -112,6 +123,8 @@ def convolution_results(library, case, seed=0, algorithm=AUTO, change=None):
     if change:
         change(x, head)
     problem = convolution_problem(case, algorithm)
+    if ndim == 1:
+        problem = without_height(problem)
     y, dx, dweight, dbias = (
         Guarded(head.shape),
         Guarded(x.shape),
@@ -132,7 +145,7 @@ def convolution_results(library, case, seed=0, algorithm=AUTO, change=None):
     return actual, expected
 
 
-def pooling_results(library, case, values='normal'):
+def pooling_results(library, case, values='normal', ndim=2):
     """Output and gradient by the kernels, and what they must be by the float64 loops."""
     size, kernel, stride, pad, mode, ceil_mode, count_include_pad, p = case
     generator = np.random.RandomState(0)
@@ -157,6 +170,8 @@ def pooling_results(library, case, values='normal'):
             kernel=kernel, stride=stride, dilation=(1, 1), pad=pad, in_size=size, out_size=out
         ),
     )
+    if ndim == 1:
+        problem = without_height(problem)
     y, dx = Guarded(head.shape), Guarded(x.shape)
     assert (
         library.convpool_pooling_forward(ctypes.byref(problem), pointer(x), pointer(y.array)) == 0
@@ -403,6 +418,76 @@ def test_max_pooling_keeps_nan_and_infinities(kernels, shape):
     assert_close('gradient', dx, expected_dx)
 
 
+ONE_AXIS_GEOMETRIES = [  # kernel, stride, dilation, pad
+    (1, 1, 1, 0),
+    (1, 2, 1, 0),
+    (3, 1, 1, 1),
+    (5, 1, 1, 2),
+    (7, 1, 1, 3),
+    (9, 1, 1, 4),
+    (4, 3, 1, 5),
+    (3, 1, 4, 4),
+    (5, 2, 3, 0),
+    (80, 4, 1, 0),
+]
+ONE_AXIS_CONVOLUTIONS = [
+    (2, 12, 18, groups, (1, width)) + tuple((0 if i == 3 else 1, n) for i, n in enumerate(geometry))
+    for geometry in ONE_AXIS_GEOMETRIES
+    for width, groups in ((97, 1), (130, 2), (400, 1), (83, 6))
+] + [
+    (2, 9, 9 * multiplier, 9, (1, width)) + ((1, kernel), (1, stride), ONE, (0, kernel // 2))
+    for width, kernel, stride, multiplier in ((100, 3, 1, 1), (65, 9, 2, 2), (17, 5, 1, 1))
+]
+
+
+@pytest.mark.parametrize('case', ONE_AXIS_CONVOLUTIONS, ids=_text)
+def test_convolution_over_one_axis_agrees_with_the_loops(kernels, case):
+    results = convolution_results(kernels, case, ndim=1)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', ONE_AXIS_CONVOLUTIONS[::3], ids=_text)
+def test_one_axis_agrees_on_each_instruction_set(library, instruction_set, case):
+    results = convolution_results(library, case, ndim=1)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', ONE_AXIS_CONVOLUTIONS, ids=_text)
+def test_one_axis_has_the_algorithm_of_one_row(library, case):
+    for which in range(3):
+        found = [
+            library.convpool_convolution_algorithm(ctypes.byref(problem), which)
+            for problem in (convolution_problem(case), without_height(convolution_problem(case)))
+        ]
+        assert found[0] == found[1] != AUTO
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
+@pytest.mark.parametrize(
+    'shape',
+    [  # size, kernel, stride, pad
+        (8, 2, 2, 0),
+        (33, 3, 2, 1),
+        (17, 5, 1, 3),
+        (70, 3, 5, 2),
+        (9, 9, 1, 0),
+        (1, 1, 1, 0),
+        (301, 80, 4, 11),
+    ],
+    ids=_text,
+)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_over_one_axis_agrees_with_the_loops(kernels, mode, shape, ceil_mode):
+    name, count_include_pad, p = mode
+    size, kernel, stride, pad = shape
+    case = ((1, size), (1, kernel), (1, stride), (0, pad), name, ceil_mode, count_include_pad, p)
+    (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case, ndim=1)
+    assert_close('output', y, expected_y)
+    assert_close('gradient', dx, expected_dx)
+
+
 @pytest.mark.parametrize('change', [{'dtype': 1}, {'layout': 1}, {'algorithm': 99}], ids=str)
 def test_what_has_no_kernel_is_refused(library, change):
     sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), (1, 1))
@@ -424,7 +509,7 @@ def test_what_has_no_kernel_is_refused(library, change):
 
 
 def test_other_numbers_of_axes_are_refused(library):
-    for ndim in (1, 3):
+    for ndim in (0, 3):
         problem = Pooling(batch=1, channels=1, window=window(ndim=ndim))
         assert library.convpool_pooling_forward(ctypes.byref(problem), None, None) == 1
 

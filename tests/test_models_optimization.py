@@ -240,11 +240,11 @@ def test_a_fully_connected_layer_takes_over_its_batch_norm(np_or_nd):
 
 
 def test_convolutions_of_other_dimensions_are_folded_and_stay(nd_arrays):
-    net = chain(builtin.Conv1D(4, 3, prefix='conv_'), norm())
-    model = optimized(net, data(2, 3, 20))
+    net = chain(builtin.Conv3D(4, 3, prefix='conv_'), norm())
+    model = optimized(net, data(2, 3, 5, 6, 7))
     assert operators(graph_of(model)) == ['Convolution']
     assert left(model) == [
-        'conv_fwd: Convolution left, the native convolution has no kernel for 1 spatial axes'
+        'conv_fwd: Convolution left, the native convolution has no kernel for 3 spatial axes'
     ]
 
 
@@ -342,7 +342,7 @@ def test_a_global_pooling_of_unknown_data_stays(nd_arrays):
     'op, keywords, reason',
     [
         ('Pooling', {'kernel': (2, 2), 'pooling_convention': 'same'}, "'same' is unknown"),
-        ('Pooling', {'kernel': (2,), 'pool_type': 'avg'}, 'no kernel for 1 spatial axes'),
+        ('Pooling', {'kernel': (2, 2, 2), 'pool_type': 'avg'}, 'no kernel for 3 spatial axes'),
         ('Pooling', {'kernel': (2, 2), 'layout': 'NHWC'}, 'no kernel for layout NHWC'),
         ('Convolution', {'kernel': (2, 2), 'layout': 'NHWC', 'num_filter': 4}, 'layout NHWC'),
     ],

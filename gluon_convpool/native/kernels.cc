@@ -9,9 +9,20 @@
 namespace convpool::CONVPOOL_ISA {
 namespace {
 
-// Calls body(problem, T{}) with the array type that serves these values.
+// One spatial axis is two, of which the first has a single row.
+void add_height(convpool_window* window) {
+  for (int64_t* values : {window->kernel, window->stride, window->dilation, window->in_size,
+                          window->out_size, window->pad}) {
+    values[1] = values[0];
+    values[0] = values == window->pad ? 0 : 1;
+  }
+  window->ndim = 2;
+}
+
+// Calls body(problem, T{}) with two spatial axes and the array type that serves these values.
 template <typename Problem, typename Body>
 convpool_status with_type(Problem problem, const Body& body) {
+  if (problem.window.ndim == 1) add_height(&problem.window);
   if (problem.window.ndim != 2 || problem.layout != CONVPOOL_CHANNEL_FIRST)
     return CONVPOOL_UNSUPPORTED;
   if (problem.dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
