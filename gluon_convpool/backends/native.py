@@ -10,9 +10,9 @@ from typing import Any, Dict, Optional, Tuple, Union
 from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
 
-DIMENSIONS = (1, 2)
+DIMENSIONS = (1, 2, 3)
 DTYPES = ('float32',)
-LAYOUTS = ('NCW', 'NCHW')
+LAYOUTS = ('NCW', 'NCHW', 'NCDHW')
 
 
 def obstacle(

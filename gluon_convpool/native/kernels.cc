@@ -9,22 +9,55 @@
 namespace convpool::CONVPOOL_ISA {
 namespace {
 
-// One spatial axis is two, of which the first has a single row.
-void add_height(convpool_window* window) {
-  for (int64_t* values : {window->kernel, window->stride, window->dilation, window->in_size,
-                          window->out_size, window->pad}) {
-    values[1] = values[0];
-    values[0] = values == window->pad ? 0 : 1;
-  }
-  window->ndim = 2;
+// Does every output read the one value that stands at its own place on axis `d`?
+bool is_identity(const convpool_window& window, int d) {
+  return window.kernel[d] == 1 && window.stride[d] == 1 && window.pad[d] == 0 &&
+         window.in_size[d] == window.out_size[d];
 }
 
-// Calls body(problem, T{}) with two spatial axes and the array type that serves these values.
+// Axis `a` of a window as axis `b` of another; a < 0: an axis with a single place.
+void copy_axis(const convpool_window& from, int a, convpool_window* to, int b) {
+  to->kernel[b] = a < 0 ? 1 : from.kernel[a];
+  to->stride[b] = a < 0 ? 1 : from.stride[a];
+  to->dilation[b] = a < 0 ? 1 : from.dilation[a];
+  to->pad[b] = a < 0 ? 0 : from.pad[a];
+  to->in_size[b] = a < 0 ? 1 : from.in_size[a];
+  to->out_size[b] = a < 0 ? 1 : from.out_size[a];
+}
+
+// The window with the axes that the kernels know, whatever it has: height, width, depth.
+convpool_window three_axes(const convpool_window& window) {
+  convpool_window all{};
+  all.ndim = CONVPOOL_MAX_NDIM;
+  for (int b = 0; b < 3; ++b) {
+    const int a = window.ndim + (b < 2 ? b - 2 : -3);
+    copy_axis(window, a, &all, b);
+  }
+  // Neighbours on two axes that no window joins may as well stand on one: two axes are faster than
+  // three.
+  if (window.ndim < 3 || !is_identity(all, 0)) return all;
+  if (is_identity(all, 1)) {
+    all.in_size[1] *= all.in_size[0];
+    all.out_size[1] *= all.out_size[0];
+    copy_axis(all, 2, &all, 0);
+  } else if (is_identity(all, 2)) {
+    all.in_size[0] *= all.in_size[2];
+    all.out_size[0] *= all.out_size[2];
+  } else {
+    return all;
+  }
+  copy_axis(all, -1, &all, 2);
+  return all;
+}
+
+// Calls body(problem, T{}) with the axes that the kernels know and the array type that serves these
+// values.
 template <typename Problem, typename Body>
 convpool_status with_type(Problem problem, const Body& body) {
-  if (problem.window.ndim == 1) add_height(&problem.window);
-  if (problem.window.ndim != 2 || problem.layout != CONVPOOL_CHANNEL_FIRST)
+  const int32_t ndim = problem.window.ndim;
+  if (ndim < 1 || ndim > CONVPOOL_MAX_NDIM || problem.layout != CONVPOOL_CHANNEL_FIRST)
     return CONVPOOL_UNSUPPORTED;
+  problem.window = three_axes(problem.window);
   if (problem.dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
   // A window that stays where it is takes no step, however long: work and memory grow with strides.
   for (int d = 0; d < problem.window.ndim; ++d)
@@ -36,18 +69,21 @@ convpool_status status_of(bool done) { return done ? CONVPOOL_OK : CONVPOOL_OUT_
 
 // No output element: gradients are zero.
 bool empty(const convpool_convolution& conv) {
-  return conv.batch == 0 || conv.window.out_size[0] == 0 || conv.window.out_size[1] == 0;
+  const int64_t* size = conv.window.out_size;
+  return conv.batch == 0 || size[0] == 0 || size[1] == 0 || size[2] == 0;
 }
 
 template <typename T>
 void clear_data(const convpool_convolution& conv, T* dx) {
-  clear(dx, conv.batch * conv.in_channels * conv.window.in_size[0] * conv.window.in_size[1]);
+  const int64_t* size = conv.window.in_size;
+  clear(dx, conv.batch * conv.in_channels * size[0] * size[1] * size[2]);
 }
 
 template <typename T>
 void clear_weight(const convpool_convolution& conv, T* dweight) {
-  clear(dweight, conv.out_channels * (conv.in_channels / conv.groups) * conv.window.kernel[0] *
-                     conv.window.kernel[1]);
+  const int64_t* size = conv.window.kernel;
+  clear(dweight,
+        conv.out_channels * (conv.in_channels / conv.groups) * size[0] * size[1] * size[2]);
 }
 
 convpool_algorithm convolution_algorithm(const convpool_convolution* problem, convpool_pass pass) {

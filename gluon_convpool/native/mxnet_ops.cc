@@ -196,11 +196,11 @@ struct WindowAttributes {
 
 std::string checked_layout(const char* op, const Attributes& attributes) {
   const std::string layout = attributes.string("layout", "NCHW");
-  if (layout != "NCW" && layout != "NCHW")
+  if (layout != "NCW" && layout != "NCHW" && layout != "NCDHW")
     fail(sentence(messages::unknown_choice, {{"op", op},
                                              {"name", "layout"},
                                              {"value", "'" + layout + "'"},
-                                             {"allowed", "'NCW', 'NCHW'"}}));
+                                             {"allowed", "'NCW', 'NCHW', 'NCDHW'"}}));
   return layout;
 }
 
