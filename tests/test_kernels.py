@@ -45,10 +45,10 @@ class Pooling(ctypes.Structure):
 MODES = ('max', 'avg', 'sum', 'lp')
 
 
-def window(ndim=2, **values):
-    result = Window(ndim=ndim)
-    for name, pair in values.items():
-        getattr(result, name)[: len(pair)] = pair
+def window(**values):
+    result = Window(ndim=len(values['kernel']))
+    for name, sizes in values.items():
+        getattr(result, name)[: len(sizes)] = sizes
     return result
 
 
@@ -167,7 +167,7 @@ def pooling_results(library, case, values='normal', ndim=2):
         batch=2,
         channels=3,
         window=window(
-            kernel=kernel, stride=stride, dilation=(1, 1), pad=pad, in_size=size, out_size=out
+            kernel=kernel, stride=stride, dilation=(1,) * len(size), pad=pad, in_size=size, out_size=out
         ),
     )
     if ndim == 1:
@@ -488,6 +488,86 @@ def test_pooling_over_one_axis_agrees_with_the_loops(kernels, mode, shape, ceil_
     assert_close('gradient', dx, expected_dx)
 
 
+# Depth before height and width: its padding, strides and dilations, axes that no window joins, and
+# channels, at each tap of the depth, that fill vectors or do not.
+THREE_AXES_GEOMETRIES = [  # size, kernel, stride, dilation, pad
+    ((4, 5, 9), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    ((5, 4, 17), (2, 3, 3), (2, 1, 1), (1, 1, 1), (2, 1, 1)),
+    ((6, 7, 5), (3, 2, 3), (3, 2, 2), (2, 1, 2), (2, 0, 3)),
+    ((1, 6, 6), (3, 3, 3), (1, 1, 1), (1, 2, 2), (1, 2, 2)),
+    ((2, 6, 6), (1, 3, 3), (1, 1, 1), (1, 1, 1), (3, 1, 1)),
+    ((7, 4, 6), (3, 1, 1), (1, 1, 1), (2, 1, 1), (1, 0, 0)),
+    ((3, 4, 12), (1, 1, 3), (1, 1, 1), (1, 1, 1), (0, 0, 1)),
+    ((3, 4, 12), (3, 1, 5), (1, 1, 2), (1, 1, 1), (0, 0, 1)),
+    ((3, 5, 7), (1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0)),
+    ((5, 5, 7), (1, 1, 1), (2, 2, 2), (1, 1, 1), (0, 0, 0)),
+    ((3, 9, 9), (3, 7, 7), (1, 2, 2), (1, 1, 1), (1, 3, 3)),
+]
+THREE_AXES_CONVOLUTIONS = [
+    (2, *channels, *geometry)
+    for channels, geometry in itertools.product(
+        [(3, 5, 1), (16, 8, 1), (12, 34, 2), (4, 4, 4)], THREE_AXES_GEOMETRIES
+    )
+] + [
+    (1, 20, 40, 1) + THREE_AXES_GEOMETRIES[0],
+    (1, 100, 6, 1, (2, 3, 9), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize('case', THREE_AXES_CONVOLUTIONS, ids=_text)
+def test_convolution_over_three_axes_agrees_with_the_loops(kernels, case):
+    for name, actual, expected in zip(NAMES, *convolution_results(kernels, case)):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize(
+    'algorithm, case',
+    [(IMPLICIT_GEMM, case) for case in THREE_AXES_CONVOLUTIONS[::4]]
+    + [(WINOGRAD, case) for case in THREE_AXES_CONVOLUTIONS[::2] if case[5][1:] == (3, 3)],
+    ids=_text,
+)
+def test_three_axes_by_each_algorithm_on_each_instruction_set(
+    library, instruction_set, algorithm, case
+):
+    results = convolution_results(library, case, algorithm=algorithm)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
+@pytest.mark.parametrize(
+    'shape',
+    [  # size, kernel, stride, pad
+        ((4, 6, 8), (2, 2, 2), (2, 2, 2), (0, 0, 0)),
+        ((5, 7, 33), (3, 3, 3), (2, 2, 2), (1, 1, 1)),
+        ((5, 4, 17), (2, 3, 5), (1, 1, 1), (1, 2, 3)),
+        ((7, 5, 9), (3, 1, 2), (3, 1, 1), (1, 0, 1)),
+        ((7, 5, 9), (3, 1, 1), (1, 1, 1), (1, 0, 0)),
+        ((3, 4, 9), (1, 1, 4), (1, 1, 3), (0, 0, 2)),
+        ((3, 4, 5), (3, 4, 5), (1, 1, 1), (0, 0, 0)),
+        ((3, 9, 5), (1, 3, 2), (3, 2, 3), (0, 0, 1)),
+    ],
+    ids=_text,
+)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_over_three_axes_agrees_with_the_loops(kernels, mode, shape, ceil_mode):
+    name, count_include_pad, p = mode
+    case = shape + (name, ceil_mode, count_include_pad, p)
+    (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case)
+    assert_close('output', y, expected_y)
+    assert_close('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('case', [THREE_AXES_CONVOLUTIONS[i] for i in (0, 11, 22, 33)], ids=_text)
+def test_three_axes_give_the_same_bits_for_any_number_of_threads(library, thread_count, case):
+    found = []
+    for threads in (1, 3):
+        thread_count(threads)
+        found.append(convolution_results(library, case)[0])
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize('change', [{'dtype': 1}, {'layout': 1}, {'algorithm': 99}], ids=str)
 def test_what_has_no_kernel_is_refused(library, change):
     sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), (1, 1))
@@ -509,8 +589,8 @@ def test_what_has_no_kernel_is_refused(library, change):
 
 
 def test_other_numbers_of_axes_are_refused(library):
-    for ndim in (0, 3):
-        problem = Pooling(batch=1, channels=1, window=window(ndim=ndim))
+    for ndim in (0, 4):
+        problem = Pooling(batch=1, channels=1, window=Window(ndim=ndim))
         assert library.convpool_pooling_forward(ctypes.byref(problem), None, None) == 1
 
 
