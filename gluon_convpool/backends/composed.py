@@ -22,6 +22,9 @@ from . import native, portable
 # operator is not told.
 _USERS_WITHOUT_DETOUR = 6
 
+# axes of an array that MXNet transposes
+_MOST_TRANSPOSED = 6
+
 
 class _Taps(NamedTuple):
     """The taps of one rest along one axis: which, how they are spaced, and where they shift to."""
@@ -191,9 +194,20 @@ def _at_once(
     image = _cut(ops, _convolved(ops, x, weight, bias, whole, adds), layout, *plan[2:])
     if count == 1:
         return image
-    # The axis of channels becomes one axis for each stride, and channels. Each of the former is
-    # moved behind the spatial axis that it is the stride of, and merged with it.
     strides = [(axis, s) for axis, s in zip(layout.strip('NC'), arguments.stride) if s > 1]
+    if len(layout) + len(strides) <= _MOST_TRANSPOSED:
+        return _spread(ops, image, layout, strides)
+    for one in strides:
+        image = _spread(ops, image, layout, [one])
+    return image
+
+
+def _spread(ops: Any, image: Any, layout: str, strides: List[Tuple[str, int]]) -> Any:
+    """Images that follow one another as channels, laced into one along these axes.
+
+    The axis of channels becomes one axis for each stride, and channels. Each of the former is moved
+    behind the spatial axis that it is the stride of, and merged with it.
+    """
     at, more = layout.index('C'), len(strides)
     for i, (_, s) in enumerate(strides):
         leading = at + i
