@@ -74,6 +74,8 @@ class Pooling {
   int64_t in_size() const { return in_d_ * in_h_ * in_w_; }
   int64_t out_size() const { return out_d_ * out_h_ * out_w_; }
   int64_t out_rows() const { return out_d_ * out_h_; }
+  // A division takes as long as a short row.
+  int64_t slice_of(int64_t out_row) const { return out_d_ == 1 ? 0 : out_row / out_h_; }
 
   // Runs body(first plane, end plane, first output row, end output row). Rows are split only where
   // planes are few, and only if `split_rows`.
@@ -101,8 +103,9 @@ class Pooling {
     int64_t first, slices, rows;
   };
   WindowRows window_rows(int64_t row) const {
-    const int64_t slice = row / out_h_ * stride_d_ - pad_d_;
-    const int64_t start = row % out_h_ * stride_h_ - pad_h_;
+    const int64_t out_slice = slice_of(row);
+    const int64_t slice = out_slice * stride_d_ - pad_d_;
+    const int64_t start = (row - out_slice * out_h_) * stride_h_ - pad_h_;
     const int64_t slice0 = max_of(0, slice), row0 = max_of(0, start);
     return {slice0 * in_h_ + row0, max_of(0, min_of(slice + kernel_d_, in_d_) - slice0),
             max_of(0, min_of(start + kernel_h_, in_h_) - row0)};
@@ -110,6 +113,7 @@ class Pooling {
 
   // Where row r of a window is in its plane.
   int64_t row_of(const WindowRows& window, int64_t r) const {
+    if (window.slices == 1) return window.first + r;
     return window.first + r / window.rows * in_h_ + r % window.rows;
   }
 
@@ -121,8 +125,9 @@ class Pooling {
     return max_of(1, count);  // a window that lies outside sums to 0, whatever divides it
   }
   T row_count(int64_t row) const {
-    return static_cast<T>(counted(row / out_h_, stride_d_, kernel_d_, pad_d_, in_d_) *
-                          counted(row % out_h_, stride_h_, kernel_h_, pad_h_, in_h_));
+    const int64_t slice = slice_of(row);
+    return static_cast<T>(counted(slice, stride_d_, kernel_d_, pad_d_, in_d_) *
+                          counted(row - slice * out_h_, stride_h_, kernel_h_, pad_h_, in_h_));
   }
   void column_counts(T* counts) const {
     for (int64_t c = 0; c < out_w_; ++c)
@@ -198,8 +203,9 @@ class Pooling {
   // to[c] = all rows' column c, for the columns inside the image.
   template <typename Rule>
   void reduce_rows(const T* x, const WindowRows& window, T* to) const {
-    const int64_t slice_pitch = in_h_ * in_w_;
     x += window.first * in_w_;
+    if (window.slices == 1) return reduce_rows<Rule>(x, window.rows, to);
+    const int64_t slice_pitch = in_h_ * in_w_;
     int64_t c = 0;
     for (; c + kLanes <= inside_; c += kLanes) {
       V sum = broadcast<T>(Rule::identity());
@@ -213,6 +219,23 @@ class Pooling {
       for (int64_t s = 0; s < window.slices; ++s)
         for (int64_t r = 0; r < window.rows; ++r)
           sum = Rule::combine(sum, Rule::prepare(x[s * slice_pitch + r * in_w_ + c]));
+      to[c] = sum;
+    }
+  }
+
+  // The same of one slice.
+  template <typename Rule>
+  void reduce_rows(const T* x, int64_t rows, T* to) const {
+    int64_t c = 0;
+    for (; c + kLanes <= inside_; c += kLanes) {
+      V sum = broadcast<T>(Rule::identity());
+      for (int64_t r = 0; r < rows; ++r)
+        sum = Rule::combine(sum, Rule::prepare(load<T>(x + r * in_w_ + c)));
+      store<T>(to + c, sum);
+    }
+    for (; c < inside_; ++c) {
+      T sum = Rule::identity();
+      for (int64_t r = 0; r < rows; ++r) sum = Rule::combine(sum, Rule::prepare(x[r * in_w_ + c]));
       to[c] = sum;
     }
   }
