@@ -167,7 +167,12 @@ def pooling_results(library, case, values='normal', ndim=2):
         batch=2,
         channels=3,
         window=window(
-            kernel=kernel, stride=stride, dilation=(1,) * len(size), pad=pad, in_size=size, out_size=out
+            kernel=kernel,
+            stride=stride,
+            dilation=(1,) * len(size),
+            pad=pad,
+            in_size=size,
+            out_size=out,
         ),
     )
     if ndim == 1:
