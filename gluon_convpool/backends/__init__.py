@@ -88,7 +88,7 @@ def obstacle(
     status = _mxnet.native_status()
     if not status.available:
         return status.reason
-    if isinstance(arguments, geometry.ConvolutionTranspose):
+    if isinstance(arguments, geometry.ConvolutionTranspose) and composed.serves(arguments):
         return composed.obstacle(arguments, dtype, device)
     return native.obstacle(op, arguments, dtype, device)
 
@@ -117,7 +117,9 @@ def choose(
         return _portable(op, arguments, "the backend 'portable' was asked for")
     reason = obstacle(op, arguments, dtype, device)
     if not reason:
-        return composed if isinstance(arguments, geometry.ConvolutionTranspose) else native
+        if isinstance(arguments, geometry.ConvolutionTranspose) and composed.serves(arguments):
+            return composed
+        return native
     if _current == 'native':
         raise ValueError(f"{op}: the backend 'native' was asked for, but {reason}")
     algorithm = getattr(arguments, 'algorithm', 'auto')

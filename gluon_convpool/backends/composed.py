@@ -93,6 +93,14 @@ def _plans(arguments: geometry.ConvolutionTranspose) -> Optional[Dict[Ints, _Pla
     return plans
 
 
+def serves(arguments: geometry.ConvolutionTranspose) -> bool:
+    """Whether this is the way to compute it, and not the operator of the native library.
+
+    Over three axes, lacing images into one another takes longer than computing them.
+    """
+    return arguments.ndim < 3
+
+
 def obstacle(
     arguments: geometry.ConvolutionTranspose, dtype: Optional[str], device: Optional[str]
 ) -> str:

@@ -17,7 +17,7 @@ LAYOUTS = ('NCW', 'NCHW', 'NCDHW')
 
 def obstacle(
     op: str,
-    arguments: Union[geometry.Convolution, geometry.Pooling],
+    arguments: Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling],
     dtype: Optional[str],
     device: Optional[str],
 ) -> str:
@@ -178,6 +178,33 @@ def convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict[
 
 
 @functools.lru_cache(maxsize=1024)
+def transposed_attributes(arguments: geometry.ConvolutionTranspose, bias: bool) -> Dict[str, Any]:
+    ones, zeros = (1,) * arguments.ndim, (0,) * arguments.ndim
+    return _without_defaults(
+        {
+            'kernel': arguments.kernel,
+            'stride': arguments.stride,
+            'dilate': arguments.dilate,
+            'pad': arguments.pad,
+            'adj': arguments.adj,
+            'num_filter': arguments.channels,
+            'num_group': arguments.groups,
+            'no_bias': not bias,
+            'layout': arguments.layout,
+        },
+        {
+            'stride': ones,
+            'dilate': ones,
+            'pad': zeros,
+            'adj': zeros,
+            'num_group': 1,
+            'no_bias': False,
+            'layout': 'NCHW',
+        },
+    )
+
+
+@functools.lru_cache(maxsize=1024)
 def pooling_attributes(arguments: geometry.Pooling) -> Dict[str, Any]:
     attributes = {
         'pool_type': arguments.mode,
@@ -219,6 +246,23 @@ def convolution(
         inputs.append(_detour(bias, kind, adds[2]))
     attributes = convolution_attributes(arguments, bias is not None)
     return _mxnet.native_operator('convolution', kind)(*inputs, name=name, **attributes)
+
+
+def convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.ConvolutionTranspose,
+    kind: Kind,
+    name: Optional[str] = None,
+    adds: Adds = (None, None, None),
+) -> Any:
+    """One transposed convolution on inputs of one `kind`, arguments already checked."""
+    inputs = [
+        _detour(one, kind, add) for one, add in zip((x, weight, bias), adds) if one is not None
+    ]
+    attributes = transposed_attributes(arguments, bias is not None)
+    return _mxnet.native_operator('convolution_transpose', kind)(*inputs, name=name, **attributes)
 
 
 def pooling(

@@ -86,6 +86,18 @@ void clear_weight(const convpool_convolution& conv, T* dweight) {
         conv.out_channels * (conv.in_channels / conv.groups) * size[0] * size[1] * size[2]);
 }
 
+// To the gradient of the data, where it is the output of a transposed convolution.
+template <typename T>
+void add_bias(const convpool_convolution& conv, const T* bias, T* dx) {
+  const int64_t* axes = conv.window.in_size;
+  const int64_t size = axes[0] * axes[1] * axes[2], planes = conv.batch * conv.in_channels;
+  parallel_for(planes, static_cast<double>(planes * size), [&](int64_t plane) {
+    const T value = bias[plane % conv.in_channels];
+    T* to = dx + plane * size;
+    for (int64_t k = 0; k < size; ++k) to[k] += value;
+  });
+}
+
 convpool_algorithm convolution_algorithm(const convpool_convolution* problem, convpool_pass pass) {
   convpool_algorithm id = CONVPOOL_AUTO;
   with_type(*problem, [&](const auto& conv, auto type) {
@@ -117,7 +129,7 @@ convpool_status convolution_forward(const convpool_convolution* problem, const v
 }
 
 convpool_status convolution_backward_data(const convpool_convolution* problem, const void* dy,
-                                          const void* weight, void* dx) {
+                                          const void* weight, const void* bias, void* dx) {
   return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
     const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_BACKWARD_DATA);
@@ -128,6 +140,7 @@ convpool_status convolution_backward_data(const convpool_convolution* problem, c
     }
     const bool done = algorithm->backward_data(conv, static_cast<const T*>(dy),
                                                static_cast<const T*>(weight), static_cast<T*>(dx));
+    if (bias && done) add_bias(conv, static_cast<const T*>(bias), static_cast<T*>(dx));
     release_scratch(Scratch::kShared);
     return status_of(done);
   });

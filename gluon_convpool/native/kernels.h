@@ -11,8 +11,9 @@ struct Kernels {
   // The epilogue may be null.
   convpool_status (*convolution_forward)(const convpool_convolution*, const void*, const void*,
                                          const void*, const convpool_epilogue*, void*);
+  // The bias, of the channels of x, may be null.
   convpool_status (*convolution_backward_data)(const convpool_convolution*, const void*,
-                                               const void*, void*);
+                                               const void*, const void*, void*);
   convpool_status (*convolution_backward_weight)(const convpool_convolution*, const void*,
                                                  const void*, void*);
   convpool_status (*convolution_backward_bias)(const convpool_convolution*, const void*, void*);

@@ -651,6 +651,179 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
   });
 }
 
+constexpr const char* kTransposed = "convolution_transpose";
+
+struct TransposedAttributes {
+  const Attributes attributes;
+  const std::string layout;
+  const WindowAttributes window;
+  const int64_t channels, groups;
+  const bool bias;
+  Dims adj;
+
+  explicit TransposedAttributes(const StringMap& map)
+      : attributes(kTransposed, map,
+                   {"kernel", "stride", "dilate", "pad", "adj", "num_filter", "num_group",
+                    "no_bias", "layout"}),
+        layout(checked_layout(kTransposed, attributes)),
+        window(kTransposed, attributes),
+        channels(attributes.integer("num_filter", 0)),
+        groups(attributes.integer("num_group", 1)),
+        bias(!attributes.boolean("no_bias", false)),
+        adj(attributes.tuple("adj")) {
+    const size_t ndim = layout.size() - 2;
+    if (adj.empty()) adj = Dims(window.kernel.size(), 0);
+    for (const auto& one : {std::make_pair("kernel_size", &window.kernel),
+                            std::make_pair("output_padding", &std::as_const(adj))})
+      if (one.second->size() != ndim)
+        fail(sentence(messages::tuple_length, {{"op", kTransposed},
+                                               {"name", one.first},
+                                               {"value", tuple_text(*one.second)},
+                                               {"ndim", text(static_cast<int64_t>(ndim))}}));
+    for (size_t i = 0; i < ndim; ++i)
+      if (adj[i] < 0 || adj[i] >= window.stride[i])
+        fail(sentence(messages::output_padding_not_smaller,
+                      {{"op", kTransposed},
+                       {"output_padding", tuple_text(adj)},
+                       {"strides", tuple_text(window.stride)}}));
+    for (const auto& one : {std::make_pair("channels", channels), std::make_pair("groups", groups)})
+      if (one.second < 1)
+        fail(sentence(messages::below_minimum, {{"op", kTransposed},
+                                                {"name", one.first},
+                                                {"value", text(one.second)},
+                                                {"minimum", "1"}}));
+    if (channels % groups != 0) fail(not_divisible("channels", channels));
+  }
+
+  std::string not_divisible(const char* name, int64_t value) const {
+    return sentence(
+        messages::channels_not_divisible,
+        {{"op", kTransposed}, {"groups", text(groups)}, {"name", name}, {"value", text(value)}});
+  }
+};
+
+void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
+                      bool numpy) {
+  const TransposedAttributes conv(map);
+  const Shape& data = in->at(0);
+  if (data.empty()) fail("convolution_transpose: the shape of data is not known");
+  check_axes(kTransposed, conv.layout, data);
+  Shape& given = in->at(1);
+  Shape weight{data[1], static_cast<unsigned int>(conv.channels / conv.groups)};
+  for (const int64_t size : conv.window.kernel) weight.push_back(static_cast<unsigned int>(size));
+  const bool channels_known = !unknown(data[1], numpy);
+  if (channels_known && given.size() == weight.size() && !unknown(given[0], numpy) &&
+      given[0] != data[1])
+    fail(sentence(messages::channels_mismatch_transposed, {{"op", kTransposed},
+                                                           {"data_channels", text(data[1])},
+                                                           {"weight_shape", tuple_text(given)}}));
+  if (channels_known && data[1] % conv.groups != 0)
+    fail(conv.not_divisible("in_channels", data[1]));
+  if (!fits(given, weight, numpy))
+    fail(sentence(messages::weight_shape, {{"op", kTransposed},
+                                           {"weight_shape", tuple_text(given)},
+                                           {"expected", tuple_text(weight)}}));
+  if (!channels_known && given.size() == weight.size()) weight[0] = given[0];
+  if (conv.bias) {
+    const Shape bias{static_cast<unsigned int>(conv.channels)};
+    if (!fits(in->at(2), bias, numpy))
+      fail(sentence(messages::bias_shape, {{"op", kTransposed},
+                                           {"bias_shape", tuple_text(in->at(2))},
+                                           {"expected", tuple_text(bias)}}));
+    in->at(2) = bias;
+  }
+  Shape y{data[0], static_cast<unsigned int>(conv.channels)};
+  Dims least;
+  bool left = true;
+  for (size_t i = 0; i < conv.window.kernel.size(); ++i) {
+    // What one element of the data leaves of the output, and how many it takes to leave one.
+    const int64_t stride = conv.window.stride[i];
+    const int64_t first = conv.window.dilation[i] * (conv.window.kernel[i] - 1) + 1 + conv.adj[i] -
+                          2 * conv.window.pad[i];
+    least.push_back(first >= 1 ? 1 : 1 + divided(1 - first, stride, true));
+    if (unknown(data[i + 2], numpy)) {
+      y.push_back(data[i + 2]);
+      continue;
+    }
+    left = left && data[i + 2] >= least.back();
+    y.push_back(static_cast<unsigned int>((int64_t{data[i + 2]} - 1) * stride + first));
+  }
+  if (!left)
+    fail(sentence(messages::nothing_left,
+                  {{"op", kTransposed},
+                   {"padding", tuple_text(conv.window.pad)},
+                   {"least", tuple_text(least)},
+                   {"sizes", tuple_text(Shape(data.begin() + 2, data.end()))}}));
+  check_elements(kTransposed, y);
+  given = weight;
+  out->at(0) = y;
+}
+
+// The convolution that it is transposed of: from arrays of the shape of its output, y, to those of
+// the shape of its data, x.
+convpool_convolution transposed_problem(const TransposedAttributes& attributes, const MXTensor& x,
+                                        const std::vector<int64_t>& y) {
+  convpool_convolution conv{};
+  conv.dtype = x.dtype == mxnet::ext::kFloat64 ? CONVPOOL_FLOAT64 : CONVPOOL_FLOAT32;
+  conv.layout = CONVPOOL_CHANNEL_FIRST;
+  conv.algorithm = CONVPOOL_AUTO;
+  conv.batch = x.shape[0];
+  conv.in_channels = y[1];
+  conv.out_channels = x.shape[1];
+  conv.groups = attributes.groups;
+  fill_window(attributes.window, y, x.shape, false, &conv.window);
+  return conv;
+}
+
+MXReturnValue transposed_arity(const StringMap& map, int* num_in, int* num_out) {
+  return guarded([&] {
+    *num_in = TransposedAttributes(map).bias ? 3 : 2;
+    *num_out = 1;
+  });
+}
+
+template <bool kNumpy>
+MXReturnValue transposed_shape(const StringMap& map, std::vector<Shape>* in,
+                               std::vector<Shape>* out) {
+  return guarded([&] { infer_transposed(map, in, out, kNumpy); });
+}
+
+MXReturnValue transposed_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] { infer_types(kTransposed, in, out); });
+}
+
+MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out,
+                                 const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const TransposedAttributes attributes(map);
+    const convpool_convolution conv = transposed_problem(attributes, in->at(0), out->at(0).shape);
+    check_status(kTransposed,
+                 convpool_convolution_transpose(&conv, in->at(0).data_ptr, in->at(1).data_ptr,
+                                                attributes.bias ? in->at(2).data_ptr : nullptr,
+                                                out->at(0).data_ptr));
+  });
+}
+
+// Inputs: the gradient of y, then x, weight, bias and y. Outputs: gradients of x, weight and bias.
+MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* out,
+                                  const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const TransposedAttributes attributes(map);
+    MXTensor &dy = in->at(0), &x = in->at(1);
+    convpool_convolution conv = transposed_problem(attributes, x, dy.shape);
+    check_status(kTransposed, convpool_convolution_forward(&conv, dy.data_ptr, in->at(2).data_ptr,
+                                                           nullptr, out->at(0).data_ptr));
+    check_status(kTransposed, convpool_convolution_backward_weight(&conv, dy.data_ptr, x.data_ptr,
+                                                                   out->at(1).data_ptr));
+    if (!attributes.bias) return;
+    // Its outputs are this one's: all that is looked at is how many there are.
+    conv.out_channels = conv.in_channels;
+    for (int d = 0; d < conv.window.ndim; ++d) conv.window.out_size[d] = conv.window.in_size[d];
+    check_status(kTransposed,
+                 convpool_convolution_backward_bias(&conv, dy.data_ptr, out->at(2).data_ptr));
+  });
+}
+
 MXReturnValue pooling_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
     const PoolingAttributes attributes(map);
@@ -852,6 +1025,20 @@ REGISTER_OP(_npx_convpool_convolution)
     .setParseAttrs(convolution_arity)
     .setInferType(convolution_type)
     .setInferShape(convolution_shape<true>);
+
+REGISTER_OP(convpool_convolution_transpose)
+    .setForward(transposed_forward, "cpu")
+    .setBackward(transposed_backward, "cpu")
+    .setParseAttrs(transposed_arity)
+    .setInferType(transposed_type)
+    .setInferShape(transposed_shape<false>);
+
+REGISTER_OP(_npx_convpool_convolution_transpose)
+    .setForward(transposed_forward, "cpu")
+    .setBackward(transposed_backward, "cpu")
+    .setParseAttrs(transposed_arity)
+    .setInferType(transposed_type)
+    .setInferShape(transposed_shape<true>);
 
 REGISTER_OP(convpool_pooling)
     .setForward(pooling_forward, "cpu")
