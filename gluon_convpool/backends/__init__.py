@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from .. import _mxnet, geometry
 from .._mxnet import mx
-from . import builtin, composed, native, portable
+from . import builtin, native, portable
 
 Arguments = Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
 
@@ -88,8 +88,6 @@ def obstacle(
     status = _mxnet.native_status()
     if not status.available:
         return status.reason
-    if isinstance(arguments, geometry.ConvolutionTranspose) and composed.serves(arguments):
-        return composed.obstacle(arguments, dtype, device)
     return native.obstacle(op, arguments, dtype, device)
 
 
@@ -117,8 +115,6 @@ def choose(
         return _portable(op, arguments, "the backend 'portable' was asked for")
     reason = obstacle(op, arguments, dtype, device)
     if not reason:
-        if isinstance(arguments, geometry.ConvolutionTranspose) and composed.serves(arguments):
-            return composed
         return native
     if _current == 'native':
         raise ValueError(f"{op}: the backend 'native' was asked for, but {reason}")
