@@ -28,6 +28,8 @@ class ImplicitGemm {
   // each channel at once.
   static constexpr int64_t kCutBytes = 32 << 10;
   static constexpr int64_t kFewestCut = 6;
+  // Channels of A that are packed for one panel after the other.
+  static constexpr int64_t kPackedTogether = 8;
   static constexpr int64_t kBytes = sizeof(T);
 
  public:
@@ -127,23 +129,37 @@ class ImplicitGemm {
         tap_offset[i * conv_.w.taps + j] =
             conv_.h.index[i] * conv_.weight_row_stride + conv_.w.index[j];
 
-    const double moved = static_cast<double>(conv_.groups * group_size);
-    parallel_for(conv_.groups * output_panels_, moved, [&](int64_t task) {
-      const int64_t group = task / output_panels_, panel = task % output_panels_;
+    // Channel c of a chunk [c0, c1).
+    const auto pack = [&](int64_t group, int64_t panel, int64_t c0, int64_t c1, int64_t c) {
       const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
-      const T* from =
-          conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride;
+      T* to = packed + group * group_size +
+              (conv_.outputs * c0 + m0 * (c1 - c0) + (c - c0) * rows) * taps;
+      const T* channel = conv_.weight + group * conv_.weight_group_stride +
+                         m0 * conv_.weight_output_stride + conv_.weight_offset(c);
+      for (int64_t t = 0; t < taps; ++t, to += rows) {
+        const T* tap = channel + tap_offset[t];
+        for (int64_t row = 0; row < rows; ++row) to[row] = tap[row * conv_.weight_output_stride];
+      }
+    };
+    const double moved = static_cast<double>(conv_.groups * group_size);
+    // Weights are read in the order in which they lie. A few channels together, because a panel of
+    // A lies pages away from the next, like a channel of the weights.
+    const bool outputs_first = conv_.weight_output_stride > conv_.weight_channel_stride;
+    const int64_t pieces = outputs_first ? output_panels_ : min_of(conv_.planes(), 64);
+    parallel_for(conv_.groups * pieces, moved, [&](int64_t task) {
+      const int64_t group = task / pieces, piece = task % pieces;
       for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
         const int64_t c0 = chunk_begin(chunk), c1 = chunk_begin(chunk + 1);
-        T* to = packed + group * group_size + (conv_.outputs * c0 + m0 * (c1 - c0)) * taps;
-        for (int64_t c = c0; c < c1; ++c) {
-          const T* channel = from + conv_.weight_offset(c);
-          for (int64_t t = 0; t < taps; ++t, to += rows) {
-            const T* tap = channel + tap_offset[t];
-            for (int64_t row = 0; row < rows; ++row)
-              to[row] = tap[row * conv_.weight_output_stride];
-          }
+        if (outputs_first) {
+          for (int64_t c = c0; c < c1; ++c) pack(group, piece, c0, c1, c);
+          continue;
         }
+        const int64_t first = max_of(c0, conv_.planes() * piece / pieces);
+        const int64_t end = min_of(c1, conv_.planes() * (piece + 1) / pieces);
+        for (int64_t few = first; few < end; few += kPackedTogether)
+          for (int64_t panel = 0; panel < output_panels_; ++panel)
+            for (int64_t c = few; c < min_of(few + kPackedTogether, end); ++c)
+              pack(group, panel, c0, c1, c);
       }
     });
     return packed;
