@@ -43,6 +43,7 @@ class Pooling(ctypes.Structure):
 
 
 MODES = ('max', 'avg', 'sum', 'lp')
+DTYPES = ('float32', 'float64')
 
 
 def window(ndim=2, **values):
@@ -57,11 +58,11 @@ def pointer(array):
 
 
 class Guarded:
-    """A float32 array to write to, with guard values around it."""
+    """An array to write to, with guard values around it."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, dtype='float32'):
         size = int(np.prod(shape))
-        self.memory = np.full(size + 2 * GUARD, GUARD_VALUE, 'float32')
+        self.memory = np.full(size + 2 * GUARD, GUARD_VALUE, dtype)
         self.array = self.memory[GUARD : GUARD + size].reshape(shape)
 
     def written(self):
@@ -102,7 +103,9 @@ def without_height(problem):
     return problem
 
 
-def convolution_results(library, case, seed=0, algorithm=AUTO, change=None, ndim=2):
+def convolution_results(
+    library, case, seed=0, algorithm=AUTO, change=None, ndim=2, dtype='float32'
+):
     """Output and gradients by the kernels, and what they must be by the float64 loops.
 
     `change` may alter the input and the gradient of the output in place.
@@ -119,17 +122,18 @@ def convolution_results(library, case, seed=0, algorithm=AUTO, change=None, ndim
         (out_channels,),
         (batch, out_channels) + out,
     ]
-    x, weight, bias, head = (generator.normal(size=s).astype('float32') for s in shapes)
+    x, weight, bias, head = (generator.normal(size=s).astype(dtype) for s in shapes)
     if change:
         change(x, head)
     problem = convolution_problem(case, algorithm)
+    problem.dtype = DTYPES.index(dtype)
     if ndim == 1:
         problem = without_height(problem)
     y, dx, dweight, dbias = (
-        Guarded(head.shape),
-        Guarded(x.shape),
-        Guarded(weight.shape),
-        Guarded(bias.shape),
+        Guarded(head.shape, dtype),
+        Guarded(x.shape, dtype),
+        Guarded(weight.shape, dtype),
+        Guarded(bias.shape, dtype),
     )
     for function, arguments in (
         ('forward', (x, weight, bias, y.array)),
@@ -145,7 +149,7 @@ def convolution_results(library, case, seed=0, algorithm=AUTO, change=None, ndim
     return actual, expected
 
 
-def pooling_results(library, case, values='normal', ndim=2):
+def pooling_results(library, case, values='normal', ndim=2, dtype='float32'):
     """Output and gradient by the kernels, and what they must be by the float64 loops."""
     size, kernel, stride, pad, mode, ceil_mode, count_include_pad, p = case
     generator = np.random.RandomState(0)
@@ -153,14 +157,15 @@ def pooling_results(library, case, values='normal', ndim=2):
         (n + 2 * q - k + (s - 1 if ceil_mode else 0)) // s + 1
         for n, k, s, q in zip(size, kernel, stride, pad)
     )
-    x = generator.normal(size=(2, 3) + size).astype('float32')
+    x = generator.normal(size=(2, 3) + size).astype(dtype)
     if values == 'special':
         chosen = generator.choice(5, size=x.shape, p=[0.1, 0.4, 0.1, 0.2, 0.2])
-        x = np.choose(chosen, [np.nan, -np.inf, np.inf, 0, 1]).astype('float32')
+        x = np.choose(chosen, [np.nan, -np.inf, np.inf, 0, 1]).astype(dtype)
     elif p == 3:
         x = np.abs(x)  # the cube root of a sum that cancels magnifies its rounding
-    head = generator.normal(size=(2, 3) + out).astype('float32')
+    head = generator.normal(size=(2, 3) + out).astype(dtype)
     problem = Pooling(
+        dtype=DTYPES.index(dtype),
         mode=MODES.index(mode),
         p=p,
         count_include_pad=count_include_pad,
@@ -172,7 +177,7 @@ def pooling_results(library, case, values='normal', ndim=2):
     )
     if ndim == 1:
         problem = without_height(problem)
-    y, dx = Guarded(head.shape), Guarded(x.shape)
+    y, dx = Guarded(head.shape, dtype), Guarded(x.shape, dtype)
     assert (
         library.convpool_pooling_forward(ctypes.byref(problem), pointer(x), pointer(y.array)) == 0
     )
@@ -488,7 +493,47 @@ def test_pooling_over_one_axis_agrees_with_the_loops(kernels, mode, shape, ceil_
     assert_close('gradient', dx, expected_dx)
 
 
-@pytest.mark.parametrize('change', [{'dtype': 1}, {'layout': 1}, {'algorithm': 99}], ids=str)
+def assert_close_in_float64(name, actual, expected):
+    assert actual.dtype == np.float64
+    largest = np.abs(expected).max() if expected.size else 0
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13 * largest, err_msg=name)
+
+
+@pytest.mark.parametrize('case', CONVOLUTIONS[::2] + DEPTHWISE_CONVOLUTIONS[::4], ids=_text)
+def test_convolution_in_float64_agrees_with_the_loops(library, instruction_set, case):
+    results = convolution_results(library, case, dtype='float64')
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close_in_float64(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', CONVOLUTIONS[1::3] + DEPTHWISE_CONVOLUTIONS[1::5], ids=_text)
+def test_convolution_in_float64_agrees_with_wide_vectors(kernels, case):
+    results = convolution_results(kernels, case, dtype='float64')
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close_in_float64(name, actual, expected)
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
+@pytest.mark.parametrize('shape', POOLINGS, ids=_text)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_in_float64_agrees_with_the_loops(library, instruction_set, mode, shape, ceil_mode):
+    name, count_include_pad, p = mode
+    case = shape + (name, ceil_mode, count_include_pad, p)
+    (y, dx), (expected_y, expected_dx) = pooling_results(library, case, dtype='float64')
+    assert_close_in_float64('output', y, expected_y)
+    assert_close_in_float64('gradient', dx, expected_dx)
+
+
+def test_winograd_has_no_kernel_for_float64(library):
+    problem = convolution_problem((1, 64, 64, 1, (56, 56), (3, 3), ONE, ONE, ONE), WINOGRAD)
+    assert library.convpool_convolution_algorithm(ctypes.byref(problem), 0) == WINOGRAD
+    problem.dtype = DTYPES.index('float64')
+    assert library.convpool_convolution_algorithm(ctypes.byref(problem), 0) == AUTO
+    problem.algorithm = AUTO
+    assert library.convpool_convolution_algorithm(ctypes.byref(problem), 0) == IMPLICIT_GEMM
+
+
+@pytest.mark.parametrize('change', [{'dtype': 2}, {'layout': 1}, {'algorithm': 99}], ids=str)
 def test_what_has_no_kernel_is_refused(library, change):
     sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), (1, 1))
     problem = Convolution(

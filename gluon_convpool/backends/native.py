@@ -11,7 +11,7 @@ from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
 
 DIMENSIONS = (1, 2)
-DTYPES = ('float32',)
+DTYPES = ('float32', 'float64')
 LAYOUTS = ('NCW', 'NCHW')
 
 
@@ -33,6 +33,8 @@ def obstacle_of_arrays(op: str, dtype: Optional[str], device: Optional[str]) -> 
     """`obstacle`, as far as it is about what the arrays are, whatever is done with them."""
     if dtype is not None and dtype not in DTYPES:
         return f'the native {op} has no kernel for {dtype}'
+    if dtype == 'float64' and getattr(arguments, 'algorithm', 'auto') == 'winograd':
+        return "the native convolution computes 'winograd' in float32 alone"
     if device is not None and device != 'cpu':
         return f'the native {op} runs on the CPU, not on {device}'
     return ''

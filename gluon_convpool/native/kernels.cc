@@ -25,11 +25,12 @@ convpool_status with_type(Problem problem, const Body& body) {
   if (problem.window.ndim == 1) add_height(&problem.window);
   if (problem.window.ndim != 2 || problem.layout != CONVPOOL_CHANNEL_FIRST)
     return CONVPOOL_UNSUPPORTED;
-  if (problem.dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
+  if (problem.dtype != CONVPOOL_FLOAT32 && problem.dtype != CONVPOOL_FLOAT64)
+    return CONVPOOL_UNSUPPORTED;
   // A window that stays where it is takes no step, however long: work and memory grow with strides.
   for (int d = 0; d < problem.window.ndim; ++d)
     if (problem.window.out_size[d] == 1) problem.window.stride[d] = 1;
-  return body(problem, float{});
+  return problem.dtype == CONVPOOL_FLOAT64 ? body(problem, double{}) : body(problem, float{});
 }
 
 convpool_status status_of(bool done) { return done ? CONVPOOL_OK : CONVPOOL_OUT_OF_MEMORY; }

@@ -431,11 +431,15 @@ void fill_window(const WindowAttributes& from, const std::vector<int64_t>& in,
   }
 }
 
+convpool_dtype dtype_of(const MXTensor& array) {
+  return array.dtype == mxnet::ext::kFloat64 ? CONVPOOL_FLOAT64 : CONVPOOL_FLOAT32;
+}
+
 convpool_convolution convolution_problem(const ConvolutionAttributes& attributes,
-                                         const std::vector<int64_t>& x,
+                                         convpool_dtype dtype, const std::vector<int64_t>& x,
                                          const std::vector<int64_t>& y) {
   convpool_convolution conv{};
-  conv.dtype = CONVPOOL_FLOAT32;
+  conv.dtype = dtype;
   conv.layout = CONVPOOL_CHANNEL_FIRST;
   conv.algorithm = attributes.algorithm;
   conv.batch = x[0];
@@ -452,8 +456,8 @@ void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data,
   if (attributes.algorithm == CONVPOOL_AUTO) return;
   for (const unsigned int size : data)
     if (unknown(size, numpy)) return;
-  const convpool_convolution conv =
-      convolution_problem(attributes, Dims(data.begin(), data.end()), Dims(y.begin(), y.end()));
+  const convpool_convolution conv = convolution_problem(
+      attributes, CONVPOOL_FLOAT32, Dims(data.begin(), data.end()), Dims(y.begin(), y.end()));
   if (convpool_convolution_algorithm(&conv, CONVPOOL_FORWARD) != CONVPOOL_AUTO) return;
   const AlgorithmName* name = kAlgorithmNames;
   while (name->id != attributes.algorithm) ++name;
@@ -545,7 +549,8 @@ std::string dtype_name(int type) {
 }
 
 // All arrays of an operator have one type, which the kernels must have.
-void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
+void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out,
+                 bool only_float32 = false) {
   int type = -1;
   bool mixed = false;
   std::string names;
@@ -557,9 +562,11 @@ void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
   }
   if (mixed) fail(sentence(messages::mixed_dtypes, {{"op", op}, {"dtypes", names}}));
   if (type == -1) type = out->at(0);
-  if (type != -1 && type != mxnet::ext::kFloat32)
+  if (type != -1 && type != mxnet::ext::kFloat32 && (only_float32 || type != mxnet::ext::kFloat64))
     fail(sentence(messages::unsupported_dtype,
-                  {{"op", op}, {"dtype", dtype_name(type)}, {"allowed", "float32"}}));
+                  {{"op", op},
+                   {"dtype", dtype_name(type)},
+                   {"allowed", only_float32 ? "float32" : "float32, float64"}}));
   for (int& t : *in) t = type;
   for (int& t : *out) t = type;
 }
@@ -569,10 +576,10 @@ void check_status(const char* op, convpool_status status) {
   if (status == CONVPOOL_UNSUPPORTED) fail(std::string(op) + ": no kernel has these arguments");
 }
 
-convpool_pooling pooling_problem(const PoolingAttributes& attributes, const std::vector<int64_t>& x,
-                                 const std::vector<int64_t>& y) {
+convpool_pooling pooling_problem(const PoolingAttributes& attributes, convpool_dtype dtype,
+                                 const std::vector<int64_t>& x, const std::vector<int64_t>& y) {
   convpool_pooling pool{};
-  pool.dtype = CONVPOOL_FLOAT32;
+  pool.dtype = dtype;
   pool.layout = CONVPOOL_CHANNEL_FIRST;
   pool.mode = attributes.mode;
   pool.p = static_cast<int32_t>(attributes.p);
@@ -612,8 +619,11 @@ MXReturnValue convolution_shape(const StringMap& map, std::vector<Shape>* in,
   return guarded([&] { infer_convolution(map, in, out, kNumpy); });
 }
 
-MXReturnValue convolution_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
-  return guarded([&] { infer_types(kConvolution, in, out); });
+MXReturnValue convolution_type(const StringMap& map, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] {
+    const bool winograd = ConvolutionAttributes(map).algorithm == CONVPOOL_WINOGRAD;
+    infer_types(kConvolution, in, out, /*only_float32=*/winograd);
+  });
 }
 
 MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* out,
@@ -621,7 +631,8 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
   return guarded([&] {
     const ConvolutionAttributes attributes(map);
     MXTensor &x = in->at(0), &y = out->at(0);
-    const convpool_convolution conv = convolution_problem(attributes, x.shape, y.shape);
+    const convpool_convolution conv =
+        convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
     convpool_epilogue epilogue = attributes.activation;
     if (attributes.sum) epilogue.sum = in->back().data_ptr;
     check_status(kConvolution, convpool_convolution_forward_fused(
@@ -640,7 +651,8 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
     if (attributes.fused) fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
     const void* dy = in->at(0).data_ptr;
     MXTensor& x = in->at(1);
-    const convpool_convolution conv = convolution_problem(attributes, x.shape, in->at(0).shape);
+    const convpool_convolution conv =
+        convolution_problem(attributes, dtype_of(x), x.shape, in->at(0).shape);
     check_status(kConvolution, convpool_convolution_backward_data(&conv, dy, in->at(2).data_ptr,
                                                                   out->at(0).data_ptr));
     check_status(kConvolution,
@@ -672,7 +684,8 @@ MXReturnValue pooling_forward(const StringMap& map, Tensors* in, Tensors* out,
                               const mxnet::ext::OpResource&) {
   return guarded([&] {
     MXTensor &x = in->at(0), &y = out->at(0);
-    const convpool_pooling pool = pooling_problem(PoolingAttributes(map), x.shape, y.shape);
+    const convpool_pooling pool =
+        pooling_problem(PoolingAttributes(map), dtype_of(x), x.shape, y.shape);
     check_status(kPooling, convpool_pooling_forward(&pool, x.data_ptr, y.data_ptr));
   });
 }
@@ -682,7 +695,8 @@ MXReturnValue pooling_backward(const StringMap& map, Tensors* in, Tensors* out,
                                const mxnet::ext::OpResource&) {
   return guarded([&] {
     MXTensor &x = in->at(1), &y = in->at(2);
-    const convpool_pooling pool = pooling_problem(PoolingAttributes(map), x.shape, y.shape);
+    const convpool_pooling pool =
+        pooling_problem(PoolingAttributes(map), dtype_of(x), x.shape, y.shape);
     check_status(kPooling, convpool_pooling_backward(&pool, x.data_ptr, y.data_ptr,
                                                      in->at(0).data_ptr, out->at(0).data_ptr));
   });
