@@ -524,15 +524,6 @@ def test_pooling_in_float64_agrees_with_the_loops(library, instruction_set, mode
     assert_close_in_float64('gradient', dx, expected_dx)
 
 
-def test_winograd_has_no_kernel_for_float64(library):
-    problem = convolution_problem((1, 64, 64, 1, (56, 56), (3, 3), ONE, ONE, ONE), WINOGRAD)
-    assert library.convpool_convolution_algorithm(ctypes.byref(problem), 0) == WINOGRAD
-    problem.dtype = DTYPES.index('float64')
-    assert library.convpool_convolution_algorithm(ctypes.byref(problem), 0) == AUTO
-    problem.algorithm = AUTO
-    assert library.convpool_convolution_algorithm(ctypes.byref(problem), 0) == IMPLICIT_GEMM
-
-
 @pytest.mark.parametrize('change', [{'dtype': 2}, {'layout': 1}, {'algorithm': 99}], ids=str)
 def test_what_has_no_kernel_is_refused(library, change):
     sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), (1, 1))

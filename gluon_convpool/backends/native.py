@@ -11,6 +11,7 @@ from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
 
 DIMENSIONS = (1, 2)
+# In the order of the C interface's `convpool_dtype`.
 DTYPES = ('float32', 'float64')
 LAYOUTS = ('NCW', 'NCHW')
 
@@ -33,8 +34,6 @@ def obstacle_of_arrays(op: str, dtype: Optional[str], device: Optional[str]) -> 
     """`obstacle`, as far as it is about what the arrays are, whatever is done with them."""
     if dtype is not None and dtype not in DTYPES:
         return f'the native {op} has no kernel for {dtype}'
-    if dtype == 'float64' and getattr(arguments, 'algorithm', 'auto') == 'winograd':
-        return "the native convolution computes 'winograd' in float32 alone"
     if device is not None and device != 'cpu':
         return f'the native {op} runs on the CPU, not on {device}'
     return ''
@@ -72,9 +71,12 @@ PASSES = ('forward', 'backward_data', 'backward_weight')
 
 
 def serving_algorithm(
-    arguments: geometry.Convolution, data: geometry.Ints, which: str = 'forward'
+    arguments: geometry.Convolution,
+    data: geometry.Ints,
+    which: str = 'forward',
+    dtype: str = 'float32',
 ) -> Optional[str]:
-    """The algorithm that computes one of `PASSES` for data of shape `data`.
+    """The algorithm that computes one of `PASSES` for data of shape `data` and type `dtype`.
 
     None where the one that `arguments` force cannot. The native library must be there.
     """
@@ -94,21 +96,32 @@ def serving_algorithm(
         getattr(window, name)[: len(values)] = values
     wanted = geometry.ALGORITHMS.index(arguments.algorithm)
     problem = _Convolution(
-        0, 0, wanted, batch, channels, arguments.channels, arguments.groups, window
+        DTYPES.index(dtype),
+        0,
+        wanted,
+        batch,
+        channels,
+        arguments.channels,
+        arguments.groups,
+        window,
     )
     found = library.convpool_convolution_algorithm(ctypes.byref(problem), PASSES.index(which))
     return geometry.ALGORITHMS[found] if found else None
 
 
-def check_algorithm(arguments: geometry.Convolution, data: geometry.Ints) -> None:
+def check_algorithm(
+    arguments: geometry.Convolution, data: geometry.Ints, dtype: Optional[str] = None
+) -> None:
     """Refuse a forced algorithm that cannot compute this convolution of data of shape `data`.
+
+    A type that is not known, as of symbols, is taken for float32.
 
     Raises
     ------
     ValueError
         Saying what the algorithm needs.
     """
-    if serving_algorithm(arguments, data) is None:
+    if serving_algorithm(arguments, data, dtype=dtype or 'float32') is None:
         geometry.refuse_algorithm(arguments, data)
 
 

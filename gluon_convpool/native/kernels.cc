@@ -19,18 +19,24 @@ void add_height(convpool_window* window) {
   window->ndim = 2;
 }
 
+// Calls body(T{}) with the type of arrays.
+template <typename Body>
+convpool_status with_type_of(convpool_dtype dtype, const Body& body) {
+  if (dtype == CONVPOOL_FLOAT32) return body(float{});
+  if (dtype == CONVPOOL_FLOAT64) return body(double{});
+  return CONVPOOL_UNSUPPORTED;
+}
+
 // Calls body(problem, T{}) with two spatial axes and the array type that serves these values.
 template <typename Problem, typename Body>
 convpool_status with_type(Problem problem, const Body& body) {
   if (problem.window.ndim == 1) add_height(&problem.window);
   if (problem.window.ndim != 2 || problem.layout != CONVPOOL_CHANNEL_FIRST)
     return CONVPOOL_UNSUPPORTED;
-  if (problem.dtype != CONVPOOL_FLOAT32 && problem.dtype != CONVPOOL_FLOAT64)
-    return CONVPOOL_UNSUPPORTED;
   // A window that stays where it is takes no step, however long: work and memory grow with strides.
   for (int d = 0; d < problem.window.ndim; ++d)
     if (problem.window.out_size[d] == 1) problem.window.stride[d] = 1;
-  return problem.dtype == CONVPOOL_FLOAT64 ? body(problem, double{}) : body(problem, float{});
+  return with_type_of(problem.dtype, [&](auto type) { return body(problem, type); });
 }
 
 convpool_status status_of(bool done) { return done ? CONVPOOL_OK : CONVPOOL_OUT_OF_MEMORY; }
@@ -153,24 +159,26 @@ const T* typed(const void* array) {
 convpool_status batch_norm_forward(const convpool_batch_norm* norm, const void* x,
                                    const void* gamma, const void* beta, const void* running_mean,
                                    const void* running_var, void* y, void* mean, void* inv_std) {
-  using T = float;
-  if (norm->dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
-  BatchNorm<T>(*norm).forward(typed<T>(x), typed<T>(gamma), typed<T>(beta), typed<T>(running_mean),
-                              typed<T>(running_var), typed<T>(y), typed<T>(mean),
-                              typed<T>(inv_std));
-  return CONVPOOL_OK;
+  return with_type_of(norm->dtype, [&](auto type) {
+    using T = decltype(type);
+    BatchNorm<T>(*norm).forward(typed<T>(x), typed<T>(gamma), typed<T>(beta),
+                                typed<T>(running_mean), typed<T>(running_var), typed<T>(y),
+                                typed<T>(mean), typed<T>(inv_std));
+    return CONVPOOL_OK;
+  });
 }
 
 convpool_status batch_norm_backward(const convpool_batch_norm* norm, const void* x,
                                     const void* gamma, const void* mean, const void* inv_std,
                                     const void* dy, void* dx, void* dgamma, void* dbeta,
                                     void* running_mean, void* running_var) {
-  using T = float;
-  if (norm->dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
-  BatchNorm<T>(*norm).backward(typed<T>(x), typed<T>(gamma), typed<T>(mean), typed<T>(inv_std),
-                               typed<T>(dy), typed<T>(dx), typed<T>(dgamma), typed<T>(dbeta),
-                               typed<T>(running_mean), typed<T>(running_var));
-  return CONVPOOL_OK;
+  return with_type_of(norm->dtype, [&](auto type) {
+    using T = decltype(type);
+    BatchNorm<T>(*norm).backward(typed<T>(x), typed<T>(gamma), typed<T>(mean), typed<T>(inv_std),
+                                 typed<T>(dy), typed<T>(dx), typed<T>(dgamma), typed<T>(dbeta),
+                                 typed<T>(running_mean), typed<T>(running_var));
+    return CONVPOOL_OK;
+  });
 }
 
 }  // namespace

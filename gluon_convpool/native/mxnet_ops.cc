@@ -450,7 +450,8 @@ convpool_convolution convolution_problem(const ConvolutionAttributes& attributes
   return conv;
 }
 
-// Refuses a forced algorithm that cannot compute this convolution, once its shapes are known.
+// Refuses a forced algorithm that cannot compute this convolution, once its shapes are known. Types
+// are inferred after shapes, and what a kernel needs does not depend on them.
 void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data, const Shape& y,
                      bool numpy) {
   if (attributes.algorithm == CONVPOOL_AUTO) return;
@@ -549,8 +550,7 @@ std::string dtype_name(int type) {
 }
 
 // All arrays of an operator have one type, which the kernels must have.
-void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out,
-                 bool only_float32 = false) {
+void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
   int type = -1;
   bool mixed = false;
   std::string names;
@@ -562,11 +562,9 @@ void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out,
   }
   if (mixed) fail(sentence(messages::mixed_dtypes, {{"op", op}, {"dtypes", names}}));
   if (type == -1) type = out->at(0);
-  if (type != -1 && type != mxnet::ext::kFloat32 && (only_float32 || type != mxnet::ext::kFloat64))
+  if (type != -1 && type != mxnet::ext::kFloat32 && type != mxnet::ext::kFloat64)
     fail(sentence(messages::unsupported_dtype,
-                  {{"op", op},
-                   {"dtype", dtype_name(type)},
-                   {"allowed", only_float32 ? "float32" : "float32, float64"}}));
+                  {{"op", op}, {"dtype", dtype_name(type)}, {"allowed", "float32, float64"}}));
   for (int& t : *in) t = type;
   for (int& t : *out) t = type;
 }
@@ -619,11 +617,8 @@ MXReturnValue convolution_shape(const StringMap& map, std::vector<Shape>* in,
   return guarded([&] { infer_convolution(map, in, out, kNumpy); });
 }
 
-MXReturnValue convolution_type(const StringMap& map, std::vector<int>* in, std::vector<int>* out) {
-  return guarded([&] {
-    const bool winograd = ConvolutionAttributes(map).algorithm == CONVPOOL_WINOGRAD;
-    infer_types(kConvolution, in, out, /*only_float32=*/winograd);
-  });
+MXReturnValue convolution_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] { infer_types(kConvolution, in, out); });
 }
 
 MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* out,
@@ -732,9 +727,10 @@ struct BatchNormAttributes {
 };
 
 convpool_batch_norm batch_norm_problem(const BatchNormAttributes& attributes, bool training,
-                                       const std::vector<int64_t>& x) {
+                                       const MXTensor& data) {
+  const std::vector<int64_t>& x = data.shape;
   convpool_batch_norm norm{};
-  norm.dtype = CONVPOOL_FLOAT32;
+  norm.dtype = dtype_of(data);
   norm.training = training ? 1 : 0;
   norm.fix_gamma = attributes.fix_gamma ? 1 : 0;
   norm.batch = x[0];
@@ -749,11 +745,12 @@ convpool_batch_norm batch_norm_problem(const BatchNormAttributes& attributes, bo
 // An extension operator is not told whether it runs for training. In a graph, which serves both, it
 // is told by one of MXNet's that is: `mode` equals the running mean in training, and not else (see
 // docs/OPERATORS.md).
+template <typename T>
 bool is_training(const BatchNormAttributes& attributes, Tensors* in) {
   if (attributes.use_global_stats) return false;
   if (attributes.mode != "input") return attributes.mode == "train";
-  const float* mode = in->at(kMode).data<float>();
-  const float* mean = in->at(kRunningMean).data<float>();
+  const T* mode = static_cast<const T*>(in->at(kMode).data_ptr);
+  const T* mean = static_cast<const T*>(in->at(kRunningMean).data_ptr);
   for (int64_t i = 0; i < in->at(kMode).shape[0]; ++i)
     if (mode[i] != mean[i] && (mode[i] == mode[i] || mean[i] == mean[i])) return false;
   return true;
@@ -800,9 +797,15 @@ MXReturnValue batch_norm_forward(const StringMap& map, Tensors* in, Tensors* out
                                  const mxnet::ext::OpResource&) {
   return guarded([&] {
     const BatchNormAttributes attributes(map);
-    const bool training = is_training(attributes, in);
-    *out->at(kTraining).data<float>() = training ? 1.0f : 0.0f;
-    const convpool_batch_norm norm = batch_norm_problem(attributes, training, in->at(kData).shape);
+    const bool is_double = dtype_of(in->at(kData)) == CONVPOOL_FLOAT64;
+    const bool training =
+        is_double ? is_training<double>(attributes, in) : is_training<float>(attributes, in);
+    void* told = out->at(kTraining).data_ptr;
+    if (is_double)
+      *static_cast<double*>(told) = training;
+    else
+      *static_cast<float*>(told) = training;
+    const convpool_batch_norm norm = batch_norm_problem(attributes, training, in->at(kData));
     check_status(kBatchNorm,
                  convpool_batch_norm_forward(&norm, in->at(kData).data_ptr, in->at(kGamma).data_ptr,
                                              in->at(kBeta).data_ptr, in->at(kRunningMean).data_ptr,
@@ -842,9 +845,11 @@ MXReturnValue batch_norm_gradient(const StringMap& map, Tensors* in, Tensors* ou
     const auto output = [&](size_t i) {
       return in->at(kFirstInput + attributes.inputs() + i).data_ptr;
     };
-    const bool training = *static_cast<const float*>(output(kTraining)) != 0;
-    const convpool_batch_norm norm =
-        batch_norm_problem(attributes, training, in->at(kFirstInput + kData).shape);
+    const MXTensor& x = in->at(kFirstInput + kData);
+    const void* told = output(kTraining);
+    const bool training = dtype_of(x) == CONVPOOL_FLOAT64 ? *static_cast<const double*>(told) != 0
+                                                          : *static_cast<const float*>(told) != 0;
+    const convpool_batch_norm norm = batch_norm_problem(attributes, training, x);
     check_status(kBatchNorm,
                  convpool_batch_norm_backward(
                      &norm, input(kData), input(kGamma), output(kMean), output(kInvStd),

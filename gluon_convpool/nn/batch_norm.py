@@ -33,8 +33,8 @@ TypeError, ValueError
 
 Notes
 -----
-Data are float32 arrays (or symbols) of two or more axes; those of other types, on other devices or
-with another `axis` than 1 are left to MXNet's operator.
+Data are float32 or float64 arrays (or symbols) of two or more axes; those of other types, on other
+devices or with another `axis` than 1 are left to MXNet's operator.
 
 In one case the gradient is not MXNet's: what was computed with running statistics (under
 ``autograd.record(train_mode=False)``) has the gradient of that computation, while MXNet gives that

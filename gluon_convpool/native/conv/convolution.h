@@ -20,37 +20,22 @@ struct ConvolutionAlgorithm {
   bool (*backward_weight)(const convpool_convolution& conv, const T* x, const T* dy, T* dweight);
 };
 
-template <typename T>
-inline constexpr ConvolutionAlgorithm<T> kImplicitGemm = {
-    CONVPOOL_IMPLICIT_GEMM,    implicit_gemm::supports,         implicit_gemm::cost,
-    implicit_gemm::forward<T>, implicit_gemm::backward_data<T>, implicit_gemm::backward_weight<T>};
-template <typename T>
-inline constexpr ConvolutionAlgorithm<T> kWinograd = {
-    CONVPOOL_WINOGRAD,    winograd::supports<T>,      winograd::cost<T>,
-    winograd::forward<T>, winograd::backward_data<T>, winograd::backward_weight<T>};
-template <typename T>
-inline constexpr ConvolutionAlgorithm<T> kDepthwise = {
-    CONVPOOL_DEPTHWISE,    depthwise::supports,         depthwise::cost,
-    depthwise::forward<T>, depthwise::backward_data<T>, depthwise::backward_weight<T>};
-
-// The algorithms that have kernels for a type: Winograd's matrices are made for float32.
-template <typename T>
-struct AlgorithmsOf {
-  static constexpr ConvolutionAlgorithm<T> kAll[] = {kImplicitGemm<T>, kDepthwise<T>};
-};
-template <>
-struct AlgorithmsOf<float> {
-  static constexpr ConvolutionAlgorithm<float> kAll[] = {kImplicitGemm<float>, kWinograd<float>,
-                                                         kDepthwise<float>};
-};
-
 // The cheapest algorithm for a pass, or the one that the caller forces. Null where none serves.
 // The estimates look at the convolution alone, so that the number of threads changes no bit.
 template <typename T>
 inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolution& conv,
                                                        convpool_pass pass) {
+  static constexpr ConvolutionAlgorithm<T> kAlgorithms[] = {
+      {CONVPOOL_IMPLICIT_GEMM, implicit_gemm::supports, implicit_gemm::cost,
+       implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
+       implicit_gemm::backward_weight<T>},
+      {CONVPOOL_WINOGRAD, winograd::supports<T>, winograd::cost<T>, winograd::forward<T>,
+       winograd::backward_data<T>, winograd::backward_weight<T>},
+      {CONVPOOL_DEPTHWISE, depthwise::supports, depthwise::cost, depthwise::forward<T>,
+       depthwise::backward_data<T>, depthwise::backward_weight<T>},
+  };
   if (conv.algorithm != CONVPOOL_AUTO) {
-    for (const ConvolutionAlgorithm<T>& algorithm : AlgorithmsOf<T>::kAll) {
+    for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {
       if (algorithm.id != conv.algorithm) continue;
       if (!algorithm.supports(conv, CONVPOOL_FORWARD)) return nullptr;
       if (algorithm.supports(conv, pass)) return &algorithm;
@@ -62,7 +47,7 @@ inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolutio
   }
   const ConvolutionAlgorithm<T>* best = nullptr;
   double best_cost = 0;
-  for (const ConvolutionAlgorithm<T>& algorithm : AlgorithmsOf<T>::kAll) {
+  for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {
     if (!algorithm.supports(conv, pass)) continue;
     const double cost = algorithm.cost(conv, pass);
     if (best && cost >= best_cost) continue;
