@@ -74,7 +74,7 @@ class Expected:
             into = into - along(into.mean(axes)) - normal * along((into * normal).mean(axes))
         self.data = into * along(scale)
         self.running = {
-            name: MOMENTUM * self.parameters[name] + (1 - MOMENTUM) * now
+            name: MOMENTUM * self.parameters[name].astype('float64') + (1 - MOMENTUM) * now
             if training
             else self.parameters[name]
             for name, now in (('running_mean', mean), ('running_var', variance))

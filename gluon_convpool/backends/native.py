@@ -249,7 +249,7 @@ def pooling(
     )
 
 
-def _mode_in_graph(mean: Any, variance: Any) -> Any:
+def _mode_in_graph(mean: Any, variance: Any, dtype: str) -> Any:
     """A symbol that equals the running mean in training and is something else in inference.
 
     An extension operator is not told which of the two it runs for, and one graph serves both.
@@ -264,7 +264,11 @@ def _mode_in_graph(mean: Any, variance: Any) -> Any:
     mean, variance = (_mxnet.to_world(one, False) for one in (mean, variance))
     settings = {'axis': 0, 'momentum': 1.0, 'fix_gamma': False, 'output_mean_var': True}
     outputs = mx.sym.BatchNorm(mean, variance, variance, variance, mean, **settings)
-    return mx.sym.BlockGrad(outputs[1])
+    mode = outputs[1]
+    if dtype != 'float32':
+        # What computes other types than float32 refuses to leave its first output out.
+        mode = mx.sym.slice_like(mx.sym.concat(mode, outputs[0], dim=0), mode)
+    return mx.sym.BlockGrad(mode)
 
 
 def batch_norm(
@@ -275,6 +279,7 @@ def batch_norm(
     running_var: Any,
     attributes: Dict[str, Any],
     kind: Kind,
+    dtype: str,
     name: Optional[str] = None,
     adds: Adds = (None, None, None),
 ) -> Any:
@@ -286,6 +291,6 @@ def batch_norm(
         mode = 'predict'
     elif kind.symbol:
         mode = 'input'
-        inputs.append(_mxnet.to_world(_mode_in_graph(*statistics), kind.numpy))
+        inputs.append(_mxnet.to_world(_mode_in_graph(*statistics, dtype), kind.numpy))
     chosen = {key: attributes[key] for key in ('eps', 'momentum', 'fix_gamma', 'use_global_stats')}
     return _mxnet.native_operator('batch_norm', kind)(*inputs, name=name, mode=mode, **chosen)[0]

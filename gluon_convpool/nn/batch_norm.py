@@ -115,9 +115,10 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
         axis = self._kwargs['axis']
         if axis != 1:
             return f'its axis is {axis}, not 1'
-        return native.obstacle_of_arrays(
-            'batch_norm', self._dtype or functional.dtype_name(self.gamma.dtype), None
-        )
+        return native.obstacle_of_arrays('batch_norm', self._computed_in(), None)
+
+    def _computed_in(self) -> str:
+        return self._dtype or functional.dtype_name(self.gamma.dtype)
 
     def _is_ours(self, x: Any) -> bool:
         if self.obstacle() or not backends.is_native():
@@ -150,7 +151,7 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
         beta, beta_adds = parameter_input(self.beta, to_world(beta, kind.numpy), kind)
         adds = (self._data_adds(), gamma_adds, beta_adds)
         return native.batch_norm(
-            x, gamma, beta, mean, variance, self._kwargs, kind, name='fwd', adds=adds
+            x, gamma, beta, mean, variance, self._kwargs, kind, self._computed_in(), 'fwd', adds
         )
 
 
