@@ -36,7 +36,7 @@ notebooks-run:  ## Execute the notebooks, each from a clean kernel, and save wha
 	$(BIN)/python tools/notebooks.py $(ARGS)
 
 bench:  ## Measure our layers against MXNet's own and other libraries, which it installs in .bench
-	@$(INSTALL) --extras bench
+	@$(INSTALL) --extras bench,onnx
 	$(BIN)/python tools/install_peers.py
 	$(BIN)/python -m gluon_convpool bench --peers $(ARGS)
 

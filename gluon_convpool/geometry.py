@@ -59,9 +59,20 @@ MESSAGES: Dict[str, str] = {
     'weight_shape': '{op}: weight has shape {weight_shape}; expected {expected}',
     'bias_shape': '{op}: bias has shape {bias_shape}; expected {expected}',
     'sum_shape': '{op}: sum has shape {sum_shape}; expected that of the output, {expected}',
+    'joined_unfit': (
+        '{op}(kernel_size={kernel_size}, strides={strides}, padding={padding}, groups={groups}):'
+        ' data in several pieces, or scaled, is only for kernels and strides of 1 without padding'
+        ' and groups'
+    ),
+    'relu_without_scale': "{op}: data_act_type='relu' needs with_scale=True",
+    'piece_shape': (
+        '{op}: a piece of data has shape {shape}; expected that of the first one, {expected}, but'
+        ' for the channels'
+    ),
+    'scale_shape': '{op}: {name} has shape {shape}; expected {expected}',
     'fused_gradient': (
-        '{op}: an activation or a sum that is fused into the operator has no gradient; it is for'
-        ' inference'
+        '{op}: what is fused into the operator, such as an activation, a sum or a scale of the'
+        ' data, has no gradient; it is for inference'
     ),
     'channels_of_statistics': (
         '{op}: the data has shape {shape}, but the parameters are for {channels} channels'

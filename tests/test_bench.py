@@ -301,7 +301,10 @@ def pool():
 def compare(process, layer):
     """What the benchmark makes of a worker."""
     arrays = sides.make_arrays(layer)
-    found = [*sides.local_sides(layer, arrays, algorithms=False), process.side(layer, arrays)]
+    found = [
+        *sides.local_sides(layer, arrays, algorithms=False),
+        process.side(layer.describe(), arrays),
+    ]
     record = measure.measure_layer(layer, found, suites.PASSES, 0.01)
     return {which: one['sides']['fake'] for which, one in record['passes'].items()}
 
@@ -336,7 +339,7 @@ def test_a_peer_that_crashes_is_started_again(worker, pool, quick, in_numpy_mode
     with pytest.raises(peers.PeerError, match='ended with status 3'):
         process.ask(do='load')
     process.revive()
-    assert process.side(pool, sides.make_arrays(pool)).results['forward']
+    assert process.side(pool.describe(), sides.make_arrays(pool)).results['forward']
 
 
 def test_a_peer_that_does_not_start(worker, tmp_path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import mxnet as mx
-import numpy as np
 import pytest
 from models_common import flat
 from networks import images, network
 
 from gluon_convpool import optimize, swap
+from gluon_convpool.bench.networks import export_onnx
 from gluon_convpool.testing import assert_close
 
 onnx = pytest.importorskip('onnx', reason='onnx is not installed: make test-models installs it')
@@ -25,11 +24,7 @@ def test_onnx_runtime_gives_what_ours_gives(name, tmp_path):
     swap(net, to='mxnet')
     net.hybridize()
     net(x)
-    prefix, path = str(tmp_path / 'net'), str(tmp_path / 'net.onnx')
-    net.export(prefix)
-    mx.onnx.export_model(
-        f'{prefix}-symbol.json', f'{prefix}-0000.params', [x.shape], np.float32, path
-    )
+    path = str(export_onnx(net, x, tmp_path))
     onnx.checker.check_model(path)
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     (actual,) = session.run(None, {session.get_inputs()[0].name: x.asnumpy()})

@@ -175,12 +175,17 @@ def chosen(options: argparse.Namespace) -> Tuple[List[Tuple[str, Layer]], List[n
     try:
         if options.models is None:
             return select(options.suite or [DEFAULT_SUITE], options.batch, options.filter), []
-        for option in ('suite', 'peers', 'plot'):
+        tasks = networks.select(options.models, options.batch, options.forward_only, options.filter)
+        for option in ('suite', 'plot'):
             if getattr(options, option) is not None:
                 raise CommandError(f'--models: cannot be used with --{option}')
-        return [], networks.select(
-            options.models, options.batch, options.forward_only, options.filter
-        )
+        for name in options.peers or ():
+            if not PEERS[name].networks:
+                able = ', '.join(able_peers(tasks))
+                raise CommandError(f'--peers={name}: runs no whole networks; {able} do')
+        if options.peers is not None and not options.list:
+            require_extra('--models with --peers', 'onnx', {'onnx': 'onnx'})
+        return [], tasks
     except ValueError as error:
         raise CommandError(str(error)) from None
 
@@ -225,6 +230,11 @@ def filtered(results: Dict[str, Any], options: argparse.Namespace) -> Dict[str, 
 # --------------------------------------------------------------------------- measuring
 
 
+def able_peers(tasks: Sequence[networks.Task]) -> List[str]:
+    """Return the names of the peers that can do layers, or networks where there are some."""
+    return [name for name, peer in PEERS.items() if peer.networks or not tasks]
+
+
 def measure(
     layers: List[Tuple[str, Layer]],
     options: argparse.Namespace,
@@ -239,7 +249,7 @@ def measure(
     from .sides import TOLERANCE
 
     threads = choose_threads(options.threads)
-    names = [] if options.peers is None else (options.peers or list(PEERS))
+    names = [] if options.peers is None else (options.peers or able_peers(tasks))
     previous = gluon_convpool.get_num_threads()
     gluon_convpool.set_num_threads(threads)
     processes, missing = start(names, threads, options.peer_folder)
@@ -279,7 +289,7 @@ def measure(
             results['bandwidth'] = machine.measure_bandwidth(threads, 0.2)
         with mx.util.np_shape(True), mx.util.np_array(True):
             _measure_layers(layers, options, results, processes, threads)
-        _measure_networks(tasks, options, results)
+        _measure_networks(tasks, options, results, processes)
         results['complete'] = True
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
@@ -311,7 +321,7 @@ def _measure_layers(
             sides = local_sides(layer, arrays, options.algorithms, options.hybridize)
             for process in processes:
                 try:
-                    sides.append(process.side(layer, arrays))
+                    sides.append(process.side(layer.describe(), arrays))
                 except PeerError as error:
                     sides.append(cannot(process.name, str(error)))
             record = measure_layer(layer, sides, passes, options.seconds, bar.update)
@@ -322,14 +332,19 @@ def _measure_layers(
 
 
 def _measure_networks(
-    tasks: Sequence[networks.Task], options: argparse.Namespace, results: Dict[str, Any]
+    tasks: Sequence[networks.Task],
+    options: argparse.Namespace,
+    results: Dict[str, Any],
+    processes: List[Process],
 ) -> None:
     from tqdm import tqdm
 
     with tqdm(total=len(tasks), unit='network', leave=False, disable=None) as bar:
         for task in tasks:
             bar.set_description(task.title)
-            record = networks.measure_task(task, options.seconds)
+            record = networks.measure_task(task, options.seconds, processes)
             results['networks'].append(record)
             results['wrong'] = results['wrong'] or networks.ours_is_wrong(record)
+            for process in processes:
+                process.revive()
             bar.update()

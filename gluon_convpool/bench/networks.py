@@ -1,21 +1,27 @@
-"""Networks of MXNet's model zoo: its own, its fused form, with our layers, and optimized.
+"""Networks of MXNet's model zoo: its own, its fused form, with our layers, optimized, and peers.
 
 =========  =====================================================================
 builtin    MXNet's network, hybridized with static memory
 fused      the same after ``optimize_for('MKLDNN')``, MXNet's own fusion
 swapped    the same after `gluon_convpool.swap`
 ours       what `gluon_convpool.optimize` makes of it
+peers      the same exported as an ONNX file, in the peers' processes
 =========  =====================================================================
 """
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy
 
 from .measure import Run, alternate
-from .sides import BUILTIN, OURS, difference_of, disagreement
+from .peers import PeerError, Process
+from .sides import BUILTIN, OURS, Side, cannot, difference_of, disagreement
+from .suites import PASSES
 from .workers.protocol import timed
 
 FUSED, SWAPPED = 'fused', 'swapped'
@@ -176,7 +182,37 @@ def make_models(task: Task, images: Any) -> Dict[str, Any]:
     return models
 
 
+def export_onnx(net: Any, images: Any, folder: Path) -> Path:
+    """Write a hybridized network of MXNet's own layers, which has run, as an ONNX file."""
+    from .._mxnet import mx
+
+    prefix, path = str(folder / 'network'), folder / 'network.onnx'
+    net.export(prefix)
+    mx.onnx.export_model(
+        f'{prefix}-symbol.json', f'{prefix}-0000.params', [images.shape], numpy.float32, str(path)
+    )
+    return path
+
+
 # --------------------------------------------------------------------------- measuring
+
+
+def peer_sides(
+    net: Any, images: Any, out: numpy.ndarray, processes: Sequence[Process]
+) -> List[Side]:
+    """Return the peers as sides of a network, whose output on the images is `out`."""
+    if not processes:
+        return []
+    sides = []
+    with tempfile.TemporaryDirectory(prefix='convpool-bench-') as folder:
+        file = export_onnx(net, images, Path(folder))
+        description = {'op': 'network', 'file': str(file), 'out': list(out.shape)}
+        for process in processes:
+            try:
+                sides.append(process.side(description, {'x': images.asnumpy()}))
+            except PeerError as error:
+                sides.append(cannot(process.name, str(error)))
+    return sides
 
 
 def inference_of(model: Any, images: Any) -> Callable[[], Any]:
@@ -213,8 +249,16 @@ def training_step_of(model: Any, images: Any) -> Callable[[], Any]:
     return call
 
 
-def measure_task(task: Task, seconds: float) -> Dict[str, Any]:
+def measure_task(task: Task, seconds: float, processes: Sequence[Process] = ()) -> Dict[str, Any]:
     """Measure one network: who gives the same as MXNet's own is timed, in turns.
+
+    Parameters
+    ----------
+    task : Task
+    seconds : float
+        For all sides together.
+    processes : sequence of Process
+        Peers that read networks; they take part in inference.
 
     Returns
     -------
@@ -227,24 +271,31 @@ def measure_task(task: Task, seconds: float) -> Dict[str, Any]:
 
     images = make_images(task)
     make_call = inference_of if task.which == INFERENCE else training_step_of
-    calls = {name: make_call(model, images) for name, model in make_models(task, images).items()}
-    outputs = {}
-    for name, call in calls.items():
+    models = make_models(task, images)
+    outputs: Dict[str, numpy.ndarray] = {}
+    runs: Dict[str, Run] = {}
+    for name, model in models.items():
+        call = make_call(model, images)
         mx.random.seed(0)  # for the masks of dropout
-        outputs[name] = {'output': call().asnumpy()}
+        outputs[name] = call().asnumpy()
+        runs[name] = functools.partial(timed, call)
     expected = outputs[BUILTIN]
     sides: Dict[str, Dict[str, Any]] = {}
-    runs: Dict[str, Run] = {}
-    for name, call in calls.items():
-        wrong = disagreement(outputs[name], expected)
+    if task.which == INFERENCE:
+        for side in peer_sides(models[BUILTIN], images, expected, processes):
+            if side.obstacle:
+                sides[side.name] = {'reason': side.obstacle}
+                continue
+            outputs[side.name] = side.results[PASSES[0]]['output']
+            runs[side.name] = functools.partial(side.run, PASSES[0])
+    for name, output in outputs.items():
+        wrong = disagreement({'output': output}, {'output': expected})
         if wrong:
             sides[name] = {'reason': wrong, 'wrong': name in (OURS, SWAPPED)}
+            del runs[name]
             continue
-        largest = float(numpy.abs(expected['output']).max())
-        sides[name] = {
-            'difference': difference_of(outputs[name]['output'], expected['output']) / largest
-        }
-        runs[name] = lambda count, call=call: timed(call, count)  # type: ignore[misc]
+        largest = float(numpy.abs(expected).max())
+        sides[name] = {'difference': difference_of(output, expected) / largest}
     for name, outcome in alternate(runs, seconds).items():
         sides[name].update(outcome)
     return {**task._asdict(), 'size': NETWORKS[task.network], 'sides': sides}

@@ -18,7 +18,6 @@ from typing import IO, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy
 
 from .sides import Arrays, Side, cannot
-from .suites import Layer
 
 WORKERS = Path(__file__).resolve().parent / 'workers'
 # In a checkout, where `make bench` puts the environments.
@@ -38,12 +37,15 @@ class Peer(NamedTuple):
         Its worker, in the folder `WORKERS`.
     note : str
         What a reader of its times must know.
+    networks : bool
+        Whether its worker reads whole networks, as ONNX files.
     """
 
     title: str
     requirements: Tuple[str, ...]
     script: str
     note: str = ''
+    networks: bool = False
 
 
 _WEIGHTS = 'forward only; weights rearranged or transformed when the model is loaded'
@@ -53,10 +55,18 @@ PEERS: Dict[str, Peer] = {
         'PyTorch', ('torch==2.13.0', 'numpy'), 'run_pytorch.py', 'eager, contiguous NCHW tensors'
     ),
     'onnxruntime': Peer(
-        'ONNX Runtime', ('onnxruntime==1.27.0', 'onnx==1.21.0'), 'run_onnxruntime.py', _WEIGHTS
+        'ONNX Runtime',
+        ('onnxruntime==1.27.0', 'onnx==1.21.0'),
+        'run_onnxruntime.py',
+        _WEIGHTS,
+        networks=True,
     ),
     'openvino': Peer(
-        'OpenVINO', ('openvino==2026.2.1', 'onnx==1.21.0'), 'run_openvino.py', _WEIGHTS
+        'OpenVINO',
+        ('openvino==2026.2.1', 'onnx==1.21.0'),
+        'run_openvino.py',
+        _WEIGHTS,
+        networks=True,
     ),
     'ncnn': Peer(
         'ncnn',
@@ -183,8 +193,15 @@ class Process:
             raise PeerError(self._last_words()) from None
         return self._answer()
 
-    def side(self, layer: Layer, arrays: Arrays) -> Side:
-        """Return the peer as a side of one layer, after it has run each pass once.
+    def side(self, description: Dict[str, Any], arrays: Arrays) -> Side:
+        """Return the peer as a side of one layer or network, after it has run each pass once.
+
+        Parameters
+        ----------
+        description : dict
+            What `Layer.describe` gives; or 'op': 'network' and the 'file' that holds it.
+        arrays : dict
+            By name.
 
         Raises
         ------
@@ -193,7 +210,7 @@ class Process:
         """
         given, taken = (os.path.join(self._folder.name, f'{n}.npz') for n in ('given', 'taken'))
         numpy.savez(given, **arrays)  # type: ignore[arg-type]
-        answer = self.ask(do='load', layer=layer.describe(), arrays=given, outputs=taken)
+        answer = self.ask(do='load', layer=description, arrays=given, outputs=taken)
         if 'passes' not in answer:
             reason = answer.get('unsupported') or answer.get('error') or 'gave no answer'
             return cannot(self.name, str(reason))

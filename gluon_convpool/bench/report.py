@@ -143,24 +143,33 @@ def algorithms(results: Results, which: str) -> List[List[str]]:
 
 
 def network_table(results: Results, which: str) -> List[List[str]]:
-    """Return the table of whole networks in inference or in training, head first."""
-    titles = {BUILTIN: 'built-in', FUSED: 'fused', SWAPPED: 'swapped', OURS: 'optimized'}
+    """Return the table of whole networks in inference or in training, head first.
+
+    Times are divided by that of our fastest: the optimized network, or the swapped one in training.
+    """
+    ours = {OURS: 'optimized', SWAPPED: 'swapped'}
+    titles = {BUILTIN: 'built-in', FUSED: 'fused', **others(results), **ours}
     records = [one for one in results['networks'] if one['which'] == which]
     shown = [name for name in titles if any(name in one['sides'] for one in records)]
-    columns = [f'{titles[name]}, ms' for name in shown]
     best = OURS if OURS in shown else SWAPPED
-    rows = [['network', 'image', 'batch', *columns, f'built-in / {titles[best]}', 'difference']]
+    shown.remove(best)
+    columns = [titles[name] for name in shown]
+    rows = [['network', 'image', 'batch', f'{titles[best]}, ms', *columns, 'difference']]
     for record in records:
-        times = {name: record['sides'][name].get('median') for name in shown}
-        faster = times[BUILTIN] / times[best] if times[BUILTIN] and times[best] else None
+        times = {name: one.get('median') for name, one in record['sides'].items()}
+        mine = times[best]
+        ratios = [
+            times[name] / mine if mine and times.get(name) else None  # type: ignore[operator]
+            for name in shown
+        ]
         size = record['size']
         rows.append(
             [
                 record['network'],
                 f'{size}x{size}',
                 str(record['batch']),
-                *(_milliseconds(times[name]) for name in shown),
-                _number(faster, '{:.2f}'),
+                _milliseconds(mine),
+                *(_number(one, '{:.2f}') for one in ratios),
                 _number(record['sides'][best].get('difference'), '{:.1e}'),
             ]
         )
@@ -247,6 +256,11 @@ def text(results: Results, markdown: bool = False) -> str:
     for which in dict.fromkeys(one['which'] for one in networks):
         parts.append(f'**{which}**' if markdown else f'{which}:')
         parts.append(_render(network_table(results, which), markdown))
+    if networks:
+        parts.append(
+            'The columns after the time are times divided by it: above 1, ours is faster. The\n'
+            "difference is that of ours from MXNet's, as a share of the largest output."
+        )
     measured = [which for which in PASSES if any(which in r['passes'] for r in results['layers'])]
     for which in measured:
         parts.append(f'**{which}**' if markdown else f'{which}:')

@@ -99,6 +99,32 @@ def has_bias(node: Node) -> bool:
     return not node.attribute('no_bias', False)
 
 
+def data_count(node: Node) -> int:
+    """Return how many arrays stand before the weight of a convolution: its data, in pieces."""
+    return int(node.attribute('num_data', 1))
+
+
+def is_joined(node: Node) -> bool:
+    """Say whether a convolution has data in pieces, or scales them."""
+    return data_count(node) > 1 or bool(node.attribute('with_scale', False))
+
+
+def channel_axis_of_concat(node: Node) -> int:
+    """Return the axis along which a node joins arrays; 0 where it does not, or cannot be known."""
+    if node.op not in CONCAT:
+        return 0
+    axis = node.attribute('dim' if node.op == 'Concat' else 'axis', 1)
+    return axis if isinstance(axis, int) else 0
+
+
+def is_pointwise(node: Node) -> bool:
+    """Say whether a convolution reads nothing but what stands at the output's own position."""
+    return all(
+        all(one == value for one in node.attribute(name, ()))
+        for name, value in (('kernel', 1), ('stride', 1), ('pad', 0))
+    )
+
+
 def layout(node: Node) -> str:
     """Return the layout of a convolution or a pooling; by default channels come first."""
     given = node.attribute('layout', None)

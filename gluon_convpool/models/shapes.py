@@ -80,7 +80,8 @@ class Shapes:
         if entry not in self._known:
             shape = tuple(('size', *entry, axis) for axis in range(axes))
             weight = self.of(node.inputs[1]) if len(node.inputs) > 1 else None
-            if weight is not None and len(weight) == axes and operators.layout(node)[1] == 'C':
+            known = weight is not None and len(weight) == axes and operators.data_count(node) == 1
+            if weight is not None and known and operators.layout(node)[1] == 'C':
                 channels = weight[1] * node.attribute('num_group', 1)
                 shape = shape[:1] + (channels,) + shape[2:]
             self._known[entry] = shape

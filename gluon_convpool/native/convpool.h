@@ -115,6 +115,24 @@ CONVPOOL_API convpool_status convpool_convolution_forward_fused(const convpool_c
                                                                 const void* bias,
                                                                 const convpool_epilogue* epilogue,
                                                                 void* y);
+/* The x of a convolution as several arrays, piece i of shape (batch, channels[i], in_size...), that
+ * stand one behind the other along the channels. Each value v is first v * scale + shift, with one
+ * value of both for each channel of all, and then at least `lowest`; scale and shift may be null,
+ * and then v is read as it is. NaN stays NaN. */
+typedef struct {
+  int64_t pieces;
+  const void* const* data;
+  const int64_t* channels;
+  const void *scale, *shift;
+  double lowest;
+} convpool_joined_input;
+
+/* The same as convpool_convolution_forward_fused on such an x, whose channels add up to
+ * conv->in_channels. Only for a pointwise convolution: kernel and stride 1, no padding, one group.
+ * The epilogue may be null. */
+CONVPOOL_API convpool_status convpool_convolution_forward_joined(
+    const convpool_convolution* conv, const convpool_joined_input* x, const void* weight,
+    const void* bias, const convpool_epilogue* epilogue, void* y);
 /* The gradient of x, given that of y. */
 CONVPOOL_API convpool_status convpool_convolution_backward_data(const convpool_convolution* conv,
                                                                 const void* dy, const void* weight,

@@ -60,6 +60,13 @@ convpool_status convpool_convolution_forward_fused(const convpool_convolution* c
   return kernels().convolution_forward(conv, x, weight, bias, epilogue, y);
 }
 
+convpool_status convpool_convolution_forward_joined(const convpool_convolution* conv,
+                                                    const convpool_joined_input* x,
+                                                    const void* weight, const void* bias,
+                                                    const convpool_epilogue* epilogue, void* y) {
+  return kernels().convolution_forward_joined(conv, x, weight, bias, epilogue, y);
+}
+
 convpool_status convpool_convolution_backward_data(const convpool_convolution* conv, const void* dy,
                                                    const void* weight, void* dx) {
   return kernels().convolution_backward_data(conv, dy, weight, dx);

@@ -67,6 +67,13 @@ convpool_algorithm convolution_algorithm(const convpool_convolution* problem, co
   return id;
 }
 
+template <typename T>
+Epilogue<T> epilogue_of(const convpool_epilogue* epilogue) {
+  if (!epilogue) return {};
+  return {static_cast<const T*>(epilogue->sum), static_cast<T>(epilogue->negative_slope),
+          static_cast<T>(epilogue->lowest), static_cast<T>(epilogue->highest), true};
+}
+
 convpool_status convolution_forward(const convpool_convolution* problem, const void* x,
                                     const void* weight, const void* bias,
                                     const convpool_epilogue* epilogue, void* y) {
@@ -75,13 +82,38 @@ convpool_status convolution_forward(const convpool_convolution* problem, const v
     const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_FORWARD);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
     if (empty(conv)) return CONVPOOL_OK;
-    Epilogue<T> last;
-    if (epilogue)
-      last = {static_cast<const T*>(epilogue->sum), static_cast<T>(epilogue->negative_slope),
-              static_cast<T>(epilogue->lowest), static_cast<T>(epilogue->highest), true};
-    const bool done =
-        algorithm->forward(conv, static_cast<const T*>(x), static_cast<const T*>(weight),
-                           static_cast<const T*>(bias), last, static_cast<T*>(y));
+    const bool done = algorithm->forward(conv, static_cast<const T*>(x),
+                                         static_cast<const T*>(weight), static_cast<const T*>(bias),
+                                         epilogue_of<T>(epilogue), static_cast<T*>(y));
+    release_scratch(Scratch::kShared);
+    return status_of(done);
+  });
+}
+
+bool is_pointwise(const convpool_convolution& conv) {
+  const convpool_window& window = conv.window;
+  for (int d = 0; d < window.ndim; ++d)
+    if (window.kernel[d] != 1 || window.stride[d] != 1 || window.pad[d] != 0) return false;
+  return conv.groups == 1;
+}
+
+convpool_status convolution_forward_joined(const convpool_convolution* problem,
+                                           const convpool_joined_input* x, const void* weight,
+                                           const void* bias, const convpool_epilogue* epilogue,
+                                           void* y) {
+  return with_type(*problem, [&](const auto& conv, auto type) {
+    using T = decltype(type);
+    if (!is_pointwise(conv)) return CONVPOOL_UNSUPPORTED;
+    if (empty(conv)) return CONVPOOL_OK;
+    const JoinedInput<T> joined{x->pieces,
+                                reinterpret_cast<const T* const*>(x->data),
+                                x->channels,
+                                static_cast<const T*>(x->scale),
+                                static_cast<const T*>(x->shift),
+                                static_cast<T>(x->lowest)};
+    const bool done = implicit_gemm::forward_joined<T>(
+        conv, joined, static_cast<const T*>(weight), static_cast<const T*>(bias),
+        epilogue_of<T>(epilogue), static_cast<T*>(y));
     release_scratch(Scratch::kShared);
     return status_of(done);
   });
@@ -191,6 +223,7 @@ const Kernels kKernels = {
     CONVPOOL_STRING(CONVPOOL_ISA),
     convolution_algorithm,
     convolution_forward,
+    convolution_forward_joined,
     convolution_backward_data,
     convolution_backward_weight,
     convolution_backward_bias,

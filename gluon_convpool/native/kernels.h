@@ -11,6 +11,9 @@ struct Kernels {
   // The epilogue may be null.
   convpool_status (*convolution_forward)(const convpool_convolution*, const void*, const void*,
                                          const void*, const convpool_epilogue*, void*);
+  convpool_status (*convolution_forward_joined)(const convpool_convolution*,
+                                                const convpool_joined_input*, const void*,
+                                                const void*, const convpool_epilogue*, void*);
   convpool_status (*convolution_backward_data)(const convpool_convolution*, const void*,
                                                const void*, void*);
   convpool_status (*convolution_backward_weight)(const convpool_convolution*, const void*,

@@ -261,13 +261,17 @@ struct ConvolutionAttributes {
   const bool bias;
   const convpool_algorithm algorithm;
   const convpool_epilogue activation;
-  const bool sum;    // another array is added to the output
-  const bool fused;  // there is a last step
+  const bool sum;        // another array is added to the output
+  const bool fused;      // there is a last step
+  const int64_t pieces;  // arrays that stand one behind the other along the channels of x
+  const bool scaled;     // each channel of x is scaled and shifted first
+  const bool clipped;    // and is at least 0 then
 
   explicit ConvolutionAttributes(const StringMap& map)
       : attributes(kConvolution, map,
                    {"kernel", "stride", "dilate", "pad", "num_filter", "num_group", "no_bias",
-                    "layout", "algorithm", "act_type", "slope", "a_min", "a_max", "with_sum"}),
+                    "layout", "algorithm", "act_type", "slope", "a_min", "a_max", "with_sum",
+                    "num_data", "with_scale", "data_act_type"}),
         layout(checked_layout(kConvolution, attributes)),
         window(kConvolution, attributes),
         channels(attributes.integer("num_filter", 0)),
@@ -276,7 +280,10 @@ struct ConvolutionAttributes {
         algorithm(algorithm_named(attributes.string("algorithm", "auto"))),
         activation(activation_named(attributes)),
         sum(attributes.boolean("with_sum", false)),
-        fused(sum || attributes.string("act_type", "none") != "none") {
+        fused(sum || attributes.string("act_type", "none") != "none"),
+        pieces(attributes.integer("num_data", 1)),
+        scaled(attributes.boolean("with_scale", false)),
+        clipped(is_relu(attributes)) {
     if (window.kernel.size() + 2 != layout.size())
       fail(sentence(messages::tuple_length,
                     {{"op", kConvolution},
@@ -286,9 +293,24 @@ struct ConvolutionAttributes {
     check_positive("channels", channels);
     check_positive("groups", groups);
     if (channels % groups != 0) fail(not_divisible("channels", channels));
+    check_positive("num_data", pieces);
+    if (clipped && !scaled) fail(sentence(messages::relu_without_scale, {{"op", kConvolution}}));
+    if (joined() && !is_pointwise())
+      fail(sentence(messages::joined_unfit, {{"op", kConvolution},
+                                             {"kernel_size", tuple_text(window.kernel)},
+                                             {"strides", tuple_text(window.stride)},
+                                             {"padding", tuple_text(window.pad)},
+                                             {"groups", text(groups)}}));
   }
 
-  size_t inputs() const { return 2 + (bias ? 1 : 0) + (sum ? 1 : 0); }
+  // Is x not one array as it stands?
+  bool joined() const { return pieces > 1 || scaled; }
+
+  // Where the inputs are: pieces of x, weight, bias, scale and shift, sum.
+  size_t weight_at() const { return static_cast<size_t>(pieces); }
+  size_t bias_at() const { return weight_at() + 1; }
+  size_t scale_at() const { return bias_at() + (bias ? 1 : 0); }
+  size_t inputs() const { return scale_at() + (scaled ? 2 : 0) + (sum ? 1 : 0); }
 
   std::string not_divisible(const char* name, int64_t value) const {
     return sentence(
@@ -297,6 +319,22 @@ struct ConvolutionAttributes {
   }
 
  private:
+  bool is_pointwise() const {
+    for (size_t i = 0; i < window.kernel.size(); ++i)
+      if (window.kernel[i] != 1 || window.stride[i] != 1 || window.pad[i] != 0) return false;
+    return groups == 1;
+  }
+
+  static bool is_relu(const Attributes& attributes) {
+    const std::string type = attributes.string("data_act_type", "none");
+    if (type != "none" && type != "relu")
+      fail(sentence(messages::unknown_choice, {{"op", kConvolution},
+                                               {"name", "data_act_type"},
+                                               {"value", "'" + type + "'"},
+                                               {"allowed", "'none', 'relu'"}}));
+    return type == "relu";
+  }
+
   static void check_positive(const char* name, int64_t value) {
     if (value < 1)
       fail(sentence(
@@ -473,13 +511,31 @@ void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data,
                                             {"needs", name->needs}}));
 }
 
+// The shape of x, from those of its pieces.
+Shape joined_shape(const ConvolutionAttributes& conv, const std::vector<Shape>& in, bool numpy) {
+  Shape data = in.at(0);
+  for (size_t i = 0; i < conv.weight_at(); ++i) {
+    const Shape& piece = in.at(i);
+    if (piece.empty()) fail("convolution: the shape of data is not known");
+    check_axes(kConvolution, conv.layout, piece);
+    if (i == 0) continue;
+    Shape expected = data;
+    expected[1] = piece[1];
+    if (!fits(piece, expected, numpy))
+      fail(sentence(messages::piece_shape, {{"op", kConvolution},
+                                            {"shape", tuple_text(piece)},
+                                            {"expected", tuple_text(in.at(0))}}));
+    data[1] = unknown(data[1], numpy) || unknown(piece[1], numpy) ? (numpy ? kUnknown : 0)
+                                                                  : data[1] + piece[1];
+  }
+  return data;
+}
+
 void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                        bool numpy) {
   const ConvolutionAttributes conv(map);
-  const Shape& data = in->at(0);
-  if (data.empty()) fail("convolution: the shape of data is not known");
-  check_axes(kConvolution, conv.layout, data);
-  Shape& given = in->at(1);
+  const Shape data = joined_shape(conv, *in, numpy);
+  Shape& given = in->at(conv.weight_at());
   Shape weight{static_cast<unsigned int>(conv.channels), data[1]};
   for (const int64_t size : conv.window.kernel) weight.push_back(static_cast<unsigned int>(size));
   const bool channels_known = !unknown(data[1], numpy);
@@ -500,11 +556,22 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
   if (!channels_known && given.size() == weight.size()) weight[1] = given[1];
   if (conv.bias) {
     const Shape bias{static_cast<unsigned int>(conv.channels)};
-    if (!fits(in->at(2), bias, numpy))
+    Shape& given_bias = in->at(conv.bias_at());
+    if (!fits(given_bias, bias, numpy))
       fail(sentence(messages::bias_shape, {{"op", kConvolution},
-                                           {"bias_shape", tuple_text(in->at(2))},
+                                           {"bias_shape", tuple_text(given_bias)},
                                            {"expected", tuple_text(bias)}}));
-    in->at(2) = bias;
+    given_bias = bias;
+  }
+  for (size_t i = 0; conv.scaled && channels_known && i < 2; ++i) {
+    const Shape scale{data[1]};
+    Shape& given_scale = in->at(conv.scale_at() + i);
+    if (!fits(given_scale, scale, numpy))
+      fail(sentence(messages::scale_shape, {{"op", kConvolution},
+                                            {"name", i == 0 ? "scale" : "shift"},
+                                            {"shape", tuple_text(given_scale)},
+                                            {"expected", tuple_text(scale)}}));
+    given_scale = scale;
   }
   Shape y{data[0], static_cast<unsigned int>(conv.channels)};
   for (const unsigned int size :
@@ -626,14 +693,35 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
   return guarded([&] {
     const ConvolutionAttributes attributes(map);
     MXTensor &x = in->at(0), &y = out->at(0);
-    const convpool_convolution conv =
-        convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
+    convpool_convolution conv = convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
     convpool_epilogue epilogue = attributes.activation;
     if (attributes.sum) epilogue.sum = in->back().data_ptr;
-    check_status(kConvolution, convpool_convolution_forward_fused(
-                                   &conv, x.data_ptr, in->at(1).data_ptr,
-                                   attributes.bias ? in->at(2).data_ptr : nullptr,
-                                   attributes.fused ? &epilogue : nullptr, y.data_ptr));
+    const void* weight = in->at(attributes.weight_at()).data_ptr;
+    const void* bias = attributes.bias ? in->at(attributes.bias_at()).data_ptr : nullptr;
+    const convpool_epilogue* last = attributes.fused ? &epilogue : nullptr;
+    if (!attributes.joined()) {
+      check_status(kConvolution, convpool_convolution_forward_fused(&conv, x.data_ptr, weight, bias,
+                                                                    last, y.data_ptr));
+      return;
+    }
+    std::vector<const void*> data;
+    Dims channels;
+    conv.in_channels = 0;
+    for (size_t i = 0; i < attributes.weight_at(); ++i) {
+      data.push_back(in->at(i).data_ptr);
+      channels.push_back(in->at(i).shape[1]);
+      conv.in_channels += channels.back();
+    }
+    convpool_joined_input input{attributes.pieces, data.data(),
+                                channels.data(),   nullptr,
+                                nullptr,           -std::numeric_limits<double>::infinity()};
+    if (attributes.scaled) {
+      input.scale = in->at(attributes.scale_at()).data_ptr;
+      input.shift = in->at(attributes.scale_at() + 1).data_ptr;
+    }
+    if (attributes.clipped) input.lowest = 0;
+    check_status(kConvolution, convpool_convolution_forward_joined(&conv, &input, weight, bias,
+                                                                   last, y.data_ptr));
   });
 }
 
@@ -643,7 +731,8 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
                                    const mxnet::ext::OpResource&) {
   return guarded([&] {
     const ConvolutionAttributes attributes(map);
-    if (attributes.fused) fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
+    if (attributes.fused || attributes.joined())
+      fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
     const void* dy = in->at(0).data_ptr;
     MXTensor& x = in->at(1);
     const convpool_convolution conv =

@@ -1,7 +1,8 @@
-"""A layer as an ONNX model, for the peers that read such files."""
+"""A layer or network as an ONNX model, for the peers that read such files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Dict
 
 from onnx import TensorProto, helper, numpy_helper
@@ -15,8 +16,10 @@ POOLING = {'max': 'MaxPool', 'avg': 'AveragePool', 'lp': 'LpPool'}
 
 
 def to_model(problem: Problem) -> bytes:
-    """Return the serialised model: input 'x', output 'y', the weight stored in it."""
+    """Return the serialised model: one input, one output, the weights stored in it."""
     layer, arrays = problem.layer, problem.arrays
+    if layer['op'] == 'network':
+        return Path(layer['file']).read_bytes()
     attributes: Dict[str, Any] = {}
     if layer['op'] == 'convolution':
         operator, constants = 'Conv', ['weight', 'bias']

@@ -3,7 +3,8 @@
 The benchmark asks and the worker answers, and in between the worker sleeps::
 
     {"do": "load", "layer": {...}, "arrays": FILE, "outputs": FILE}
-        builds the layer, runs each pass once, and saves the results as PASS/ARRAY
+        builds the layer, or reads the network whose 'file' is named in its place, runs each pass
+        once, and saves the results as PASS/ARRAY
         -> {"passes": [...]}  or {"unsupported": REASON}
     {"do": "run", "pass": "forward", "calls": 20}
         -> {"seconds": 0.031}

@@ -23,8 +23,8 @@ def load(problem: Problem) -> Dict[str, Pass]:
     shape = tuple(problem.layer['out'])
     y = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, numpy.float32)
     binding = session.io_binding()
-    binding.bind_ortvalue_input('x', x)
-    binding.bind_ortvalue_output('y', y)
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, x)
+    binding.bind_ortvalue_output(session.get_outputs()[0].name, y)
     call = lambda: session.run_with_iobinding(binding)  # noqa: E731
     return {'forward': Pass(call, lambda: {'output': y.numpy()})}
 

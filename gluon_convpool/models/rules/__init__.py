@@ -10,6 +10,7 @@ dropping   what inference does not need
 folding    constants; scales and shifts into the weights before
 replacing  our operators in the place of MXNet's
 fusing     sums and activations as the last step of a convolution
+joining    what stands before a pointwise convolution as its first step
 =========  ====================================================
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 from typing import Dict, List, Sequence, Tuple
 
 from ..graph import Graph, Node
-from . import dropping, folding, fusing, replacing
+from . import dropping, folding, fusing, joining, replacing
 from .rule import Left, Rewrite, Rule, Stays
 
 __all__ = ['NATIVE_RULES', 'RULES', 'Left', 'Rewrite', 'Rule', 'Stays', 'apply']
@@ -37,6 +38,9 @@ NATIVE_RULES: Tuple[Rule, ...] = (
     replacing.BATCH_NORM,
     fusing.SUM,
     fusing.ACTIVATION,
+    joining.SCALE,
+    joining.POOLING,
+    joining.CONCAT,
 )
 
 

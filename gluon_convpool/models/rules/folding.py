@@ -107,7 +107,7 @@ def _channel_axis(before: Node) -> Optional[Tuple[int, int]]:
     """Return the axis of the channels in the output of a layer with weights, and all its axes."""
     if before.op in operators.FULLY_CONNECTED:
         return (1, 2) if before.attribute('flatten', True) else None
-    if before.op in operators.ANY_CONVOLUTION:
+    if before.op in operators.ANY_CONVOLUTION and not operators.is_joined(before):
         layout = operators.layout(before)
         return layout.index('C'), len(layout)
     return None

@@ -204,29 +204,82 @@ class ImplicitGemm {
     Segment segments[kNr];
   };
 
-  // Cuts whole panels [first, end) of a single tap whose positions all follow one another in
-  // `source`. Channels lie pages apart, so a channel of several panels is read at once.
-  static void cut_whole_panels(const T* source, int64_t channel_pitch, int64_t first, int64_t end,
-                               int64_t c0, int64_t c1, T* panels, int64_t panel_pitch) {
+  // What a cut does to the values of one channel.
+  struct Scaling {
+    Vec<T> scale, shift;
+    T lowest;
+
+    CONVPOOL_INLINE Vec<T> apply(Vec<T> v) const {
+      v = v * scale + shift;
+      return v < lowest ? broadcast<T>(lowest) : v;
+    }
+  };
+  CONVPOOL_INLINE Scaling scaling(int64_t channel) const {
+    const JoinedInput<T>& joined = *conv_.joined;
+    return {broadcast<T>(joined.scale[channel]), broadcast<T>(joined.shift[channel]),
+            joined.lowest};
+  }
+  bool is_scaled() const { return conv_.joined && conv_.joined->scale; }
+
+  // Where the value of the first position of the task is, for channels [c0, c0 + channels) of a
+  // single tap whose positions all follow one another.
+  void find_channels(const T* source, int64_t channel_pitch, int64_t image, int64_t first_position,
+                     int64_t c0, int64_t channels, const T** from) const {
+    if (!conv_.joined) {
+      for (int64_t c = 0; c < channels; ++c) from[c] = source + c * channel_pitch;
+      return;
+    }
+    const JoinedInput<T>& joined = *conv_.joined;
+    const int64_t plane = conv_.in_channel_stride;
+    int64_t begin = 0;
+    for (int64_t piece = 0; piece < joined.pieces; begin += joined.channels[piece++]) {
+      const T* data = joined.data[piece] + image * joined.channels[piece] * plane + first_position;
+      const int64_t first = max_of(c0, begin);
+      const int64_t end = min_of(c0 + channels, begin + joined.channels[piece]);
+      for (int64_t c = first; c < end; ++c) from[c - c0] = data + (c - begin) * plane;
+    }
+  }
+
+  // Cuts whole panels [first, end) of such a tap. Channels lie pages apart, so a channel of several
+  // panels is read at once.
+  template <bool Scaled>
+  void cut_whole_panels(const T* const* channel, int64_t chunk_begin, int64_t first, int64_t end,
+                        int64_t c0, int64_t c1, T* panels, int64_t panel_pitch) const {
     for (int64_t c = c0; c < c1; ++c) {
-      const T* from = source + c * channel_pitch + first * kNr;
+      const T* from = channel[c] + first * kNr;
       T* to = panels + c * kNr + first * panel_pitch;
+      Scaling change{};
+      if (Scaled) change = scaling(chunk_begin + c);
       for (int64_t i = first; i < end; ++i, from += kNr, to += panel_pitch)
 #pragma GCC unroll 4
-        for (int v = 0; v < Block::kNv; ++v) store<T>(to + v * kLanes, load<T>(from + v * kLanes));
+        for (int v = 0; v < Block::kNv; ++v) {
+          const Vec<T> value = load<T>(from + v * kLanes);
+          store<T>(to + v * kLanes, Scaled ? change.apply(value) : value);
+        }
     }
   }
 
   // The same for the last panel, `count` positions wide, with nothing read behind them.
-  static void cut_last_panel(const T* source, int64_t channel_pitch, int64_t count,
-                             int64_t channels, T* to) {
+  void cut_last_panel(const T* const* channel, int64_t chunk_begin, int64_t position, int64_t count,
+                      int64_t channels, T* to) const {
     const int64_t rest = count % kLanes, whole = count - rest;
-    for (int64_t c = 0; c < channels; ++c, source += channel_pitch) {
-      for (int64_t k = 0; k < whole; k += kLanes, to += kLanes) store<T>(to, load<T>(source + k));
+    T* const panel = to;
+    for (int64_t c = 0; c < channels; ++c) {
+      const T* from = channel[c] + position;
+      for (int64_t k = 0; k < whole; k += kLanes, to += kLanes) store<T>(to, load<T>(from + k));
       if (rest == 0) continue;
       store<T>(to, Vec<T>{});
-      copy_short<T, kLanes / 2>(to, source + whole, rest);
+      copy_short<T, kLanes / 2>(to, from + whole, rest);
       to += kLanes;
+    }
+    if (!is_scaled()) return;
+    const int64_t vectors = ceil_div(count, kLanes);
+    for (int64_t c = 0; c < channels; ++c) {
+      const Scaling change = scaling(chunk_begin + c);
+      for (int64_t v = 0; v < vectors; ++v) {
+        T* place = panel + (c * vectors + v) * kLanes;
+        store<T>(place, change.apply(load<T>(place)));
+      }
     }
   }
 
@@ -257,6 +310,7 @@ class ImplicitGemm {
     const size_t panels_at = arena.template reserve<PanelOfB>(panel_count);
     const size_t shift_at = arena.template reserve<int64_t>(taps);
     const size_t offset_at = arena.template reserve<int64_t>(longest);
+    const size_t channel_at = arena.template reserve<const T*>(taps == 1 ? chunk_channels : 0);
     if (!arena.allocate()) return false;
     T *strip_data = arena.template at<T>(strip_at), *panel_data = arena.template at<T>(panel_at);
     PanelOfB* panels = arena.template at<PanelOfB>(panels_at);
@@ -268,26 +322,30 @@ class ImplicitGemm {
     int64_t* k_offset = arena.template at<int64_t>(offset_at);
     for (int64_t k = 0; k < longest; ++k)
       k_offset[k] = k / taps * channel_pitch + tap_shift[k % taps];
+    const T** channel_data = arena.template at<const T*>(channel_at);
     const bool rows_follow = image_in_place || strip.row_step == conv_.w.out_size;
     // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
     // single tap has lines of its own for each channel, up to three for two vectors.
-    const bool cut_all = taps == 1 && panel1 - panel0 > 4;
+    const bool cut_all = taps == 1 && (panel1 - panel0 > 4 || conv_.joined);
     const bool single_run = taps == 1 && rows_follow;
 
-    const T* in =
-        conv_.in + image * conv_.in_image_stride + group * conv_.channels * conv_.in_channel_stride;
+    const T* in = conv_.joined ? nullptr
+                               : conv_.in + image * conv_.in_image_stride +
+                                     group * conv_.channels * conv_.in_channel_stride;
     T* out = conv_.out + image * conv_.out_image_stride +
              group * conv_.outputs * conv_.out_channel_stride;
     const T* bias = conv_.bias ? conv_.bias + group * conv_.outputs : nullptr;
 
     for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
       const int64_t c0 = chunk_begin(chunk), channels = chunk_begin(chunk + 1) - c0;
-      const T* image = in + c0 * conv_.in_channel_stride;
       const T* source = strip_data;
-      if (image_in_place)
-        source = image + row0 * conv_.w.in_size + strip.column0;
+      if (conv_.joined)
+        source = nullptr;
+      else if (image_in_place)
+        source = in + c0 * conv_.in_channel_stride + row0 * conv_.w.in_size + strip.column0;
       else
-        fill_strip(conv_, strip, image, channels, strip_data);
+        fill_strip(conv_, strip, in + c0 * conv_.in_channel_stride, channels, strip_data);
+      const PanelOfB* last = nullptr;  // that is to be cut narrower than the others
       for (int64_t p = p0; p < p1; p += kNr) {
         PanelOfB& b = panels[(p - p0) / kNr];
         b.position = p;
@@ -306,14 +364,26 @@ class ImplicitGemm {
           cut_panel_function(b.vectors)(source, channels, channel_pitch, tap_shift, taps,
                                         b.segments, b.segment_count, to);
         else if (b.count < kNr)
-          cut_last_panel(source + b.segments[0].from, channel_pitch, b.count, channels, to);
+          last = &b;
       }
+      if (single_run)
+        find_channels(source ? source + panels[0].segments[0].from : nullptr, channel_pitch, image,
+                      p0, c0, channels, channel_data);
+      if (last)
+        cut_last_panel(channel_data, c0, last->position - p0, last->count, channels,
+                       panel_data + (last->position - p0) * longest);
       const int64_t together = max_of(kFewestCut, kCutBytes / (channels * kNr * kBytes));
       const int64_t cut_count = cut_all && single_run ? (p1 - p0) / kNr : 0;
       const auto cut = [&](int64_t first, int64_t part, int64_t parts) {
-        cut_whole_panels(source + panels[0].segments[0].from, channel_pitch, first,
-                         min_of(first + together, cut_count), channels * part / parts,
-                         channels * (part + 1) / parts, panel_data, longest * kNr);
+        const int64_t end = min_of(first + together, cut_count);
+        const int64_t begin_channel = channels * part / parts;
+        const int64_t end_channel = channels * (part + 1) / parts;
+        if (is_scaled())
+          cut_whole_panels<true>(channel_data, c0, first, end, begin_channel, end_channel,
+                                 panel_data, longest * kNr);
+        else
+          cut_whole_panels<false>(channel_data, c0, first, end, begin_channel, end_channel,
+                                  panel_data, longest * kNr);
       };
       cut(0, 0, 1);
       // Packed, as much of A as fits L2 streams by each panel of B, which stays in L1. In place, A

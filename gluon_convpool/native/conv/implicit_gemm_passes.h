@@ -31,6 +31,18 @@ inline bool forward(const convpool_convolution& conv, const T* x, const T* weigh
       [&](const TapConvolution<T>& problem) { return ImplicitGemm<T>::run(problem); });
 }
 
+// The same on channels that are not one array as it stands. The convolution is pointwise and has
+// one group.
+template <typename T>
+inline bool forward_joined(const convpool_convolution& conv, const JoinedInput<T>& joined,
+                           const T* weight, const T* bias, const Epilogue<T>& epilogue, T* y) {
+  return with_forward_problem<T>(conv, nullptr, weight, bias, epilogue, y,
+                                 [&](TapConvolution<T> problem) {
+                                   problem.joined = &joined;
+                                   return ImplicitGemm<T>::run(problem);
+                                 });
+}
+
 // No window reads these elements.
 template <typename T>
 inline void clear_output(const TapConvolution<T>& conv) {

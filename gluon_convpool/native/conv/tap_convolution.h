@@ -41,6 +41,17 @@ struct TapAxis {
   }
 };
 
+// An input whose channels are not one array as it stands: those of several arrays, one behind the
+// other, and each value v is max(v * scale + shift, lowest) before it is read.
+template <typename T>
+struct JoinedInput {
+  int64_t pieces;
+  const T* const* data;     // each (batch, its channels, ...)
+  const int64_t* channels;  // of each piece
+  const T *scale, *shift;   // one value per channel of all; null: v as it is
+  T lowest;
+};
+
 template <typename T>
 struct TapConvolution {
   int64_t batch, groups;
@@ -50,6 +61,8 @@ struct TapConvolution {
 
   const T* in;  // rows are dense: the row stride is w.in_size
   int64_t in_image_stride, in_channel_stride;
+  // Where it is not null, the convolution is pointwise and without groups, and `in` is null.
+  const JoinedInput<T>* joined;
 
   T* out;
   int64_t out_image_stride, out_channel_stride, out_row_stride, out_column_stride;
