@@ -89,8 +89,9 @@ def counted(monkeypatch):
 
 
 def _both(dtype='float32', layout='NCHW'):
-    x = mx.nd.ones((1, 4, 4, 4), dtype=dtype)
-    weight = mx.nd.ones((2, 4, 3, 3) if layout == 'NCHW' else (2, 3, 3, 4), dtype=dtype)
+    x = mx.nd.ones((1,) + (4,) * (len(layout) - 1), dtype=dtype)
+    window = (3,) * (len(layout) - 2)
+    weight = mx.nd.ones((2, 4, *window) if layout[1] == 'C' else (2, *window, 4), dtype=dtype)
     functional.convolution(x, weight, layout=layout)
     functional.pooling(x, layout=layout)
 
@@ -101,22 +102,23 @@ def test_the_chosen_backend_computes(counted, any_backend):
     assert counted.calls == {any_backend: 2, other: 0}
 
 
+@pytest.mark.parametrize('layout', ['NCHW', 'NHWC'])
 @pytest.mark.parametrize('dtype', ['float32', 'float64'])
-def test_auto_takes_native_for_what_it_can(dtype, counted, native):
+def test_auto_takes_native_for_what_it_can(dtype, layout, counted, native):
     use_backend('auto')
-    _both(dtype)
+    _both(dtype, layout)
     assert counted.calls == {'native': 2, 'portable': 0}
 
 
 def test_auto_takes_portable_for_the_rest(counted, native):
     use_backend('auto')
-    _both(layout='NHWC')
+    _both(layout='NDHWC')
     assert counted.calls == {'native': 0, 'portable': 2}
 
 
 def test_native_says_what_it_lacks(native):
-    with pytest.raises(ValueError, match=r'(?s)native.*NHWC'):
-        _both(layout='NHWC')
+    with pytest.raises(ValueError, match=r'(?s)native.*3 spatial axes'):
+        _both(layout='NDHWC')
 
 
 def test_use_backend_as_a_context_ends_with_it():

@@ -13,7 +13,7 @@ from .._mxnet import Kind, mx
 DIMENSIONS = (1, 2)
 # In the order of the C interface's `convpool_dtype`.
 DTYPES = ('float32', 'float64')
-LAYOUTS = ('NCW', 'NCHW')
+LAYOUTS = ('NCW', 'NCHW', 'NWC', 'NHWC')
 
 
 def obstacle(

@@ -5,6 +5,7 @@
 // legacy ones. Names and attributes are written into users' exported files: see docs/OPERATORS.md.
 #include <mxnet/lib_api.h>
 
+#include <algorithm>
 #include <exception>
 #include <initializer_list>
 #include <limits>
@@ -196,12 +197,29 @@ struct WindowAttributes {
 
 std::string checked_layout(const char* op, const Attributes& attributes) {
   const std::string layout = attributes.string("layout", "NCHW");
-  if (layout != "NCW" && layout != "NCHW")
+  if (layout != "NCW" && layout != "NCHW" && layout != "NWC" && layout != "NHWC")
     fail(sentence(messages::unknown_choice, {{"op", op},
                                              {"name", "layout"},
                                              {"value", "'" + layout + "'"},
-                                             {"allowed", "'NCW', 'NCHW'"}}));
+                                             {"allowed", "'NCW', 'NCHW', 'NWC', 'NHWC'"}}));
   return layout;
+}
+
+// Everything here has channels first; shapes are turned where they come and go, and to be shown.
+bool channels_last(const std::string& layout) { return layout.back() == 'C'; }
+
+template <typename Values>
+Values channels_first(const std::string& layout, Values shape) {
+  if (channels_last(layout) && shape.size() == layout.size())
+    std::rotate(shape.begin() + 1, shape.end() - 1, shape.end());
+  return shape;
+}
+
+template <typename Values>
+Values as_layout(const std::string& layout, Values shape) {
+  if (channels_last(layout) && shape.size() == layout.size())
+    std::rotate(shape.begin() + 1, shape.begin() + 2, shape.end());
+  return shape;
 }
 
 constexpr const char* kConvolution = "convolution";
@@ -474,11 +492,13 @@ convpool_dtype dtype_of(const MXTensor& array) {
 }
 
 convpool_convolution convolution_problem(const ConvolutionAttributes& attributes,
-                                         convpool_dtype dtype, const std::vector<int64_t>& x,
-                                         const std::vector<int64_t>& y) {
+                                         convpool_dtype dtype, const std::vector<int64_t>& data,
+                                         const std::vector<int64_t>& out) {
+  const Dims x = channels_first(attributes.layout, data),
+             y = channels_first(attributes.layout, out);
   convpool_convolution conv{};
   conv.dtype = dtype;
-  conv.layout = CONVPOOL_CHANNEL_FIRST;
+  conv.layout = channels_last(attributes.layout) ? CONVPOOL_CHANNEL_LAST : CONVPOOL_CHANNEL_FIRST;
   conv.algorithm = attributes.algorithm;
   conv.batch = x[0];
   conv.in_channels = x[1];
@@ -513,7 +533,10 @@ void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data,
 
 // The shape of x, from those of its pieces.
 Shape joined_shape(const ConvolutionAttributes& conv, const std::vector<Shape>& in, bool numpy) {
-  Shape data = in.at(0);
+  if (conv.joined() && channels_last(conv.layout))
+    fail(
+        "convolution: data in several pieces, or scaled, are only for layouts with channels first");
+  Shape data = channels_first(conv.layout, in.at(0));
   for (size_t i = 0; i < conv.weight_at(); ++i) {
     const Shape& piece = in.at(i);
     if (piece.empty()) fail("convolution: the shape of data is not known");
@@ -535,7 +558,8 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
                        bool numpy) {
   const ConvolutionAttributes conv(map);
   const Shape data = joined_shape(conv, *in, numpy);
-  Shape& given = in->at(conv.weight_at());
+  Shape given = channels_first(conv.layout, in->at(conv.weight_at()));
+  const auto shown = [&](const Shape& shape) { return tuple_text(as_layout(conv.layout, shape)); };
   Shape weight{static_cast<unsigned int>(conv.channels), data[1]};
   for (const int64_t size : conv.window.kernel) weight.push_back(static_cast<unsigned int>(size));
   const bool channels_known = !unknown(data[1], numpy);
@@ -543,16 +567,16 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
       given[1] * conv.groups != data[1])
     fail(sentence(messages::channels_mismatch, {{"op", kConvolution},
                                                 {"data_channels", text(data[1])},
-                                                {"weight_shape", tuple_text(given)},
+                                                {"weight_shape", shown(given)},
                                                 {"groups", text(conv.groups)}}));
   if (channels_known) {
     if (data[1] % conv.groups != 0) fail(conv.not_divisible("in_channels", data[1]));
     weight[1] = data[1] / static_cast<unsigned int>(conv.groups);
   }
   if (!fits(given, weight, numpy))
-    fail(sentence(messages::weight_shape, {{"op", kConvolution},
-                                           {"weight_shape", tuple_text(given)},
-                                           {"expected", tuple_text(weight)}}));
+    fail(sentence(
+        messages::weight_shape,
+        {{"op", kConvolution}, {"weight_shape", shown(given)}, {"expected", shown(weight)}}));
   if (!channels_known && given.size() == weight.size()) weight[1] = given[1];
   if (conv.bias) {
     const Shape bias{static_cast<unsigned int>(conv.channels)};
@@ -578,24 +602,25 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
        output_size(kConvolution, conv.window, data, /*full=*/false, numpy))
     y.push_back(size);
   check_elements(kConvolution, y);
-  check_algorithm(conv, data, y, numpy);
+  check_algorithm(conv, as_layout(conv.layout, data), as_layout(conv.layout, y), numpy);
   if (conv.sum) {
-    if (!fits(in->back(), y, numpy))
+    const Shape sum = as_layout(conv.layout, y);
+    if (!fits(in->back(), sum, numpy))
       fail(sentence(messages::sum_shape, {{"op", kConvolution},
                                           {"sum_shape", tuple_text(in->back())},
-                                          {"expected", tuple_text(y)}}));
-    in->back() = y;
+                                          {"expected", tuple_text(sum)}}));
+    in->back() = sum;
   }
-  given = weight;
-  out->at(0) = y;
+  in->at(conv.weight_at()) = as_layout(conv.layout, weight);
+  out->at(0) = as_layout(conv.layout, y);
 }
 
 void infer_pooling(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                    bool numpy) {
   const PoolingAttributes pool(map);
-  const Shape& data = in->at(0);
-  if (data.empty()) fail("pooling: the shape of data is not known");
-  check_axes(kPooling, pool.layout, data);
+  if (in->at(0).empty()) fail("pooling: the shape of data is not known");
+  check_axes(kPooling, pool.layout, in->at(0));
+  const Shape data = channels_first(pool.layout, in->at(0));
   Shape y{data[0], data[1]};
   if (pool.global) {
     output_size(kPooling, WindowAttributes::single(data.size() - 2), data, false, numpy);
@@ -605,7 +630,7 @@ void infer_pooling(const StringMap& map, std::vector<Shape>* in, std::vector<Sha
       y.push_back(size);
   }
   check_elements(kPooling, y);
-  out->at(0) = y;
+  out->at(0) = as_layout(pool.layout, y);
 }
 
 // MXNet's type codes, as Python names them.
@@ -642,10 +667,13 @@ void check_status(const char* op, convpool_status status) {
 }
 
 convpool_pooling pooling_problem(const PoolingAttributes& attributes, convpool_dtype dtype,
-                                 const std::vector<int64_t>& x, const std::vector<int64_t>& y) {
+                                 const std::vector<int64_t>& data,
+                                 const std::vector<int64_t>& out) {
+  const Dims x = channels_first(attributes.layout, data),
+             y = channels_first(attributes.layout, out);
   convpool_pooling pool{};
   pool.dtype = dtype;
-  pool.layout = CONVPOOL_CHANNEL_FIRST;
+  pool.layout = channels_last(attributes.layout) ? CONVPOOL_CHANNEL_LAST : CONVPOOL_CHANNEL_FIRST;
   pool.mode = attributes.mode;
   pool.p = static_cast<int32_t>(attributes.p);
   pool.count_include_pad = attributes.count_include_pad ? 1 : 0;
