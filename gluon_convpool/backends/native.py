@@ -291,6 +291,7 @@ def batch_norm(
         mode = 'predict'
     elif kind.symbol:
         mode = 'input'
-        inputs.append(_mxnet.to_world(_mode_in_graph(*statistics, dtype), kind.numpy))
+        mode_input = _mode_in_graph(running_mean, running_var, dtype)
+        inputs.append(_mxnet.to_world(mode_input, kind.numpy))
     chosen = {key: attributes[key] for key in ('eps', 'momentum', 'fix_gamma', 'use_global_stats')}
     return _mxnet.native_operator('batch_norm', kind)(*inputs, name=name, mode=mode, **chosen)[0]
