@@ -177,7 +177,6 @@ def plain_names(values: Dict[str, Any]) -> Dict[str, Any]:
 
 # Which inputs of an operator are data; the others are parameters.
 _DATA_INPUTS = {
-    'Convolution': 1,
     'Deconvolution': 1,
     'FullyConnected': 1,
     'BatchNorm': 1,
@@ -186,16 +185,24 @@ _DATA_INPUTS = {
     'GroupNorm': 1,
     'Embedding': 1,
     'LeakyReLU': 1,
-    **dict.fromkeys(operators.OUR_CONVOLUTION | operators.OUR_BATCH_NORM, 1),
+    **dict.fromkeys(operators.OUR_BATCH_NORM, 1),
 }
+
+
+def _data_inputs(node: Node) -> int:
+    if node.op in operators.ANY_CONVOLUTION:
+        return operators.data_count(node)
+    return _DATA_INPUTS.get(node.op, len(node.inputs))
 
 
 def _missing_parameters(graph: Graph) -> List[str]:
     auxiliary = set(graph.symbol().list_auxiliary_states())
     missing = set(auxiliary - set(graph.parameters))
     for node in graph.nodes():
-        last = 2 + operators.has_bias(node) if node.op in operators.ANY_CONVOLUTION else None
-        for entry in node.inputs[_DATA_INPUTS.get(node.op, len(node.inputs)) : last]:
+        inputs = node.inputs[_data_inputs(node) :]
+        if node.attribute('with_sum', False):
+            inputs.pop()
+        for entry in inputs:
             if entry.node.is_variable and entry.node.name not in graph.parameters:
                 missing.add(entry.node.name)
     return [name for name in graph.inputs() if name in missing]
@@ -233,9 +240,14 @@ def check_parameters(graph: Graph, parameters: str, symbol: str) -> None:
         raise ModelError(f'{parameters}: does not fit {symbol}: it has no {missing[0]}{more}')
     shapes = shapes_of(graph)
     for node in graph.nodes():
-        data = shapes.of(node.inputs[0]) if node.inputs else None
-        channels = data[1] if data and len(data) > 1 else None
-        for entry, (name, wanted) in zip(node.inputs[1:], _expected_shapes(node, channels)):
+        data = node.inputs[: _data_inputs(node)]
+        sizes: List[Any] = [
+            shape[1] if shape and len(shape) > 1 else None for shape in map(shapes.of, data)
+        ]
+        channels = sum(sizes) if all(isinstance(size, int) for size in sizes) else None
+        for entry, (name, wanted) in zip(
+            node.inputs[len(data) :], _expected_shapes(node, channels)
+        ):
             array = graph.parameters.get(entry.node.name) if entry.node.is_variable else None
             if array is None:
                 continue

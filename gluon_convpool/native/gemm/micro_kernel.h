@@ -59,11 +59,13 @@ class MicroKernel {
   static void run(const SideA<T>& side_a, const SideB<T>& side_b, const Reduction& reduction,
                   const TileOfC<T>& tile) {
     // Rows of C lie pages apart, where the processor does not fetch ahead by itself. A tile that
-    // starts inside of a cache line ends in one more.
+    // starts inside of a cache line ends in one more. The lines behind it are those of the next
+    // panel of B, which comes so late that they can be had from memory until then.
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m) {
       __builtin_prefetch(tile.c + m * tile.row_stride, 1);
       __builtin_prefetch(tile.c + m * tile.row_stride + NV * kLanes - 1, 1);
+      __builtin_prefetch(tile.c + m * tile.row_stride + 2 * NV * kLanes - 1, 1, 2);
     }
     V acc[MR][NV] = {};
     const T* a = side_a.a;
