@@ -151,7 +151,7 @@ def check_algorithm(
     if arguments.algorithm != 'auto':
         arguments, data = geometry.without_border(arguments, data)
         choose('convolution', arguments, dtype, device)
-        native.check_algorithm(arguments, data)
+        native.check_algorithm(arguments, data, dtype)
 
 
 # --------------------------------------------------------------------------- threads and a report
@@ -230,7 +230,7 @@ class Info(NamedTuple):
     version, mxnet, numpy : str
         Versions of this package, of MXNet and of NumPy.
     backend : {'native', 'portable'}
-        What computes float32 arrays on the CPU now.
+        What computes float32 and float64 arrays on the CPU now.
     native : bool
         Whether the native library could be loaded.
     reason : str

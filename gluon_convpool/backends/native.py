@@ -11,8 +11,9 @@ from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
 
 DIMENSIONS = (1, 2, 3)
-DTYPES = ('float32',)
-LAYOUTS = ('NCW', 'NCHW', 'NCDHW')
+# In the order of the C interface's `convpool_dtype`.
+DTYPES = ('float32', 'float64')
+LAYOUTS = ('NCW', 'NCHW', 'NCDHW', 'NWC', 'NHWC')
 
 
 def obstacle(
@@ -24,7 +25,8 @@ def obstacle(
     """Why the compiled operators cannot serve a call, or an empty string where they can."""
     if arguments.ndim not in DIMENSIONS:
         return f'the native {op} has no kernel for {arguments.ndim} spatial axes'
-    if arguments.layout not in LAYOUTS:
+    transposed = isinstance(arguments, geometry.ConvolutionTranspose)
+    if arguments.layout not in LAYOUTS or (transposed and arguments.layout[1] != 'C'):
         return f'the native {op} has no kernel for layout {arguments.layout}'
     return obstacle_of_arrays(op, dtype, device)
 
@@ -70,9 +72,12 @@ PASSES = ('forward', 'backward_data', 'backward_weight')
 
 
 def serving_algorithm(
-    arguments: geometry.Convolution, data: geometry.Ints, which: str = 'forward'
+    arguments: geometry.Convolution,
+    data: geometry.Ints,
+    which: str = 'forward',
+    dtype: str = 'float32',
 ) -> Optional[str]:
-    """The algorithm that computes one of `PASSES` for data of shape `data`.
+    """The algorithm that computes one of `PASSES` for data of shape `data` and type `dtype`.
 
     None where the one that `arguments` force cannot. The native library must be there.
     """
@@ -92,21 +97,32 @@ def serving_algorithm(
         getattr(window, name)[: len(values)] = values
     wanted = geometry.ALGORITHMS.index(arguments.algorithm)
     problem = _Convolution(
-        0, 0, wanted, batch, channels, arguments.channels, arguments.groups, window
+        DTYPES.index(dtype),
+        0,
+        wanted,
+        batch,
+        channels,
+        arguments.channels,
+        arguments.groups,
+        window,
     )
     found = library.convpool_convolution_algorithm(ctypes.byref(problem), PASSES.index(which))
     return geometry.ALGORITHMS[found] if found else None
 
 
-def check_algorithm(arguments: geometry.Convolution, data: geometry.Ints) -> None:
+def check_algorithm(
+    arguments: geometry.Convolution, data: geometry.Ints, dtype: Optional[str] = None
+) -> None:
     """Refuse a forced algorithm that cannot compute this convolution of data of shape `data`.
+
+    A type that is not known, as of symbols, is taken for float32.
 
     Raises
     ------
     ValueError
         Saying what the algorithm needs.
     """
-    if serving_algorithm(arguments, data) is None:
+    if serving_algorithm(arguments, data, dtype=dtype or 'float32') is None:
         geometry.refuse_algorithm(arguments, data)
 
 
@@ -278,7 +294,7 @@ def pooling(
     )
 
 
-def _mode_in_graph(mean: Any, variance: Any) -> Any:
+def _mode_in_graph(mean: Any, variance: Any, dtype: str) -> Any:
     """A symbol that equals the running mean in training and is something else in inference.
 
     An extension operator is not told which of the two it runs for, and one graph serves both.
@@ -293,7 +309,11 @@ def _mode_in_graph(mean: Any, variance: Any) -> Any:
     mean, variance = (_mxnet.to_world(one, False) for one in (mean, variance))
     settings = {'axis': 0, 'momentum': 1.0, 'fix_gamma': False, 'output_mean_var': True}
     outputs = mx.sym.BatchNorm(mean, variance, variance, variance, mean, **settings)
-    return mx.sym.BlockGrad(outputs[1])
+    mode = outputs[1]
+    if dtype != 'float32':
+        # What computes other types than float32 refuses to leave its first output out.
+        mode = mx.sym.slice_like(mx.sym.concat(mode, outputs[0], dim=0), mode)
+    return mx.sym.BlockGrad(mode)
 
 
 def batch_norm(
@@ -304,6 +324,7 @@ def batch_norm(
     running_var: Any,
     attributes: Dict[str, Any],
     kind: Kind,
+    dtype: str,
     name: Optional[str] = None,
     adds: Adds = (None, None, None),
 ) -> Any:
@@ -315,6 +336,7 @@ def batch_norm(
         mode = 'predict'
     elif kind.symbol:
         mode = 'input'
-        inputs.append(_mxnet.to_world(_mode_in_graph(*statistics), kind.numpy))
+        mode_input = _mode_in_graph(running_mean, running_var, dtype)
+        inputs.append(_mxnet.to_world(mode_input, kind.numpy))
     chosen = {key: attributes[key] for key in ('eps', 'momentum', 'fix_gamma', 'use_global_stats')}
     return _mxnet.native_operator('batch_norm', kind)(*inputs, name=name, mode=mode, **chosen)[0]

@@ -24,11 +24,12 @@ class Pooling {
  public:
   // Both return false where memory is out.
   static bool forward(const convpool_pooling& pool, const T* x, T* y) {
-    return with_rule(pool, [&](auto rule) { return Pooling(pool).forward_all(rule, x, y); });
+    return with_pool_rule<T>(pool,
+                             [&](auto rule) { return Pooling(pool).forward_all(rule, x, y); });
   }
   static bool backward(const convpool_pooling& pool, const T* x, const T* y, const T* dy, T* dx) {
-    return with_rule(pool,
-                     [&](auto rule) { return Pooling(pool).backward_all(rule, x, y, dy, dx); });
+    return with_pool_rule<T>(
+        pool, [&](auto rule) { return Pooling(pool).backward_all(rule, x, y, dy, dx); });
   }
 
  private:
@@ -56,14 +57,6 @@ class Pooling {
     inside_ = max_of(0, min_of(in_w_, width_ - pad_w_));
     whole_plane_ = out_d_ == 1 && out_h_ == 1 && out_w_ == 1 && pad_d_ == 0 && pad_h_ == 0 &&
                    pad_w_ == 0 && kernel_d_ >= in_d_ && kernel_h_ >= in_h_ && kernel_w_ >= in_w_;
-  }
-
-  template <typename Body>
-  static bool with_rule(const convpool_pooling& pool, const Body& body) {
-    if (pool.mode == CONVPOOL_MAX) return body(MaxRule<T>{});
-    if (pool.mode == CONVPOOL_LP && pool.p == 2) return body(LpRule<T, 2>{});
-    if (pool.mode == CONVPOOL_LP && pool.p == 3) return body(LpRule<T, 3>{});
-    return body(SumRule<T>{});
   }
 
   double work() const {
