@@ -235,7 +235,7 @@ def _load() -> NativeStatus:
         library.convpool_set_instruction_set.restype = ctypes.c_int
         library.convpool_convolution_algorithm.argtypes = [ctypes.c_void_p, ctypes.c_int]
         library.convpool_convolution_algorithm.restype = ctypes.c_int
-        for name in ('convolution', 'pooling', 'batch_norm'):
+        for name in ('convolution', 'convolution_transpose', 'pooling', 'batch_norm'):
             _operators[name, ND_ARRAY] = getattr(mx.nd, f'convpool_{name}')
             _operators[name, ND_SYMBOL] = getattr(mx.sym, f'convpool_{name}')
             for kind, world in ((NP_ARRAY, 'ndarray'), (NP_SYMBOL, 'symbol')):

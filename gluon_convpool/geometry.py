@@ -164,15 +164,15 @@ MESSAGES: Dict[str, str] = {
         '{op}: algorithm={algorithm} cannot compute kernel_size={kernel_size}, strides={strides},'
         ' dilation={dilation}, groups={groups} over data of shape {shape}; it needs {needs}'
     ),
-    'needs_implicit_gemm': 'one or two spatial axes, layout NCW or NCHW, and float32',
+    'needs_implicit_gemm': 'layout NCW, NCHW, NCDHW, NWC or NHWC, and float32 or float64',
     'needs_winograd': (
         'a kernel_size of (3, 3), (5, 5), or 3, 5 or 7 along one axis and 1 along the other with'
         ' strides=1, or (7, 7) with strides=2 and dilation=1, and data that are not too small'
-        ' beside the transformed weights'
+        ' beside the transformed weights; of three axes, that holds for the last two'
     ),
     'needs_depthwise': (
-        'groups equal to the number of input channels, and windows that span few enough elements'
-        ' to stay in cache'
+        'one or two spatial axes, groups equal to the number of input channels, and windows that'
+        ' span few enough elements to stay in cache'
     ),
     'too_large': (
         '{op}: the output would have shape {shape}, more than the 2147483647 elements that one'

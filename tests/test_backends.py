@@ -29,6 +29,8 @@ from gluon_convpool.testing import (
     array_kind,
     assert_close,
     assert_layers_match,
+    draw,
+    reference,
     set_mode,
 )
 from gluon_convpool.testing.plugin import require_native
@@ -87,8 +89,9 @@ def counted(monkeypatch):
 
 
 def _both(dtype='float32', layout='NCHW'):
-    x = mx.nd.ones((1, 4, 4, 4), dtype=dtype)
-    weight = mx.nd.ones((2, 4, 3, 3) if layout == 'NCHW' else (2, 3, 3, 4), dtype=dtype)
+    x = mx.nd.ones((1,) + (4,) * (len(layout) - 1), dtype=dtype)
+    window = (3,) * (len(layout) - 2)
+    weight = mx.nd.ones((2, 4, *window) if layout[1] == 'C' else (2, *window, 4), dtype=dtype)
     functional.convolution(x, weight, layout=layout)
     functional.pooling(x, layout=layout)
 
@@ -99,25 +102,23 @@ def test_the_chosen_backend_computes(counted, any_backend):
     assert counted.calls == {any_backend: 2, other: 0}
 
 
-def test_auto_takes_native_for_what_it_can(counted, native):
+@pytest.mark.parametrize('layout', ['NCHW', 'NHWC'])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_auto_takes_native_for_what_it_can(dtype, layout, counted, native):
     use_backend('auto')
-    _both()
+    _both(dtype, layout)
     assert counted.calls == {'native': 2, 'portable': 0}
 
 
-@pytest.mark.parametrize('what', [{'dtype': 'float64'}, {'layout': 'NHWC'}])
-def test_auto_takes_portable_for_the_rest(what, counted, native):
+def test_auto_takes_portable_for_the_rest(counted, native):
     use_backend('auto')
-    _both(**what)
+    _both(layout='NDHWC')
     assert counted.calls == {'native': 0, 'portable': 2}
 
 
-@pytest.mark.parametrize(
-    'what, word', [({'dtype': 'float64'}, 'float64'), ({'layout': 'NHWC'}, 'NHWC')]
-)
-def test_native_says_what_it_lacks(what, word, native):
-    with pytest.raises(ValueError, match='(?s)native.*' + word):
-        _both(**what)
+def test_native_says_what_it_lacks(native):
+    with pytest.raises(ValueError, match=r'(?s)native.*3 spatial axes'):
+        _both(layout='NDHWC')
 
 
 def test_use_backend_as_a_context_ends_with_it():
@@ -268,6 +269,37 @@ def test_a_network_cast_to_float64_runs_in_float64(mode, any_dtype_backend, np_o
     set_mode(net, mode)
     y = net(array_kind().ones((2, 3, 12, 12), dtype='float64'))
     assert y.dtype == np.float64 and y.shape == (2, 4, 1, 1)
+
+
+def test_a_graph_finds_its_dtype_from_what_arrives(native, nd_arrays):
+    """Symbols do not know their dtype: the parameters and data that are bound to them do."""
+    x, weight = draw('bound', (1, 3, 8, 8), (4, 3, 3, 3))
+    known = {'kernel_size': 3, 'channels': 4}
+    out = functional.pooling(
+        functional.convolution(mx.sym.var('x'), mx.sym.var('weight'), padding=1, **known),
+        2,
+        mode='avg',
+    )
+    results = {}
+    for dtype in ('float32', 'float64'):
+        given = {'x': mx.nd.array(x, dtype=dtype), 'weight': mx.nd.array(weight, dtype=dtype)}
+        results[dtype] = out.bind(mx.cpu(), given).forward()[0].asnumpy()
+        assert results[dtype].dtype == dtype
+    expected = reference.pooling(reference.convolution(x, weight, padding=1), 2, mode='avg')
+    assert_close('output', results['float64'], expected, rtol=1e-13)
+    assert_close('output', results['float32'], expected)
+
+
+@pytest.mark.parametrize('which', ['x', 'weight', 'bias'])
+def test_a_graph_refuses_mixed_dtypes(which, native, nd_arrays):
+    shapes = {'x': (1, 3, 8, 8), 'weight': (4, 3, 3, 3), 'bias': (4,)}
+    out = functional.convolution(*map(mx.sym.var, shapes), kernel_size=3, channels=4)
+    given = {
+        name: mx.nd.ones(shape, dtype='float64' if name == which else 'float32')
+        for name, shape in shapes.items()
+    }
+    with pytest.raises(mx.base.MXNetError, match=r'convolution: .*float(32|64), .*float(32|64)'):
+        out.bind(mx.cpu(), given).forward()
 
 
 @pytest.mark.parametrize('dtypes', [('float32', 'float64'), ('float64', 'float32')])

@@ -74,7 +74,7 @@ class Expected:
             into = into - along(into.mean(axes)) - normal * along((into * normal).mean(axes))
         self.data = into * along(scale)
         self.running = {
-            name: MOMENTUM * self.parameters[name] + (1 - MOMENTUM) * now
+            name: MOMENTUM * self.parameters[name].astype('float64') + (1 - MOMENTUM) * now
             if training
             else self.parameters[name]
             for name, now in (('running_mean', mean), ('running_var', variance))
@@ -87,19 +87,21 @@ class Expected:
             getattr(layer, name).set_data(array_kind().array(values))
         return layer
 
-    def assert_holds_for(self, layer, training):
-        x = array_kind().array(self.x)
+    def assert_holds_for(self, layer, training, dtype='float32', rtol=1e-5):
+        x = array_kind().array(self.x, dtype=dtype)
         x.attach_grad()
         with autograd.record(train_mode=training):
             y = layer(x)
-        y.backward(array_kind().array(self.head), train_mode=training)
-        assert_close('output', y.asnumpy(), self.output)
-        assert_close('x', x.grad.asnumpy(), self.data, 3e-5)
+        y.backward(array_kind().array(self.head, dtype=dtype), train_mode=training)
+        assert y.dtype == x.grad.dtype == np.dtype(dtype)
+        assert_close('output', y.asnumpy(), self.output, rtol)
+        assert_close('x', x.grad.asnumpy(), self.data, 3 * rtol)
         for name in ('gamma', 'beta'):
             if getattr(layer, name).grad_req != 'null':
-                assert_close(name, getattr(layer, name).grad().asnumpy(), getattr(self, name))
+                found = getattr(layer, name).grad().asnumpy()
+                assert_close(name, found, getattr(self, name), rtol)
         for name, values in self.running.items():
-            assert_close(name, getattr(layer, name).data().asnumpy(), values)
+            assert_close(name, getattr(layer, name).data().asnumpy(), values, rtol)
 
 
 # --------------------------------------------------------------------------- the numbers
@@ -121,6 +123,19 @@ def test_inference_has_the_running_statistics(shape, mode, native, np_arrays):
     layer = expected.layer()
     set_mode(layer, mode)
     expected.assert_holds_for(layer, training=False)
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('shape', TRAINED[::2], ids=str)
+def test_float64_is_computed_in_float64(shape, mode, training, native, np_or_nd):
+    expected = Expected(shape, training)
+    layer = expected.layer()
+    layer.cast('float64')
+    set_mode(layer, mode)
+    expected.assert_holds_for(layer, training, 'float64', 1e-12)
+    if mode != 'imperative':
+        assert 'convpool' in layer._cached_graph[1].tojson()
 
 
 @pytest.mark.parametrize('training', [True, False])
@@ -307,7 +322,7 @@ def test_gradients_are_those_of_what_was_computed(native, np_or_nd):
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize(
     'arguments, dtype',
-    [({'axis': 3}, 'float32'), ({'axis': -1}, 'float32'), ({}, 'float64'), ({}, 'float16')],
+    [({'axis': 3}, 'float32'), ({'axis': -1}, 'float64'), ({}, 'float16')],
     ids=str,
 )
 def test_what_ours_has_no_kernel_for_is_mxnets(arguments, dtype, mode, native, np_or_nd):

@@ -45,7 +45,7 @@ def _pair(value):
 class Call:
     """One call of the operator, its inputs, and the output before the last step in float64."""
 
-    def __init__(self, case, numpy=True):
+    def __init__(self, case, numpy=True, dtype='float32'):
         algorithm, batch, (inputs, outputs), size, kernel, strides, padding, dilation, groups = case
         shape = (outputs, inputs // groups, *_pair(kernel))
         self.x, self.weight, self.bias = draw(str(case), (batch, inputs, *size), shape, (outputs,))
@@ -53,7 +53,7 @@ class Call:
             self.x, self.weight, self.bias, strides, padding, dilation, groups
         )
         (self.sum,) = draw('sum of ' + str(case), self.before.shape)
-        self.numpy = numpy
+        self.numpy, self.dtype = numpy, dtype
         self.attributes = {
             'kernel': _pair(kernel),
             'stride': _pair(strides),
@@ -67,7 +67,7 @@ class Call:
     def operator(self, summed, **last_step):
         names = ('x', 'weight', 'bias') + (('sum',) if summed else ())
         module = mx.np if self.numpy else mx.nd
-        arrays = [module.array(getattr(self, name), dtype='float32') for name in names]
+        arrays = [module.array(getattr(self, name), dtype=self.dtype) for name in names]
         kind = _mxnet.NP_ARRAY if self.numpy else _mxnet.ND_ARRAY
         function = _mxnet.native_operator('convolution', kind)
         attributes = {**self.attributes, **last_step}
@@ -79,9 +79,9 @@ class Call:
         return self.operator(summed, **last_step)[1]().asnumpy()
 
 
-def assert_close(actual, expected, before):
+def assert_close(actual, expected, before, rtol=1e-5):
     """Rounding is that of the sums of products, which an activation may have cut off."""
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * abs(before).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * abs(before).max())
 
 
 @pytest.mark.parametrize('with_sum', [False, True], ids=['alone', 'sum'])
@@ -92,6 +92,16 @@ def test_the_last_step_follows_the_convolution(case, name, with_sum, instruction
     attributes, activation = LAST_STEPS[name]
     expected = activation(call.before + call.sum if with_sum else call.before)
     assert_close(call.run(with_sum, **attributes), expected, call.before)
+
+
+@pytest.mark.parametrize('name', LAST_STEPS)
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_float64_has_it_in_float64(case, name, native, np_arrays):
+    call = Call(case, dtype='float64')
+    attributes, activation = LAST_STEPS[name]
+    result = call.run(True, **attributes)
+    assert result.dtype == np.float64
+    assert_close(result, activation(call.before + call.sum), call.before, rtol=1e-13)
 
 
 @pytest.mark.parametrize('case', CASES[:1], ids=str)

@@ -23,7 +23,16 @@ CASES = [
 ]
 
 
-def call(case, scaled=False, relu=False, bias=True, summed=False, numpy=True, **attributes):
+def call(
+    case,
+    scaled=False,
+    relu=False,
+    bias=True,
+    summed=False,
+    numpy=True,
+    dtype='float32',
+    **attributes,
+):
     """Return the operator as a function without arguments, its arrays and what is expected."""
     batch, channels, outputs, size = case
     total = sum(channels)
@@ -35,7 +44,7 @@ def call(case, scaled=False, relu=False, bias=True, summed=False, numpy=True, **
         (total,),
         (total,),
     )
-    x = np.concatenate(pieces, axis=1)
+    x = np.concatenate(pieces, axis=1).astype('float64')
     inputs = [*pieces, weight]
     per_channel = (slice(None), *(None for _ in size))
     if scaled:
@@ -52,7 +61,7 @@ def call(case, scaled=False, relu=False, bias=True, summed=False, numpy=True, **
         inputs.append(addend)
         expected = expected + addend
     module = mx.np if numpy else mx.nd
-    arrays = [module.array(one, dtype='float32') for one in inputs]
+    arrays = [module.array(one, dtype=dtype) for one in inputs]
     kind = _mxnet.NP_ARRAY if numpy else _mxnet.ND_ARRAY
     function = _mxnet.native_operator('convolution', kind)
     named = {
@@ -69,8 +78,8 @@ def call(case, scaled=False, relu=False, bias=True, summed=False, numpy=True, **
     return lambda: function(*arrays, **named), arrays, expected
 
 
-def assert_close(actual, expected):
-    np.testing.assert_allclose(actual.asnumpy(), expected, rtol=0, atol=1e-5 * abs(expected).max())
+def assert_close(actual, expected, rtol=1e-5):
+    np.testing.assert_allclose(actual.asnumpy(), expected, rtol=0, atol=rtol * abs(expected).max())
 
 
 @pytest.mark.parametrize('change', ['as it is', 'scaled', 'scaled and clipped'])
@@ -78,6 +87,13 @@ def assert_close(actual, expected):
 def test_the_pieces_count_as_one_array(case, change, instruction_set, np_arrays):
     run, _, expected = call(case, change != 'as it is', change == 'scaled and clipped')
     assert_close(run(), expected)
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_float64_is_computed_in_float64(case, native, np_arrays):
+    run, _, expected = call(case, True, True, dtype='float64')
+    assert run().dtype == np.float64
+    assert_close(run(), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize('threads', [1, 2, 3])

@@ -43,12 +43,13 @@ class Pooling(ctypes.Structure):
 
 
 MODES = ('max', 'avg', 'sum', 'lp')
+DTYPES = ('float32', 'float64')
 
 
-def window(ndim=2, **values):
-    result = Window(ndim=ndim)
-    for name, pair in values.items():
-        getattr(result, name)[: len(pair)] = pair
+def window(**values):
+    result = Window(ndim=len(values['kernel']))
+    for name, sizes in values.items():
+        getattr(result, name)[: len(sizes)] = sizes
     return result
 
 
@@ -57,11 +58,11 @@ def pointer(array):
 
 
 class Guarded:
-    """A float32 array to write to, with guard values around it."""
+    """An array to write to, with guard values around it."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, dtype='float32'):
         size = int(np.prod(shape))
-        self.memory = np.full(size + 2 * GUARD, GUARD_VALUE, 'float32')
+        self.memory = np.full(size + 2 * GUARD, GUARD_VALUE, dtype)
         self.array = self.memory[GUARD : GUARD + size].reshape(shape)
 
     def written(self):
@@ -71,6 +72,7 @@ class Guarded:
 
 
 AUTO, IMPLICIT_GEMM, WINOGRAD, DEPTHWISE = range(4)
+CHANNELS_LAST = 1
 
 
 def convolution_problem(case, algorithm=AUTO):
@@ -102,7 +104,17 @@ def without_height(problem):
     return problem
 
 
-def convolution_results(library, case, seed=0, algorithm=AUTO, change=None, ndim=2):
+def in_layout(array, layout):
+    return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if layout == CHANNELS_LAST else array
+
+
+def from_layout(array, layout):
+    return np.moveaxis(array, -1, 1) if layout == CHANNELS_LAST else array
+
+
+def convolution_results(
+    library, case, seed=0, algorithm=AUTO, change=None, ndim=2, dtype='float32', layout=0
+):
     """Output and gradients by the kernels, and what they must be by the float64 loops.
 
     `change` may alter the input and the gradient of the output in place.
@@ -119,33 +131,35 @@ def convolution_results(library, case, seed=0, algorithm=AUTO, change=None, ndim
         (out_channels,),
         (batch, out_channels) + out,
     ]
-    x, weight, bias, head = (generator.normal(size=s).astype('float32') for s in shapes)
+    x, weight, bias, head = (generator.normal(size=s).astype(dtype) for s in shapes)
     if change:
         change(x, head)
     problem = convolution_problem(case, algorithm)
+    problem.dtype, problem.layout = DTYPES.index(dtype), layout
+    their_x, their_weight, their_head = (in_layout(one, layout) for one in (x, weight, head))
     if ndim == 1:
         problem = without_height(problem)
     y, dx, dweight, dbias = (
-        Guarded(head.shape),
-        Guarded(x.shape),
-        Guarded(weight.shape),
-        Guarded(bias.shape),
+        Guarded(their_head.shape, dtype),
+        Guarded(their_x.shape, dtype),
+        Guarded(their_weight.shape, dtype),
+        Guarded(bias.shape, dtype),
     )
     for function, arguments in (
-        ('forward', (x, weight, bias, y.array)),
-        ('backward_data', (head, weight, dx.array)),
-        ('backward_weight', (x, head, dweight.array)),
-        ('backward_bias', (head, dbias.array)),
+        ('forward', (their_x, their_weight, bias, y.array)),
+        ('backward_data', (their_head, their_weight, dx.array)),
+        ('backward_weight', (their_x, their_head, dweight.array)),
+        ('backward_bias', (their_head, dbias.array)),
     ):
         call = getattr(library, 'convpool_convolution_' + function)
         assert call(ctypes.byref(problem), *map(pointer, arguments)) == 0
-    actual = [one.written() for one in (y, dx, dweight, dbias)]
+    actual = [from_layout(one.written(), layout) for one in (y, dx, dweight)] + [dbias.written()]
     expected = [reference.convolution(x, weight, bias, stride, pad, dilation, groups)]
     expected += reference.convolution_gradients(head, x, weight, stride, pad, dilation, groups)
     return actual, expected
 
 
-def pooling_results(library, case, values='normal', ndim=2):
+def pooling_results(library, case, values='normal', ndim=2, dtype='float32', layout=0, channels=3):
     """Output and gradient by the kernels, and what they must be by the float64 loops."""
     size, kernel, stride, pad, mode, ceil_mode, count_include_pad, p = case
     generator = np.random.RandomState(0)
@@ -153,37 +167,42 @@ def pooling_results(library, case, values='normal', ndim=2):
         (n + 2 * q - k + (s - 1 if ceil_mode else 0)) // s + 1
         for n, k, s, q in zip(size, kernel, stride, pad)
     )
-    x = generator.normal(size=(2, 3) + size).astype('float32')
+    x = generator.normal(size=(2, channels) + size).astype(dtype)
     if values == 'special':
         chosen = generator.choice(5, size=x.shape, p=[0.1, 0.4, 0.1, 0.2, 0.2])
-        x = np.choose(chosen, [np.nan, -np.inf, np.inf, 0, 1]).astype('float32')
+        x = np.choose(chosen, [np.nan, -np.inf, np.inf, 0, 1]).astype(dtype)
     elif p == 3:
         x = np.abs(x)  # the cube root of a sum that cancels magnifies its rounding
-    head = generator.normal(size=(2, 3) + out).astype('float32')
+    head = generator.normal(size=(2, channels) + out).astype(dtype)
     problem = Pooling(
+        dtype=DTYPES.index(dtype),
+        layout=layout,
         mode=MODES.index(mode),
         p=p,
         count_include_pad=count_include_pad,
         batch=2,
-        channels=3,
+        channels=channels,
         window=window(
-            kernel=kernel, stride=stride, dilation=(1, 1), pad=pad, in_size=size, out_size=out
+            kernel=kernel,
+            stride=stride,
+            dilation=(1,) * len(size),
+            pad=pad,
+            in_size=size,
+            out_size=out,
         ),
     )
     if ndim == 1:
         problem = without_height(problem)
-    y, dx = Guarded(head.shape), Guarded(x.shape)
-    assert (
-        library.convpool_pooling_forward(ctypes.byref(problem), pointer(x), pointer(y.array)) == 0
-    )
-    assert (
-        library.convpool_pooling_backward(
-            ctypes.byref(problem), pointer(x), pointer(y.array), pointer(head), pointer(dx.array)
-        )
-        == 0
-    )
+    their_x, their_head = in_layout(x, layout), in_layout(head, layout)
+    y, dx = Guarded(their_head.shape, dtype), Guarded(their_x.shape, dtype)
+    for function, arrays in (
+        ('forward', (their_x, y.array)),
+        ('backward', (their_x, y.array, their_head, dx.array)),
+    ):
+        call = getattr(library, 'convpool_pooling_' + function)
+        assert call(ctypes.byref(problem), *map(pointer, arrays)) == 0
     arguments = (kernel, stride, pad, mode, ceil_mode, bool(count_include_pad), p)
-    return (y.written(), dx.written()), (
+    return (from_layout(y.written(), layout), from_layout(dx.written(), layout)), (
         reference.pooling(x, *arguments),
         reference.pooling_gradient(head, x, *arguments),
     )
@@ -488,7 +507,162 @@ def test_pooling_over_one_axis_agrees_with_the_loops(kernels, mode, shape, ceil_
     assert_close('gradient', dx, expected_dx)
 
 
-@pytest.mark.parametrize('change', [{'dtype': 1}, {'layout': 1}, {'algorithm': 99}], ids=str)
+# Depth before height and width: its padding, strides and dilations, axes that no window joins, and
+# channels, at each tap of the depth, that fill vectors or do not.
+THREE_AXES_GEOMETRIES = [  # size, kernel, stride, dilation, pad
+    ((4, 5, 9), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    ((5, 4, 17), (2, 3, 3), (2, 1, 1), (1, 1, 1), (2, 1, 1)),
+    ((6, 7, 5), (3, 2, 3), (3, 2, 2), (2, 1, 2), (2, 0, 3)),
+    ((1, 6, 6), (3, 3, 3), (1, 1, 1), (1, 2, 2), (1, 2, 2)),
+    ((2, 6, 6), (1, 3, 3), (1, 1, 1), (1, 1, 1), (3, 1, 1)),
+    ((7, 4, 6), (3, 1, 1), (1, 1, 1), (2, 1, 1), (1, 0, 0)),
+    ((3, 4, 12), (1, 1, 3), (1, 1, 1), (1, 1, 1), (0, 0, 1)),
+    ((3, 4, 12), (3, 1, 5), (1, 1, 2), (1, 1, 1), (0, 0, 1)),
+    ((3, 5, 7), (1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0)),
+    ((5, 5, 7), (1, 1, 1), (2, 2, 2), (1, 1, 1), (0, 0, 0)),
+    ((3, 9, 9), (3, 7, 7), (1, 2, 2), (1, 1, 1), (1, 3, 3)),
+]
+THREE_AXES_CONVOLUTIONS = [
+    (2, *channels, *geometry)
+    for channels, geometry in itertools.product(
+        [(3, 5, 1), (16, 8, 1), (12, 34, 2), (4, 4, 4)], THREE_AXES_GEOMETRIES
+    )
+] + [
+    (1, 20, 40, 1) + THREE_AXES_GEOMETRIES[0],
+    (1, 100, 6, 1, (2, 3, 9), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize('case', THREE_AXES_CONVOLUTIONS, ids=_text)
+def test_convolution_over_three_axes_agrees_with_the_loops(kernels, case):
+    for name, actual, expected in zip(NAMES, *convolution_results(kernels, case)):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize(
+    'algorithm, case',
+    [(IMPLICIT_GEMM, case) for case in THREE_AXES_CONVOLUTIONS[::4]]
+    + [(WINOGRAD, case) for case in THREE_AXES_CONVOLUTIONS[::2] if case[5][1:] == (3, 3)],
+    ids=_text,
+)
+def test_three_axes_by_each_algorithm_on_each_instruction_set(
+    library, instruction_set, algorithm, case
+):
+    results = convolution_results(library, case, algorithm=algorithm)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected)
+
+
+def assert_close_in_float64(name, actual, expected):
+    assert actual.dtype == np.float64
+    largest = np.abs(expected).max() if expected.size else 0
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13 * largest, err_msg=name)
+
+
+@pytest.mark.parametrize('case', CONVOLUTIONS[::2] + DEPTHWISE_CONVOLUTIONS[::4], ids=_text)
+def test_convolution_in_float64_agrees_with_the_loops(library, instruction_set, case):
+    results = convolution_results(library, case, dtype='float64')
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close_in_float64(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', CONVOLUTIONS[1::3] + DEPTHWISE_CONVOLUTIONS[1::5], ids=_text)
+def test_convolution_in_float64_agrees_with_wide_vectors(kernels, case):
+    results = convolution_results(kernels, case, dtype='float64')
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close_in_float64(name, actual, expected)
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
+@pytest.mark.parametrize('shape', POOLINGS, ids=_text)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_in_float64_agrees_with_the_loops(library, instruction_set, mode, shape, ceil_mode):
+    name, count_include_pad, p = mode
+    case = shape + (name, ceil_mode, count_include_pad, p)
+    (y, dx), (expected_y, expected_dx) = pooling_results(library, case, dtype='float64')
+    assert_close_in_float64('output', y, expected_y)
+    assert_close_in_float64('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('case', CONVOLUTIONS[::2] + DEPTHWISE_CONVOLUTIONS[::6], ids=_text)
+def test_convolution_with_channels_last_agrees_with_the_loops(
+    library, instruction_set, case, dtype
+):
+    results = convolution_results(library, case, dtype=dtype, layout=CHANNELS_LAST)
+    for name, actual, expected in zip(NAMES, *results):
+        (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
+
+
+def test_a_batch_with_channels_last_is_computed_in_parts(library):
+    """Scratch memory of 11 MB, which is kept from call to call: five images of 5 MB by twos."""
+    case = (5, 16, 16, 1, (200, 200), (1, 3), ONE, ONE, (0, 1))
+    results = convolution_results(library, case, layout=CHANNELS_LAST)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
+@pytest.mark.parametrize(
+    'shape',
+    [  # size, kernel, stride, pad
+        ((4, 6, 8), (2, 2, 2), (2, 2, 2), (0, 0, 0)),
+        ((5, 7, 33), (3, 3, 3), (2, 2, 2), (1, 1, 1)),
+        ((5, 4, 17), (2, 3, 5), (1, 1, 1), (1, 2, 3)),
+        ((7, 5, 9), (3, 1, 2), (3, 1, 1), (1, 0, 1)),
+        ((7, 5, 9), (3, 1, 1), (1, 1, 1), (1, 0, 0)),
+        ((3, 4, 9), (1, 1, 4), (1, 1, 3), (0, 0, 2)),
+        ((3, 4, 5), (3, 4, 5), (1, 1, 1), (0, 0, 0)),
+        ((3, 9, 5), (1, 3, 2), (3, 2, 3), (0, 0, 1)),
+    ],
+    ids=_text,
+)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_over_three_axes_agrees_with_the_loops(kernels, mode, shape, ceil_mode):
+    name, count_include_pad, p = mode
+    case = shape + (name, ceil_mode, count_include_pad, p)
+    (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case)
+    assert_close('output', y, expected_y)
+    assert_close('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('case', [THREE_AXES_CONVOLUTIONS[i] for i in (0, 11, 22, 33)], ids=_text)
+def test_three_axes_give_the_same_bits_for_any_number_of_threads(library, thread_count, case):
+    found = []
+    for threads in (1, 3):
+        thread_count(threads)
+        found.append(convolution_results(library, case)[0])
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize('channels', [1, 3, 8, 37, 130])
+@pytest.mark.parametrize('shape', POOLINGS, ids=_text)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_with_channels_last_agrees_with_the_loops(
+    library, instruction_set, mode, shape, channels
+):
+    name, count_include_pad, p = mode
+    case = shape + (name, channels % 2 == 0, count_include_pad, p)
+    for dtype in DTYPES:
+        (y, dx), (expected_y, expected_dx) = pooling_results(
+            library, case, dtype=dtype, layout=CHANNELS_LAST, channels=channels
+        )
+        check = assert_close if dtype == 'float32' else assert_close_in_float64
+        check('output', y, expected_y)
+        check('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('shape', POOLINGS, ids=_text)
+def test_max_pooling_with_channels_last_keeps_nan_and_infinities(library, shape):
+    case = shape + ('max', False, 1, 2)
+    results = pooling_results(library, case, 'special', layout=CHANNELS_LAST, channels=19)
+    (y, dx), (expected_y, expected_dx) = results
+    np.testing.assert_array_equal(y, expected_y)
+    assert_close('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('change', [{'dtype': 2}, {'layout': 2}, {'algorithm': 99}], ids=str)
 def test_what_has_no_kernel_is_refused(library, change):
     sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), (1, 1))
     problem = Convolution(
@@ -509,8 +683,8 @@ def test_what_has_no_kernel_is_refused(library, change):
 
 
 def test_other_numbers_of_axes_are_refused(library):
-    for ndim in (0, 3):
-        problem = Pooling(batch=1, channels=1, window=window(ndim=ndim))
+    for ndim in (0, 4):
+        problem = Pooling(batch=1, channels=1, window=Window(ndim=ndim))
         assert library.convpool_pooling_forward(ctypes.byref(problem), None, None) == 1
 
 

@@ -119,6 +119,14 @@ def test_forced_winograd_agrees_with_the_loops(kernels, case):
         assert_close(name, actual, expected, rtol=1e-5 if name == 'output' else 2e-5)
 
 
+@pytest.mark.parametrize('case', CASES, ids=lambda case: str(case).replace(' ', ''))
+def test_forced_winograd_in_float64_agrees_with_the_loops(library, instruction_set, case):
+    results = convolution_results(library, case, algorithm=WINOGRAD, dtype='float64')
+    for name, actual, expected in zip(('output', 'dx', 'dweight', 'dbias'), *results):
+        assert actual.dtype == np.float64
+        assert_close(name, actual, expected, rtol=1e-13)
+
+
 @pytest.mark.parametrize('case', CASES[::4], ids=lambda case: str(case).replace(' ', ''))
 def test_the_number_of_threads_does_not_change_a_bit(library, thread_count, case):
     results = []

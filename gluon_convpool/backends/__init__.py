@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from .. import _mxnet, geometry
 from .._mxnet import mx
-from . import builtin, composed, native, portable
+from . import builtin, native, portable
 
 Arguments = Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
 
@@ -88,8 +88,6 @@ def obstacle(
     status = _mxnet.native_status()
     if not status.available:
         return status.reason
-    if isinstance(arguments, geometry.ConvolutionTranspose):
-        return composed.obstacle(arguments, dtype, device)
     return native.obstacle(op, arguments, dtype, device)
 
 
@@ -117,7 +115,7 @@ def choose(
         return _portable(op, arguments, "the backend 'portable' was asked for")
     reason = obstacle(op, arguments, dtype, device)
     if not reason:
-        return composed if isinstance(arguments, geometry.ConvolutionTranspose) else native
+        return native
     if _current == 'native':
         raise ValueError(f"{op}: the backend 'native' was asked for, but {reason}")
     algorithm = getattr(arguments, 'algorithm', 'auto')
@@ -153,7 +151,7 @@ def check_algorithm(
     if arguments.algorithm != 'auto':
         arguments, data = geometry.without_border(arguments, data)
         choose('convolution', arguments, dtype, device)
-        native.check_algorithm(arguments, data)
+        native.check_algorithm(arguments, data, dtype)
 
 
 # --------------------------------------------------------------------------- threads and a report
@@ -232,7 +230,7 @@ class Info(NamedTuple):
     version, mxnet, numpy : str
         Versions of this package, of MXNet and of NumPy.
     backend : {'native', 'portable'}
-        What computes float32 arrays on the CPU now.
+        What computes float32 and float64 arrays on the CPU now.
     native : bool
         Whether the native library could be loaded.
     reason : str

@@ -10,21 +10,23 @@ from typing import Any, Dict, Optional, Tuple, Union
 from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
 
-DIMENSIONS = (1, 2)
-DTYPES = ('float32',)
-LAYOUTS = ('NCW', 'NCHW')
+DIMENSIONS = (1, 2, 3)
+# In the order of the C interface's `convpool_dtype`.
+DTYPES = ('float32', 'float64')
+LAYOUTS = ('NCW', 'NCHW', 'NCDHW', 'NWC', 'NHWC')
 
 
 def obstacle(
     op: str,
-    arguments: Union[geometry.Convolution, geometry.Pooling],
+    arguments: Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling],
     dtype: Optional[str],
     device: Optional[str],
 ) -> str:
     """Why the compiled operators cannot serve a call, or an empty string where they can."""
     if arguments.ndim not in DIMENSIONS:
         return f'the native {op} has no kernel for {arguments.ndim} spatial axes'
-    if arguments.layout not in LAYOUTS:
+    transposed = isinstance(arguments, geometry.ConvolutionTranspose)
+    if arguments.layout not in LAYOUTS or (transposed and arguments.layout[1] != 'C'):
         return f'the native {op} has no kernel for layout {arguments.layout}'
     return obstacle_of_arrays(op, dtype, device)
 
@@ -70,9 +72,12 @@ PASSES = ('forward', 'backward_data', 'backward_weight')
 
 
 def serving_algorithm(
-    arguments: geometry.Convolution, data: geometry.Ints, which: str = 'forward'
+    arguments: geometry.Convolution,
+    data: geometry.Ints,
+    which: str = 'forward',
+    dtype: str = 'float32',
 ) -> Optional[str]:
-    """The algorithm that computes one of `PASSES` for data of shape `data`.
+    """The algorithm that computes one of `PASSES` for data of shape `data` and type `dtype`.
 
     None where the one that `arguments` force cannot. The native library must be there.
     """
@@ -92,21 +97,32 @@ def serving_algorithm(
         getattr(window, name)[: len(values)] = values
     wanted = geometry.ALGORITHMS.index(arguments.algorithm)
     problem = _Convolution(
-        0, 0, wanted, batch, channels, arguments.channels, arguments.groups, window
+        DTYPES.index(dtype),
+        0,
+        wanted,
+        batch,
+        channels,
+        arguments.channels,
+        arguments.groups,
+        window,
     )
     found = library.convpool_convolution_algorithm(ctypes.byref(problem), PASSES.index(which))
     return geometry.ALGORITHMS[found] if found else None
 
 
-def check_algorithm(arguments: geometry.Convolution, data: geometry.Ints) -> None:
+def check_algorithm(
+    arguments: geometry.Convolution, data: geometry.Ints, dtype: Optional[str] = None
+) -> None:
     """Refuse a forced algorithm that cannot compute this convolution of data of shape `data`.
+
+    A type that is not known, as of symbols, is taken for float32.
 
     Raises
     ------
     ValueError
         Saying what the algorithm needs.
     """
-    if serving_algorithm(arguments, data) is None:
+    if serving_algorithm(arguments, data, dtype=dtype or 'float32') is None:
         geometry.refuse_algorithm(arguments, data)
 
 
@@ -178,6 +194,33 @@ def convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict[
 
 
 @functools.lru_cache(maxsize=1024)
+def transposed_attributes(arguments: geometry.ConvolutionTranspose, bias: bool) -> Dict[str, Any]:
+    ones, zeros = (1,) * arguments.ndim, (0,) * arguments.ndim
+    return _without_defaults(
+        {
+            'kernel': arguments.kernel,
+            'stride': arguments.stride,
+            'dilate': arguments.dilate,
+            'pad': arguments.pad,
+            'adj': arguments.adj,
+            'num_filter': arguments.channels,
+            'num_group': arguments.groups,
+            'no_bias': not bias,
+            'layout': arguments.layout,
+        },
+        {
+            'stride': ones,
+            'dilate': ones,
+            'pad': zeros,
+            'adj': zeros,
+            'num_group': 1,
+            'no_bias': False,
+            'layout': 'NCHW',
+        },
+    )
+
+
+@functools.lru_cache(maxsize=1024)
 def pooling_attributes(arguments: geometry.Pooling) -> Dict[str, Any]:
     attributes = {
         'pool_type': arguments.mode,
@@ -221,6 +264,23 @@ def convolution(
     return _mxnet.native_operator('convolution', kind)(*inputs, name=name, **attributes)
 
 
+def convolution_transpose(
+    x: Any,
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.ConvolutionTranspose,
+    kind: Kind,
+    name: Optional[str] = None,
+    adds: Adds = (None, None, None),
+) -> Any:
+    """One transposed convolution on inputs of one `kind`, arguments already checked."""
+    inputs = [
+        _detour(one, kind, add) for one, add in zip((x, weight, bias), adds) if one is not None
+    ]
+    attributes = transposed_attributes(arguments, bias is not None)
+    return _mxnet.native_operator('convolution_transpose', kind)(*inputs, name=name, **attributes)
+
+
 def pooling(
     x: Any,
     arguments: geometry.Pooling,
@@ -234,7 +294,7 @@ def pooling(
     )
 
 
-def _mode_in_graph(mean: Any, variance: Any) -> Any:
+def _mode_in_graph(mean: Any, variance: Any, dtype: str) -> Any:
     """A symbol that equals the running mean in training and is something else in inference.
 
     An extension operator is not told which of the two it runs for, and one graph serves both.
@@ -249,7 +309,11 @@ def _mode_in_graph(mean: Any, variance: Any) -> Any:
     mean, variance = (_mxnet.to_world(one, False) for one in (mean, variance))
     settings = {'axis': 0, 'momentum': 1.0, 'fix_gamma': False, 'output_mean_var': True}
     outputs = mx.sym.BatchNorm(mean, variance, variance, variance, mean, **settings)
-    return mx.sym.BlockGrad(outputs[1])
+    mode = outputs[1]
+    if dtype != 'float32':
+        # What computes other types than float32 refuses to leave its first output out.
+        mode = mx.sym.slice_like(mx.sym.concat(mode, outputs[0], dim=0), mode)
+    return mx.sym.BlockGrad(mode)
 
 
 def batch_norm(
@@ -260,6 +324,7 @@ def batch_norm(
     running_var: Any,
     attributes: Dict[str, Any],
     kind: Kind,
+    dtype: str,
     name: Optional[str] = None,
     adds: Adds = (None, None, None),
 ) -> Any:
@@ -271,6 +336,7 @@ def batch_norm(
         mode = 'predict'
     elif kind.symbol:
         mode = 'input'
-        inputs.append(_mxnet.to_world(_mode_in_graph(*statistics), kind.numpy))
+        mode_input = _mode_in_graph(running_mean, running_var, dtype)
+        inputs.append(_mxnet.to_world(mode_input, kind.numpy))
     chosen = {key: attributes[key] for key in ('eps', 'momentum', 'fix_gamma', 'use_global_stats')}
     return _mxnet.native_operator('batch_norm', kind)(*inputs, name=name, mode=mode, **chosen)[0]

@@ -137,6 +137,11 @@ CONVPOOL_API convpool_status convpool_convolution_forward_joined(
 CONVPOOL_API convpool_status convpool_convolution_backward_data(const convpool_convolution* conv,
                                                                 const void* dy, const void* weight,
                                                                 void* dx);
+/* The transposed convolution: the same, of an array dy of its own, with a value of the bias, which
+ * may be null, added to each of the in_channels. */
+CONVPOOL_API convpool_status convpool_convolution_transpose(const convpool_convolution* conv,
+                                                            const void* dy, const void* weight,
+                                                            const void* bias, void* dx);
 /* The gradient of the weight, given that of y. */
 CONVPOOL_API convpool_status convpool_convolution_backward_weight(const convpool_convolution* conv,
                                                                   const void* x, const void* dy,

@@ -69,7 +69,12 @@ convpool_status convpool_convolution_forward_joined(const convpool_convolution* 
 
 convpool_status convpool_convolution_backward_data(const convpool_convolution* conv, const void* dy,
                                                    const void* weight, void* dx) {
-  return kernels().convolution_backward_data(conv, dy, weight, dx);
+  return kernels().convolution_backward_data(conv, dy, weight, nullptr, dx);
+}
+
+convpool_status convpool_convolution_transpose(const convpool_convolution* conv, const void* dy,
+                                               const void* weight, const void* bias, void* dx) {
+  return kernels().convolution_backward_data(conv, dy, weight, bias, dx);
 }
 
 convpool_status convpool_convolution_backward_weight(const convpool_convolution* conv,

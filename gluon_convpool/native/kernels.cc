@@ -1,53 +1,131 @@
 // Compiled once for each instruction set, with CONVPOOL_ISA naming it.
 #include "kernels.h"
 
+#include "conv/channels_last.h"
 #include "conv/convolution.h"
 #include "gemm/measure.h"
 #include "norm/batch_norm.h"
+#include "pool/channels_last.h"
 #include "pool/pooling.h"
 
 namespace convpool::CONVPOOL_ISA {
 namespace {
 
-// One spatial axis is two, of which the first has a single row.
-void add_height(convpool_window* window) {
-  for (int64_t* values : {window->kernel, window->stride, window->dilation, window->in_size,
-                          window->out_size, window->pad}) {
-    values[1] = values[0];
-    values[0] = values == window->pad ? 0 : 1;
-  }
-  window->ndim = 2;
+// Does every output read the one value that stands at its own place on axis `d`?
+bool is_identity(const convpool_window& window, int d) {
+  return window.kernel[d] == 1 && window.stride[d] == 1 && window.pad[d] == 0 &&
+         window.in_size[d] == window.out_size[d];
 }
 
-// Calls body(problem, T{}) with two spatial axes and the array type that serves these values.
+// Axis `a` of a window as axis `b` of another; a < 0: an axis with a single place.
+void copy_axis(const convpool_window& from, int a, convpool_window* to, int b) {
+  to->kernel[b] = a < 0 ? 1 : from.kernel[a];
+  to->stride[b] = a < 0 ? 1 : from.stride[a];
+  to->dilation[b] = a < 0 ? 1 : from.dilation[a];
+  to->pad[b] = a < 0 ? 0 : from.pad[a];
+  to->in_size[b] = a < 0 ? 1 : from.in_size[a];
+  to->out_size[b] = a < 0 ? 1 : from.out_size[a];
+}
+
+// The window with the axes that the kernels know, whatever it has: height, width, depth.
+convpool_window three_axes(const convpool_window& window) {
+  convpool_window all{};
+  all.ndim = CONVPOOL_MAX_NDIM;
+  for (int b = 0; b < 3; ++b) {
+    const int a = window.ndim + (b < 2 ? b - 2 : -3);
+    copy_axis(window, a, &all, b);
+  }
+  // Neighbours on two axes that no window joins may as well stand on one: two axes are faster than
+  // three.
+  if (window.ndim < 3 || !is_identity(all, 0)) return all;
+  if (is_identity(all, 1)) {
+    all.in_size[1] *= all.in_size[0];
+    all.out_size[1] *= all.out_size[0];
+    copy_axis(all, 2, &all, 0);
+  } else if (is_identity(all, 2)) {
+    all.in_size[0] *= all.in_size[2];
+    all.out_size[0] *= all.out_size[2];
+  } else {
+    return all;
+  }
+  copy_axis(all, -1, &all, 2);
+  return all;
+}
+
+// Calls body(T{}) with the type of arrays.
+template <typename Body>
+convpool_status with_type_of(convpool_dtype dtype, const Body& body) {
+  if (dtype == CONVPOOL_FLOAT32) return body(float{});
+  if (dtype == CONVPOOL_FLOAT64) return body(double{});
+  return CONVPOOL_UNSUPPORTED;
+}
+
+// Calls body(problem, T{}) with the axes that the kernels know and the array type that serves these
+// values.
 template <typename Problem, typename Body>
 convpool_status with_type(Problem problem, const Body& body) {
-  if (problem.window.ndim == 1) add_height(&problem.window);
-  if (problem.window.ndim != 2 || problem.layout != CONVPOOL_CHANNEL_FIRST)
+  const int32_t ndim = problem.window.ndim;
+  if (ndim < 1 || ndim > CONVPOOL_MAX_NDIM) return CONVPOOL_UNSUPPORTED;
+  if (problem.layout != CONVPOOL_CHANNEL_FIRST &&
+      (problem.layout != CONVPOOL_CHANNEL_LAST || ndim > 2))
     return CONVPOOL_UNSUPPORTED;
-  if (problem.dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
+  problem.window = three_axes(problem.window);
   // A window that stays where it is takes no step, however long: work and memory grow with strides.
   for (int d = 0; d < problem.window.ndim; ++d)
     if (problem.window.out_size[d] == 1) problem.window.stride[d] = 1;
-  return body(problem, float{});
+  return with_type_of(problem.dtype, [&](auto type) { return body(problem, type); });
 }
 
 convpool_status status_of(bool done) { return done ? CONVPOOL_OK : CONVPOOL_OUT_OF_MEMORY; }
 
+// The algorithm, or what brings arrays with channels last to it: either has the passes as
+// functions.
+template <typename T>
+ConvolutionAlgorithm<T> passes_of(const convpool_convolution& conv,
+                                  const ConvolutionAlgorithm<T>& algorithm) {
+  if (conv.layout == CONVPOOL_CHANNEL_FIRST) return algorithm;
+  return {algorithm.id,
+          algorithm.supports,
+          algorithm.cost,
+          channels_last::forward<T>,
+          channels_last::backward_data<T>,
+          channels_last::backward_weight<T>};
+}
+
+void release_shared_scratch() {
+  release_scratch(Scratch::kShared);
+  release_scratch(Scratch::kLayout);
+}
+
 // No output element: gradients are zero.
 bool empty(const convpool_convolution& conv) {
-  return conv.batch == 0 || conv.window.out_size[0] == 0 || conv.window.out_size[1] == 0;
+  const int64_t* size = conv.window.out_size;
+  return conv.batch == 0 || size[0] == 0 || size[1] == 0 || size[2] == 0;
 }
 
 template <typename T>
 void clear_data(const convpool_convolution& conv, T* dx) {
-  clear(dx, conv.batch * conv.in_channels * conv.window.in_size[0] * conv.window.in_size[1]);
+  const int64_t* size = conv.window.in_size;
+  clear(dx, conv.batch * conv.in_channels * size[0] * size[1] * size[2]);
 }
 
 template <typename T>
 void clear_weight(const convpool_convolution& conv, T* dweight) {
-  clear(dweight, conv.out_channels * (conv.in_channels / conv.groups) * conv.window.kernel[0] *
-                     conv.window.kernel[1]);
+  const int64_t* size = conv.window.kernel;
+  clear(dweight,
+        conv.out_channels * (conv.in_channels / conv.groups) * size[0] * size[1] * size[2]);
+}
+
+// To the gradient of the data, where it is the output of a transposed convolution.
+template <typename T>
+void add_bias(const convpool_convolution& conv, const T* bias, T* dx) {
+  const int64_t* axes = conv.window.in_size;
+  const int64_t size = axes[0] * axes[1] * axes[2], planes = conv.batch * conv.in_channels;
+  parallel_for(planes, static_cast<double>(planes * size), [&](int64_t plane) {
+    const T value = bias[plane % conv.in_channels];
+    T* to = dx + plane * size;
+    for (int64_t k = 0; k < size; ++k) to[k] += value;
+  });
 }
 
 convpool_algorithm convolution_algorithm(const convpool_convolution* problem, convpool_pass pass) {
@@ -75,10 +153,11 @@ convpool_status convolution_forward(const convpool_convolution* problem, const v
     const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_FORWARD);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
     if (empty(conv)) return CONVPOOL_OK;
-    const bool done = algorithm->forward(conv, static_cast<const T*>(x),
-                                         static_cast<const T*>(weight), static_cast<const T*>(bias),
-                                         epilogue_of<T>(epilogue), static_cast<T*>(y));
-    release_scratch(Scratch::kShared);
+    const bool done =
+        passes_of(conv, *algorithm)
+            .forward(conv, static_cast<const T*>(x), static_cast<const T*>(weight),
+                     static_cast<const T*>(bias), epilogue_of<T>(epilogue), static_cast<T*>(y));
+    release_shared_scratch();
     return status_of(done);
   });
 }
@@ -87,7 +166,7 @@ bool is_pointwise(const convpool_convolution& conv) {
   const convpool_window& window = conv.window;
   for (int d = 0; d < window.ndim; ++d)
     if (window.kernel[d] != 1 || window.stride[d] != 1 || window.pad[d] != 0) return false;
-  return conv.groups == 1;
+  return conv.groups == 1 && conv.layout == CONVPOOL_CHANNEL_FIRST;
 }
 
 convpool_status convolution_forward_joined(const convpool_convolution* problem,
@@ -107,13 +186,13 @@ convpool_status convolution_forward_joined(const convpool_convolution* problem,
     const bool done = implicit_gemm::forward_joined<T>(
         conv, joined, static_cast<const T*>(weight), static_cast<const T*>(bias),
         epilogue_of<T>(epilogue), static_cast<T*>(y));
-    release_scratch(Scratch::kShared);
+    release_shared_scratch();
     return status_of(done);
   });
 }
 
 convpool_status convolution_backward_data(const convpool_convolution* problem, const void* dy,
-                                          const void* weight, void* dx) {
+                                          const void* weight, const void* bias, void* dx) {
   return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
     const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_BACKWARD_DATA);
@@ -122,9 +201,11 @@ convpool_status convolution_backward_data(const convpool_convolution* problem, c
       clear_data(conv, static_cast<T*>(dx));
       return CONVPOOL_OK;
     }
-    const bool done = algorithm->backward_data(conv, static_cast<const T*>(dy),
-                                               static_cast<const T*>(weight), static_cast<T*>(dx));
-    release_scratch(Scratch::kShared);
+    const bool done = passes_of(conv, *algorithm)
+                          .backward_data(conv, static_cast<const T*>(dy),
+                                         static_cast<const T*>(weight), static_cast<T*>(dx));
+    if (bias && done) add_bias(conv, static_cast<const T*>(bias), static_cast<T*>(dx));
+    release_shared_scratch();
     return status_of(done);
   });
 }
@@ -139,9 +220,10 @@ convpool_status convolution_backward_weight(const convpool_convolution* problem,
       clear_weight(conv, static_cast<T*>(dweight));
       return CONVPOOL_OK;
     }
-    const bool done = algorithm->backward_weight(
-        conv, static_cast<const T*>(x), static_cast<const T*>(dy), static_cast<T*>(dweight));
-    release_scratch(Scratch::kShared);
+    const bool done = passes_of(conv, *algorithm)
+                          .backward_weight(conv, static_cast<const T*>(x),
+                                           static_cast<const T*>(dy), static_cast<T*>(dweight));
+    release_shared_scratch();
     return status_of(done);
   });
 }
@@ -150,7 +232,9 @@ convpool_status convolution_backward_bias(const convpool_convolution* problem, c
                                           void* dbias) {
   return with_type(*problem, [&](const auto& conv, auto type) {
     using T = decltype(type);
-    bias_gradient<T>(conv, static_cast<const T*>(dy), static_cast<T*>(dbias));
+    const auto gradient =
+        conv.layout == CONVPOOL_CHANNEL_FIRST ? bias_gradient<T> : channels_last::bias_gradient<T>;
+    gradient(conv, static_cast<const T*>(dy), static_cast<T*>(dbias));
     return CONVPOOL_OK;
   });
 }
@@ -158,6 +242,10 @@ convpool_status convolution_backward_bias(const convpool_convolution* problem, c
 convpool_status pooling_forward(const convpool_pooling* problem, const void* x, void* y) {
   return with_type(*problem, [&](const auto& pool, auto type) {
     using T = decltype(type);
+    if (pool.layout == CONVPOOL_CHANNEL_LAST) {
+      ChannelsLastPooling<T>::forward(pool, static_cast<const T*>(x), static_cast<T*>(y));
+      return CONVPOOL_OK;
+    }
     return status_of(Pooling<T>::forward(pool, static_cast<const T*>(x), static_cast<T*>(y)));
   });
 }
@@ -166,6 +254,11 @@ convpool_status pooling_backward(const convpool_pooling* problem, const void* x,
                                  const void* dy, void* dx) {
   return with_type(*problem, [&](const auto& pool, auto type) {
     using T = decltype(type);
+    if (pool.layout == CONVPOOL_CHANNEL_LAST) {
+      ChannelsLastPooling<T>::backward(pool, static_cast<const T*>(x), static_cast<const T*>(y),
+                                       static_cast<const T*>(dy), static_cast<T*>(dx));
+      return CONVPOOL_OK;
+    }
     return status_of(Pooling<T>::backward(pool, static_cast<const T*>(x), static_cast<const T*>(y),
                                           static_cast<const T*>(dy), static_cast<T*>(dx)));
   });
@@ -184,24 +277,26 @@ const T* typed(const void* array) {
 convpool_status batch_norm_forward(const convpool_batch_norm* norm, const void* x,
                                    const void* gamma, const void* beta, const void* running_mean,
                                    const void* running_var, void* y, void* mean, void* inv_std) {
-  using T = float;
-  if (norm->dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
-  BatchNorm<T>(*norm).forward(typed<T>(x), typed<T>(gamma), typed<T>(beta), typed<T>(running_mean),
-                              typed<T>(running_var), typed<T>(y), typed<T>(mean),
-                              typed<T>(inv_std));
-  return CONVPOOL_OK;
+  return with_type_of(norm->dtype, [&](auto type) {
+    using T = decltype(type);
+    BatchNorm<T>(*norm).forward(typed<T>(x), typed<T>(gamma), typed<T>(beta),
+                                typed<T>(running_mean), typed<T>(running_var), typed<T>(y),
+                                typed<T>(mean), typed<T>(inv_std));
+    return CONVPOOL_OK;
+  });
 }
 
 convpool_status batch_norm_backward(const convpool_batch_norm* norm, const void* x,
                                     const void* gamma, const void* mean, const void* inv_std,
                                     const void* dy, void* dx, void* dgamma, void* dbeta,
                                     void* running_mean, void* running_var) {
-  using T = float;
-  if (norm->dtype != CONVPOOL_FLOAT32) return CONVPOOL_UNSUPPORTED;
-  BatchNorm<T>(*norm).backward(typed<T>(x), typed<T>(gamma), typed<T>(mean), typed<T>(inv_std),
-                               typed<T>(dy), typed<T>(dx), typed<T>(dgamma), typed<T>(dbeta),
-                               typed<T>(running_mean), typed<T>(running_var));
-  return CONVPOOL_OK;
+  return with_type_of(norm->dtype, [&](auto type) {
+    using T = decltype(type);
+    BatchNorm<T>(*norm).backward(typed<T>(x), typed<T>(gamma), typed<T>(mean), typed<T>(inv_std),
+                                 typed<T>(dy), typed<T>(dx), typed<T>(dgamma), typed<T>(dbeta),
+                                 typed<T>(running_mean), typed<T>(running_var));
+    return CONVPOOL_OK;
+  });
 }
 
 }  // namespace

@@ -14,8 +14,9 @@ struct Kernels {
   convpool_status (*convolution_forward_joined)(const convpool_convolution*,
                                                 const convpool_joined_input*, const void*,
                                                 const void*, const convpool_epilogue*, void*);
+  // The bias, of the channels of x, may be null.
   convpool_status (*convolution_backward_data)(const convpool_convolution*, const void*,
-                                               const void*, void*);
+                                               const void*, const void*, void*);
   convpool_status (*convolution_backward_weight)(const convpool_convolution*, const void*,
                                                  const void*, void*);
   convpool_status (*convolution_backward_bias)(const convpool_convolution*, const void*, void*);

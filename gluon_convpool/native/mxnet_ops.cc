@@ -5,6 +5,7 @@
 // legacy ones. Names and attributes are written into users' exported files: see docs/OPERATORS.md.
 #include <mxnet/lib_api.h>
 
+#include <algorithm>
 #include <exception>
 #include <initializer_list>
 #include <limits>
@@ -196,12 +197,29 @@ struct WindowAttributes {
 
 std::string checked_layout(const char* op, const Attributes& attributes) {
   const std::string layout = attributes.string("layout", "NCHW");
-  if (layout != "NCW" && layout != "NCHW")
-    fail(sentence(messages::unknown_choice, {{"op", op},
-                                             {"name", "layout"},
-                                             {"value", "'" + layout + "'"},
-                                             {"allowed", "'NCW', 'NCHW'"}}));
-  return layout;
+  for (const char* known : {"NCW", "NCHW", "NCDHW", "NWC", "NHWC"})
+    if (layout == known) return layout;
+  fail(sentence(messages::unknown_choice, {{"op", op},
+                                           {"name", "layout"},
+                                           {"value", "'" + layout + "'"},
+                                           {"allowed", "'NCW', 'NCHW', 'NCDHW', 'NWC', 'NHWC'"}}));
+}
+
+// Everything here has channels first; shapes are turned where they come and go, and to be shown.
+bool channels_last(const std::string& layout) { return layout.back() == 'C'; }
+
+template <typename Values>
+Values channels_first(const std::string& layout, Values shape) {
+  if (channels_last(layout) && shape.size() == layout.size())
+    std::rotate(shape.begin() + 1, shape.end() - 1, shape.end());
+  return shape;
+}
+
+template <typename Values>
+Values as_layout(const std::string& layout, Values shape) {
+  if (channels_last(layout) && shape.size() == layout.size())
+    std::rotate(shape.begin() + 1, shape.begin() + 2, shape.end());
+  return shape;
 }
 
 constexpr const char* kConvolution = "convolution";
@@ -469,12 +487,18 @@ void fill_window(const WindowAttributes& from, const std::vector<int64_t>& in,
   }
 }
 
+convpool_dtype dtype_of(const MXTensor& array) {
+  return array.dtype == mxnet::ext::kFloat64 ? CONVPOOL_FLOAT64 : CONVPOOL_FLOAT32;
+}
+
 convpool_convolution convolution_problem(const ConvolutionAttributes& attributes,
-                                         const std::vector<int64_t>& x,
-                                         const std::vector<int64_t>& y) {
+                                         convpool_dtype dtype, const std::vector<int64_t>& data,
+                                         const std::vector<int64_t>& out) {
+  const Dims x = channels_first(attributes.layout, data),
+             y = channels_first(attributes.layout, out);
   convpool_convolution conv{};
-  conv.dtype = CONVPOOL_FLOAT32;
-  conv.layout = CONVPOOL_CHANNEL_FIRST;
+  conv.dtype = dtype;
+  conv.layout = channels_last(attributes.layout) ? CONVPOOL_CHANNEL_LAST : CONVPOOL_CHANNEL_FIRST;
   conv.algorithm = attributes.algorithm;
   conv.batch = x[0];
   conv.in_channels = x[1];
@@ -484,14 +508,15 @@ convpool_convolution convolution_problem(const ConvolutionAttributes& attributes
   return conv;
 }
 
-// Refuses a forced algorithm that cannot compute this convolution, once its shapes are known.
+// Refuses a forced algorithm that cannot compute this convolution, once its shapes are known. Types
+// are inferred after shapes, and what a kernel needs does not depend on them.
 void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data, const Shape& y,
                      bool numpy) {
   if (attributes.algorithm == CONVPOOL_AUTO) return;
   for (const unsigned int size : data)
     if (unknown(size, numpy)) return;
-  const convpool_convolution conv =
-      convolution_problem(attributes, Dims(data.begin(), data.end()), Dims(y.begin(), y.end()));
+  const convpool_convolution conv = convolution_problem(
+      attributes, CONVPOOL_FLOAT32, Dims(data.begin(), data.end()), Dims(y.begin(), y.end()));
   if (convpool_convolution_algorithm(&conv, CONVPOOL_FORWARD) != CONVPOOL_AUTO) return;
   const AlgorithmName* name = kAlgorithmNames;
   while (name->id != attributes.algorithm) ++name;
@@ -508,7 +533,10 @@ void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data,
 
 // The shape of x, from those of its pieces.
 Shape joined_shape(const ConvolutionAttributes& conv, const std::vector<Shape>& in, bool numpy) {
-  Shape data = in.at(0);
+  if (conv.joined() && channels_last(conv.layout))
+    fail(
+        "convolution: data in several pieces, or scaled, are only for layouts with channels first");
+  Shape data = channels_first(conv.layout, in.at(0));
   for (size_t i = 0; i < conv.weight_at(); ++i) {
     const Shape& piece = in.at(i);
     if (piece.empty()) fail("convolution: the shape of data is not known");
@@ -530,7 +558,8 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
                        bool numpy) {
   const ConvolutionAttributes conv(map);
   const Shape data = joined_shape(conv, *in, numpy);
-  Shape& given = in->at(conv.weight_at());
+  Shape given = channels_first(conv.layout, in->at(conv.weight_at()));
+  const auto shown = [&](const Shape& shape) { return tuple_text(as_layout(conv.layout, shape)); };
   Shape weight{static_cast<unsigned int>(conv.channels), data[1]};
   for (const int64_t size : conv.window.kernel) weight.push_back(static_cast<unsigned int>(size));
   const bool channels_known = !unknown(data[1], numpy);
@@ -538,16 +567,16 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
       given[1] * conv.groups != data[1])
     fail(sentence(messages::channels_mismatch, {{"op", kConvolution},
                                                 {"data_channels", text(data[1])},
-                                                {"weight_shape", tuple_text(given)},
+                                                {"weight_shape", shown(given)},
                                                 {"groups", text(conv.groups)}}));
   if (channels_known) {
     if (data[1] % conv.groups != 0) fail(conv.not_divisible("in_channels", data[1]));
     weight[1] = data[1] / static_cast<unsigned int>(conv.groups);
   }
   if (!fits(given, weight, numpy))
-    fail(sentence(messages::weight_shape, {{"op", kConvolution},
-                                           {"weight_shape", tuple_text(given)},
-                                           {"expected", tuple_text(weight)}}));
+    fail(sentence(
+        messages::weight_shape,
+        {{"op", kConvolution}, {"weight_shape", shown(given)}, {"expected", shown(weight)}}));
   if (!channels_known && given.size() == weight.size()) weight[1] = given[1];
   if (conv.bias) {
     const Shape bias{static_cast<unsigned int>(conv.channels)};
@@ -573,24 +602,25 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
        output_size(kConvolution, conv.window, data, /*full=*/false, numpy))
     y.push_back(size);
   check_elements(kConvolution, y);
-  check_algorithm(conv, data, y, numpy);
+  check_algorithm(conv, as_layout(conv.layout, data), as_layout(conv.layout, y), numpy);
   if (conv.sum) {
-    if (!fits(in->back(), y, numpy))
+    const Shape sum = as_layout(conv.layout, y);
+    if (!fits(in->back(), sum, numpy))
       fail(sentence(messages::sum_shape, {{"op", kConvolution},
                                           {"sum_shape", tuple_text(in->back())},
-                                          {"expected", tuple_text(y)}}));
-    in->back() = y;
+                                          {"expected", tuple_text(sum)}}));
+    in->back() = sum;
   }
-  given = weight;
-  out->at(0) = y;
+  in->at(conv.weight_at()) = as_layout(conv.layout, weight);
+  out->at(0) = as_layout(conv.layout, y);
 }
 
 void infer_pooling(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                    bool numpy) {
   const PoolingAttributes pool(map);
-  const Shape& data = in->at(0);
-  if (data.empty()) fail("pooling: the shape of data is not known");
-  check_axes(kPooling, pool.layout, data);
+  if (in->at(0).empty()) fail("pooling: the shape of data is not known");
+  check_axes(kPooling, pool.layout, in->at(0));
+  const Shape data = channels_first(pool.layout, in->at(0));
   Shape y{data[0], data[1]};
   if (pool.global) {
     output_size(kPooling, WindowAttributes::single(data.size() - 2), data, false, numpy);
@@ -600,7 +630,7 @@ void infer_pooling(const StringMap& map, std::vector<Shape>* in, std::vector<Sha
       y.push_back(size);
   }
   check_elements(kPooling, y);
-  out->at(0) = y;
+  out->at(0) = as_layout(pool.layout, y);
 }
 
 // MXNet's type codes, as Python names them.
@@ -624,9 +654,9 @@ void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
   }
   if (mixed) fail(sentence(messages::mixed_dtypes, {{"op", op}, {"dtypes", names}}));
   if (type == -1) type = out->at(0);
-  if (type != -1 && type != mxnet::ext::kFloat32)
+  if (type != -1 && type != mxnet::ext::kFloat32 && type != mxnet::ext::kFloat64)
     fail(sentence(messages::unsupported_dtype,
-                  {{"op", op}, {"dtype", dtype_name(type)}, {"allowed", "float32"}}));
+                  {{"op", op}, {"dtype", dtype_name(type)}, {"allowed", "float32, float64"}}));
   for (int& t : *in) t = type;
   for (int& t : *out) t = type;
 }
@@ -636,11 +666,14 @@ void check_status(const char* op, convpool_status status) {
   if (status == CONVPOOL_UNSUPPORTED) fail(std::string(op) + ": no kernel has these arguments");
 }
 
-convpool_pooling pooling_problem(const PoolingAttributes& attributes, const std::vector<int64_t>& x,
-                                 const std::vector<int64_t>& y) {
+convpool_pooling pooling_problem(const PoolingAttributes& attributes, convpool_dtype dtype,
+                                 const std::vector<int64_t>& data,
+                                 const std::vector<int64_t>& out) {
+  const Dims x = channels_first(attributes.layout, data),
+             y = channels_first(attributes.layout, out);
   convpool_pooling pool{};
-  pool.dtype = CONVPOOL_FLOAT32;
-  pool.layout = CONVPOOL_CHANNEL_FIRST;
+  pool.dtype = dtype;
+  pool.layout = channels_last(attributes.layout) ? CONVPOOL_CHANNEL_LAST : CONVPOOL_CHANNEL_FIRST;
   pool.mode = attributes.mode;
   pool.p = static_cast<int32_t>(attributes.p);
   pool.count_include_pad = attributes.count_include_pad ? 1 : 0;
@@ -688,7 +721,7 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
   return guarded([&] {
     const ConvolutionAttributes attributes(map);
     MXTensor &x = in->at(0), &y = out->at(0);
-    convpool_convolution conv = convolution_problem(attributes, x.shape, y.shape);
+    convpool_convolution conv = convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
     convpool_epilogue epilogue = attributes.activation;
     if (attributes.sum) epilogue.sum = in->back().data_ptr;
     const void* weight = in->at(attributes.weight_at()).data_ptr;
@@ -730,7 +763,8 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
       fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
     const void* dy = in->at(0).data_ptr;
     MXTensor& x = in->at(1);
-    const convpool_convolution conv = convolution_problem(attributes, x.shape, in->at(0).shape);
+    const convpool_convolution conv =
+        convolution_problem(attributes, dtype_of(x), x.shape, in->at(0).shape);
     check_status(kConvolution, convpool_convolution_backward_data(&conv, dy, in->at(2).data_ptr,
                                                                   out->at(0).data_ptr));
     check_status(kConvolution,
@@ -738,6 +772,184 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
     if (attributes.bias)
       check_status(kConvolution,
                    convpool_convolution_backward_bias(&conv, dy, out->at(2).data_ptr));
+  });
+}
+
+constexpr const char* kTransposed = "convolution_transpose";
+
+struct TransposedAttributes {
+  const Attributes attributes;
+  const std::string layout;
+  const WindowAttributes window;
+  const int64_t channels, groups;
+  const bool bias;
+  Dims adj;
+
+  explicit TransposedAttributes(const StringMap& map)
+      : attributes(kTransposed, map,
+                   {"kernel", "stride", "dilate", "pad", "adj", "num_filter", "num_group",
+                    "no_bias", "layout"}),
+        layout(checked_layout(kTransposed, attributes)),
+        window(kTransposed, attributes),
+        channels(attributes.integer("num_filter", 0)),
+        groups(attributes.integer("num_group", 1)),
+        bias(!attributes.boolean("no_bias", false)),
+        adj(attributes.tuple("adj")) {
+    const size_t ndim = layout.size() - 2;
+    if (layout[1] != 'C')
+      fail(sentence(messages::unknown_choice, {{"op", kTransposed},
+                                               {"name", "layout"},
+                                               {"value", "'" + layout + "'"},
+                                               {"allowed", "'NCW', 'NCHW', 'NCDHW'"}}));
+    if (adj.empty()) adj = Dims(window.kernel.size(), 0);
+    for (const auto& one : {std::make_pair("kernel_size", &window.kernel),
+                            std::make_pair("output_padding", &std::as_const(adj))})
+      if (one.second->size() != ndim)
+        fail(sentence(messages::tuple_length, {{"op", kTransposed},
+                                               {"name", one.first},
+                                               {"value", tuple_text(*one.second)},
+                                               {"ndim", text(static_cast<int64_t>(ndim))}}));
+    for (size_t i = 0; i < ndim; ++i)
+      if (adj[i] < 0 || adj[i] >= window.stride[i])
+        fail(sentence(messages::output_padding_not_smaller,
+                      {{"op", kTransposed},
+                       {"output_padding", tuple_text(adj)},
+                       {"strides", tuple_text(window.stride)}}));
+    for (const auto& one : {std::make_pair("channels", channels), std::make_pair("groups", groups)})
+      if (one.second < 1)
+        fail(sentence(messages::below_minimum, {{"op", kTransposed},
+                                                {"name", one.first},
+                                                {"value", text(one.second)},
+                                                {"minimum", "1"}}));
+    if (channels % groups != 0) fail(not_divisible("channels", channels));
+  }
+
+  std::string not_divisible(const char* name, int64_t value) const {
+    return sentence(
+        messages::channels_not_divisible,
+        {{"op", kTransposed}, {"groups", text(groups)}, {"name", name}, {"value", text(value)}});
+  }
+};
+
+void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
+                      bool numpy) {
+  const TransposedAttributes conv(map);
+  const Shape& data = in->at(0);
+  if (data.empty()) fail("convolution_transpose: the shape of data is not known");
+  check_axes(kTransposed, conv.layout, data);
+  Shape& given = in->at(1);
+  Shape weight{data[1], static_cast<unsigned int>(conv.channels / conv.groups)};
+  for (const int64_t size : conv.window.kernel) weight.push_back(static_cast<unsigned int>(size));
+  const bool channels_known = !unknown(data[1], numpy);
+  if (channels_known && given.size() == weight.size() && !unknown(given[0], numpy) &&
+      given[0] != data[1])
+    fail(sentence(messages::channels_mismatch_transposed, {{"op", kTransposed},
+                                                           {"data_channels", text(data[1])},
+                                                           {"weight_shape", tuple_text(given)}}));
+  if (channels_known && data[1] % conv.groups != 0)
+    fail(conv.not_divisible("in_channels", data[1]));
+  if (!fits(given, weight, numpy))
+    fail(sentence(messages::weight_shape, {{"op", kTransposed},
+                                           {"weight_shape", tuple_text(given)},
+                                           {"expected", tuple_text(weight)}}));
+  if (!channels_known && given.size() == weight.size()) weight[0] = given[0];
+  if (conv.bias) {
+    const Shape bias{static_cast<unsigned int>(conv.channels)};
+    if (!fits(in->at(2), bias, numpy))
+      fail(sentence(messages::bias_shape, {{"op", kTransposed},
+                                           {"bias_shape", tuple_text(in->at(2))},
+                                           {"expected", tuple_text(bias)}}));
+    in->at(2) = bias;
+  }
+  Shape y{data[0], static_cast<unsigned int>(conv.channels)};
+  Dims least;
+  bool left = true;
+  for (size_t i = 0; i < conv.window.kernel.size(); ++i) {
+    // What one element of the data leaves of the output, and how many it takes to leave one.
+    const int64_t stride = conv.window.stride[i];
+    const int64_t first = conv.window.dilation[i] * (conv.window.kernel[i] - 1) + 1 + conv.adj[i] -
+                          2 * conv.window.pad[i];
+    least.push_back(first >= 1 ? 1 : 1 + divided(1 - first, stride, true));
+    if (unknown(data[i + 2], numpy)) {
+      y.push_back(data[i + 2]);
+      continue;
+    }
+    left = left && data[i + 2] >= least.back();
+    y.push_back(static_cast<unsigned int>((int64_t{data[i + 2]} - 1) * stride + first));
+  }
+  if (!left)
+    fail(sentence(messages::nothing_left,
+                  {{"op", kTransposed},
+                   {"padding", tuple_text(conv.window.pad)},
+                   {"least", tuple_text(least)},
+                   {"sizes", tuple_text(Shape(data.begin() + 2, data.end()))}}));
+  check_elements(kTransposed, y);
+  given = weight;
+  out->at(0) = y;
+}
+
+// The convolution that it is transposed of: from arrays of the shape of its output, y, to those of
+// the shape of its data, x.
+convpool_convolution transposed_problem(const TransposedAttributes& attributes, const MXTensor& x,
+                                        const std::vector<int64_t>& y) {
+  convpool_convolution conv{};
+  conv.dtype = x.dtype == mxnet::ext::kFloat64 ? CONVPOOL_FLOAT64 : CONVPOOL_FLOAT32;
+  conv.layout = CONVPOOL_CHANNEL_FIRST;
+  conv.algorithm = CONVPOOL_AUTO;
+  conv.batch = x.shape[0];
+  conv.in_channels = y[1];
+  conv.out_channels = x.shape[1];
+  conv.groups = attributes.groups;
+  fill_window(attributes.window, y, x.shape, false, &conv.window);
+  return conv;
+}
+
+MXReturnValue transposed_arity(const StringMap& map, int* num_in, int* num_out) {
+  return guarded([&] {
+    *num_in = TransposedAttributes(map).bias ? 3 : 2;
+    *num_out = 1;
+  });
+}
+
+template <bool kNumpy>
+MXReturnValue transposed_shape(const StringMap& map, std::vector<Shape>* in,
+                               std::vector<Shape>* out) {
+  return guarded([&] { infer_transposed(map, in, out, kNumpy); });
+}
+
+MXReturnValue transposed_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] { infer_types(kTransposed, in, out); });
+}
+
+MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out,
+                                 const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const TransposedAttributes attributes(map);
+    const convpool_convolution conv = transposed_problem(attributes, in->at(0), out->at(0).shape);
+    check_status(kTransposed,
+                 convpool_convolution_transpose(&conv, in->at(0).data_ptr, in->at(1).data_ptr,
+                                                attributes.bias ? in->at(2).data_ptr : nullptr,
+                                                out->at(0).data_ptr));
+  });
+}
+
+// Inputs: the gradient of y, then x, weight, bias and y. Outputs: gradients of x, weight and bias.
+MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* out,
+                                  const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const TransposedAttributes attributes(map);
+    MXTensor &dy = in->at(0), &x = in->at(1);
+    convpool_convolution conv = transposed_problem(attributes, x, dy.shape);
+    check_status(kTransposed, convpool_convolution_forward(&conv, dy.data_ptr, in->at(2).data_ptr,
+                                                           nullptr, out->at(0).data_ptr));
+    check_status(kTransposed, convpool_convolution_backward_weight(&conv, dy.data_ptr, x.data_ptr,
+                                                                   out->at(1).data_ptr));
+    if (!attributes.bias) return;
+    // Its outputs are this one's: all that is looked at is how many there are.
+    conv.out_channels = conv.in_channels;
+    for (int d = 0; d < conv.window.ndim; ++d) conv.window.out_size[d] = conv.window.in_size[d];
+    check_status(kTransposed,
+                 convpool_convolution_backward_bias(&conv, dy.data_ptr, out->at(2).data_ptr));
   });
 }
 
@@ -762,7 +974,8 @@ MXReturnValue pooling_forward(const StringMap& map, Tensors* in, Tensors* out,
                               const mxnet::ext::OpResource&) {
   return guarded([&] {
     MXTensor &x = in->at(0), &y = out->at(0);
-    const convpool_pooling pool = pooling_problem(PoolingAttributes(map), x.shape, y.shape);
+    const convpool_pooling pool =
+        pooling_problem(PoolingAttributes(map), dtype_of(x), x.shape, y.shape);
     check_status(kPooling, convpool_pooling_forward(&pool, x.data_ptr, y.data_ptr));
   });
 }
@@ -772,7 +985,8 @@ MXReturnValue pooling_backward(const StringMap& map, Tensors* in, Tensors* out,
                                const mxnet::ext::OpResource&) {
   return guarded([&] {
     MXTensor &x = in->at(1), &y = in->at(2);
-    const convpool_pooling pool = pooling_problem(PoolingAttributes(map), x.shape, y.shape);
+    const convpool_pooling pool =
+        pooling_problem(PoolingAttributes(map), dtype_of(x), x.shape, y.shape);
     check_status(kPooling, convpool_pooling_backward(&pool, x.data_ptr, y.data_ptr,
                                                      in->at(0).data_ptr, out->at(0).data_ptr));
   });
@@ -808,9 +1022,10 @@ struct BatchNormAttributes {
 };
 
 convpool_batch_norm batch_norm_problem(const BatchNormAttributes& attributes, bool training,
-                                       const std::vector<int64_t>& x) {
+                                       const MXTensor& data) {
+  const std::vector<int64_t>& x = data.shape;
   convpool_batch_norm norm{};
-  norm.dtype = CONVPOOL_FLOAT32;
+  norm.dtype = dtype_of(data);
   norm.training = training ? 1 : 0;
   norm.fix_gamma = attributes.fix_gamma ? 1 : 0;
   norm.batch = x[0];
@@ -825,11 +1040,12 @@ convpool_batch_norm batch_norm_problem(const BatchNormAttributes& attributes, bo
 // An extension operator is not told whether it runs for training. In a graph, which serves both, it
 // is told by one of MXNet's that is: `mode` equals the running mean in training, and not else (see
 // docs/OPERATORS.md).
+template <typename T>
 bool is_training(const BatchNormAttributes& attributes, Tensors* in) {
   if (attributes.use_global_stats) return false;
   if (attributes.mode != "input") return attributes.mode == "train";
-  const float* mode = in->at(kMode).data<float>();
-  const float* mean = in->at(kRunningMean).data<float>();
+  const T* mode = static_cast<const T*>(in->at(kMode).data_ptr);
+  const T* mean = static_cast<const T*>(in->at(kRunningMean).data_ptr);
   for (int64_t i = 0; i < in->at(kMode).shape[0]; ++i)
     if (mode[i] != mean[i] && (mode[i] == mode[i] || mean[i] == mean[i])) return false;
   return true;
@@ -876,9 +1092,15 @@ MXReturnValue batch_norm_forward(const StringMap& map, Tensors* in, Tensors* out
                                  const mxnet::ext::OpResource&) {
   return guarded([&] {
     const BatchNormAttributes attributes(map);
-    const bool training = is_training(attributes, in);
-    *out->at(kTraining).data<float>() = training ? 1.0f : 0.0f;
-    const convpool_batch_norm norm = batch_norm_problem(attributes, training, in->at(kData).shape);
+    const bool is_double = dtype_of(in->at(kData)) == CONVPOOL_FLOAT64;
+    const bool training =
+        is_double ? is_training<double>(attributes, in) : is_training<float>(attributes, in);
+    void* told = out->at(kTraining).data_ptr;
+    if (is_double)
+      *static_cast<double*>(told) = training;
+    else
+      *static_cast<float*>(told) = training;
+    const convpool_batch_norm norm = batch_norm_problem(attributes, training, in->at(kData));
     check_status(kBatchNorm,
                  convpool_batch_norm_forward(&norm, in->at(kData).data_ptr, in->at(kGamma).data_ptr,
                                              in->at(kBeta).data_ptr, in->at(kRunningMean).data_ptr,
@@ -918,9 +1140,11 @@ MXReturnValue batch_norm_gradient(const StringMap& map, Tensors* in, Tensors* ou
     const auto output = [&](size_t i) {
       return in->at(kFirstInput + attributes.inputs() + i).data_ptr;
     };
-    const bool training = *static_cast<const float*>(output(kTraining)) != 0;
-    const convpool_batch_norm norm =
-        batch_norm_problem(attributes, training, in->at(kFirstInput + kData).shape);
+    const MXTensor& x = in->at(kFirstInput + kData);
+    const void* told = output(kTraining);
+    const bool training = dtype_of(x) == CONVPOOL_FLOAT64 ? *static_cast<const double*>(told) != 0
+                                                          : *static_cast<const float*>(told) != 0;
+    const convpool_batch_norm norm = batch_norm_problem(attributes, training, x);
     check_status(kBatchNorm,
                  convpool_batch_norm_backward(
                      &norm, input(kData), input(kGamma), output(kMean), output(kInvStd),
@@ -942,6 +1166,20 @@ REGISTER_OP(_npx_convpool_convolution)
     .setParseAttrs(convolution_arity)
     .setInferType(convolution_type)
     .setInferShape(convolution_shape<true>);
+
+REGISTER_OP(convpool_convolution_transpose)
+    .setForward(transposed_forward, "cpu")
+    .setBackward(transposed_backward, "cpu")
+    .setParseAttrs(transposed_arity)
+    .setInferType(transposed_type)
+    .setInferShape(transposed_shape<false>);
+
+REGISTER_OP(_npx_convpool_convolution_transpose)
+    .setForward(transposed_forward, "cpu")
+    .setBackward(transposed_backward, "cpu")
+    .setParseAttrs(transposed_arity)
+    .setInferType(transposed_type)
+    .setInferShape(transposed_shape<true>);
 
 REGISTER_OP(convpool_pooling)
     .setForward(pooling_forward, "cpu")

@@ -33,8 +33,8 @@ TypeError, ValueError
 
 Notes
 -----
-Data are float32 arrays (or symbols) of two or more axes; those of other types, on other devices or
-with another `axis` than 1 are left to MXNet's operator.
+Data are float32 or float64 arrays (or symbols) of two or more axes; those of other types, on other
+devices or with another `axis` than 1 are left to MXNet's operator.
 
 In one case the gradient is not MXNet's: what was computed with running statistics (under
 ``autograd.record(train_mode=False)``) has the gradient of that computation, while MXNet gives that
@@ -115,9 +115,10 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
         axis = self._kwargs['axis']
         if axis != 1:
             return f'its axis is {axis}, not 1'
-        return native.obstacle_of_arrays(
-            'batch_norm', self._dtype or functional.dtype_name(self.gamma.dtype), None
-        )
+        return native.obstacle_of_arrays('batch_norm', self._computed_in(), None)
+
+    def _computed_in(self) -> str:
+        return self._dtype or functional.dtype_name(self.gamma.dtype)
 
     def _is_ours(self, x: Any) -> bool:
         if self.obstacle() or not backends.is_native():
@@ -150,7 +151,7 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
         beta, beta_adds = parameter_input(self.beta, to_world(beta, kind.numpy), kind)
         adds = (self._data_adds(), gamma_adds, beta_adds)
         return native.batch_norm(
-            x, gamma, beta, mean, variance, self._kwargs, kind, name='fwd', adds=adds
+            x, gamma, beta, mean, variance, self._kwargs, kind, self._computed_in(), 'fwd', adds
         )
 
 

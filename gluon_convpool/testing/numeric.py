@@ -173,9 +173,8 @@ def assert_gradients_numeric(
 
     Notes
     -----
-    Other code may compute float64 than float32: our layers take the portable backend for it unless
-    'native' is asked for, and some of MXNet's own have a faster library for float32 alone. Then
-    ``dtype='float32'`` judges what is used, more coarsely.
+    Other code may compute float64 than float32: some of MXNet's layers have a faster library for
+    float32 alone. Then ``dtype='float32'`` judges what is used, more coarsely.
 
     Examples
     --------

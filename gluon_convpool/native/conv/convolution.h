@@ -60,7 +60,7 @@ inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolutio
 // dbias[c] = sum of dy over images and positions, each row of an image summed in vectors first.
 template <typename T>
 inline void bias_gradient(const convpool_convolution& conv, const T* dy, T* dbias) {
-  const int64_t size = conv.window.out_size[0] * conv.window.out_size[1];
+  const int64_t size = conv.window.out_size[0] * conv.window.out_size[1] * conv.window.out_size[2];
   const double work = static_cast<double>(conv.batch * conv.out_channels * size) / 4;
   parallel_for(conv.out_channels, work, [&](int64_t channel) {
     constexpr int kLanes = Simd<T>::kLanes;

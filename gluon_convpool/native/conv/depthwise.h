@@ -369,6 +369,8 @@ inline int64_t smallest_strip(const convpool_convolution& conv, convpool_pass pa
 }
 
 inline bool supports(const convpool_convolution& conv, convpool_pass pass) {
+  const convpool_window& window = conv.window;
+  if (window.kernel[2] != 1 || window.in_size[2] != 1 || window.out_size[2] != 1) return false;
   if (conv.groups != conv.in_channels || smallest_strip(conv, pass) > kLargestStrip) return false;
   return pass != CONVPOOL_BACKWARD_DATA ||
          (conv.window.stride[0] <= kMaxPhaseStride && conv.window.stride[1] <= kMaxPhaseStride);

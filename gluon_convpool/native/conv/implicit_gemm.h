@@ -28,6 +28,8 @@ class ImplicitGemm {
   // each channel at once.
   static constexpr int64_t kCutBytes = 32 << 10;
   static constexpr int64_t kFewestCut = 6;
+  // Channels of A that are packed for one panel after the other.
+  static constexpr int64_t kPackedTogether = 8;
   static constexpr int64_t kBytes = sizeof(T);
 
  public:
@@ -59,11 +61,11 @@ class ImplicitGemm {
     const int64_t strip_channel = (rows * conv.h.stride + conv.h.extent()) * strip_row * kBytes;
     int64_t per_chunk = longest / taps;
     if (!conv.is_pointwise()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
-    chunks_ = ceil_div(conv.channels, max_of(1, per_chunk));
+    chunks_ = ceil_div(conv.planes(), max_of(1, per_chunk));
 
     // In place, weights are read with one stream a row; packed, with one stream in all, which is a
     // little faster and pays once they are read often.
-    pack_ = !conv.weight_in_order() || conv.batch * panels_ > 40;
+    pack_ = !conv.weight_in_order() || conv.images() * panels_ > 40;
   }
 
   // Splits the positions of an image and the outputs of a group into tasks so that the threads end
@@ -71,7 +73,7 @@ class ImplicitGemm {
   // read the same panels of A. Costs are in products of two panels, which a cut takes the time of,
   // and reading a panel of A from beyond L2 half of.
   void plan_tasks(int64_t most_panels) {
-    const int64_t images = conv_.batch * conv_.groups, threads = num_threads();
+    const int64_t images = conv_.images() * conv_.groups, threads = num_threads();
     const int64_t fewest = ceil_div(panels_, most_panels);
     const int64_t most = min_of(panels_, max_of(fewest, ceil_div(2 * threads, images)) + threads);
     double best = 0;
@@ -99,7 +101,7 @@ class ImplicitGemm {
     const int64_t tasks_per_image = position_tasks_ * output_tasks_;
     bool failed = false;
     parallel_for(
-        conv_.batch * conv_.groups * tasks_per_image, conv_.multiply_adds(), [&](int64_t task) {
+        conv_.images() * conv_.groups * tasks_per_image, conv_.multiply_adds(), [&](int64_t task) {
           const int64_t image = task / tasks_per_image;
           if (!compute(image / conv_.groups, image % conv_.groups,
                        task % tasks_per_image / output_tasks_, task % output_tasks_, packed))
@@ -109,7 +111,7 @@ class ImplicitGemm {
     return !failed;
   }
 
-  int64_t chunk_begin(int64_t chunk) const { return conv_.channels * chunk / chunks_; }
+  int64_t chunk_begin(int64_t chunk) const { return conv_.planes() * chunk / chunks_; }
   // Rows are spread evenly over the panels of A: two panels of 5 run faster than one of 6 and 4.
   int64_t output_begin(int64_t panel) const { return conv_.outputs * panel / output_panels_; }
 
@@ -127,23 +129,37 @@ class ImplicitGemm {
         tap_offset[i * conv_.w.taps + j] =
             conv_.h.index[i] * conv_.weight_row_stride + conv_.w.index[j];
 
-    const double moved = static_cast<double>(conv_.groups * group_size);
-    parallel_for(conv_.groups * output_panels_, moved, [&](int64_t task) {
-      const int64_t group = task / output_panels_, panel = task % output_panels_;
+    // Channel c of a chunk [c0, c1).
+    const auto pack = [&](int64_t group, int64_t panel, int64_t c0, int64_t c1, int64_t c) {
       const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
-      const T* from =
-          conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride;
+      T* to = packed + group * group_size +
+              (conv_.outputs * c0 + m0 * (c1 - c0) + (c - c0) * rows) * taps;
+      const T* channel = conv_.weight + group * conv_.weight_group_stride +
+                         m0 * conv_.weight_output_stride + conv_.weight_offset(c);
+      for (int64_t t = 0; t < taps; ++t, to += rows) {
+        const T* tap = channel + tap_offset[t];
+        for (int64_t row = 0; row < rows; ++row) to[row] = tap[row * conv_.weight_output_stride];
+      }
+    };
+    const double moved = static_cast<double>(conv_.groups * group_size);
+    // Weights are read in the order in which they lie. A few channels together, because a panel of
+    // A lies pages away from the next, like a channel of the weights.
+    const bool outputs_first = conv_.weight_output_stride > conv_.weight_channel_stride;
+    const int64_t pieces = outputs_first ? output_panels_ : min_of(conv_.planes(), 64);
+    parallel_for(conv_.groups * pieces, moved, [&](int64_t task) {
+      const int64_t group = task / pieces, piece = task % pieces;
       for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
         const int64_t c0 = chunk_begin(chunk), c1 = chunk_begin(chunk + 1);
-        T* to = packed + group * group_size + (conv_.outputs * c0 + m0 * (c1 - c0)) * taps;
-        for (int64_t c = c0; c < c1; ++c) {
-          const T* channel = from + c * conv_.weight_channel_stride;
-          for (int64_t t = 0; t < taps; ++t, to += rows) {
-            const T* tap = channel + tap_offset[t];
-            for (int64_t row = 0; row < rows; ++row)
-              to[row] = tap[row * conv_.weight_output_stride];
-          }
+        if (outputs_first) {
+          for (int64_t c = c0; c < c1; ++c) pack(group, piece, c0, c1, c);
+          continue;
         }
+        const int64_t first = max_of(c0, conv_.planes() * piece / pieces);
+        const int64_t end = min_of(c1, conv_.planes() * (piece + 1) / pieces);
+        for (int64_t few = first; few < end; few += kPackedTogether)
+          for (int64_t panel = 0; panel < output_panels_; ++panel)
+            for (int64_t c = few; c < min_of(few + kPackedTogether, end); ++c)
+              pack(group, panel, c0, c1, c);
       }
     });
     return packed;
@@ -299,7 +315,7 @@ class ImplicitGemm {
     // The image itself is read in place of a strip where each output reads what stands at its own
     // position.
     const bool image_in_place = conv_.is_pointwise();
-    const int64_t chunk_channels = ceil_div(conv_.channels, chunks_);
+    const int64_t chunk_channels = ceil_div(conv_.planes(), chunks_);
     const int64_t longest = chunk_channels * taps;
     const int64_t panel_count = ceil_div(p1 - p0, kNr);
 
@@ -329,11 +345,7 @@ class ImplicitGemm {
     const bool cut_all = taps == 1 && (panel1 - panel0 > 4 || conv_.joined);
     const bool single_run = taps == 1 && rows_follow;
 
-    const T* in = conv_.joined ? nullptr
-                               : conv_.in + image * conv_.in_image_stride +
-                                     group * conv_.channels * conv_.in_channel_stride;
-    T* out = conv_.out + image * conv_.out_image_stride +
-             group * conv_.outputs * conv_.out_channel_stride;
+    T* out = conv_.out_image(image) + group * conv_.outputs * conv_.out_channel_stride;
     const T* bias = conv_.bias ? conv_.bias + group * conv_.outputs : nullptr;
 
     for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
@@ -342,9 +354,11 @@ class ImplicitGemm {
       if (conv_.joined)
         source = nullptr;
       else if (image_in_place)
-        source = in + c0 * conv_.in_channel_stride + row0 * conv_.w.in_size + strip.column0;
+        source = conv_.in_slice(image, 0) +
+                 (group * conv_.channels + c0) * conv_.in_channel_stride + row0 * conv_.w.in_size +
+                 strip.column0;
       else
-        fill_strip(conv_, strip, in + c0 * conv_.in_channel_stride, channels, strip_data);
+        fill_strip(conv_, strip, image, group, c0, channels, strip_data);
       const PanelOfB* last = nullptr;  // that is to be cut narrower than the others
       for (int64_t p = p0; p < p1; p += kNr) {
         PanelOfB& b = panels[(p - p0) / kNr];
@@ -414,7 +428,7 @@ class ImplicitGemm {
     alignas(64) T spill[Block::kMr * kNr];
     TileOfC<T> tile{spill, kNr, nullptr, false};
     const Epilogue<T>* epilogue =
-        conv_.epilogue.active && c0 + channels == conv_.channels ? &conv_.epilogue : nullptr;
+        conv_.epilogue.active && c0 + channels == conv_.planes() ? &conv_.epilogue : nullptr;
     if (whole)
       tile = {c + b.position, conv_.out_channel_stride,
               row_bias,       c0 > 0,
@@ -426,7 +440,7 @@ class ImplicitGemm {
             (conv_.outputs * c0 + m0 * channels) * taps;
     } else {
       a.a = conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride +
-            c0 * conv_.weight_channel_stride;
+            conv_.weight_offset(c0);
       a.row_offset = row_offset;
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
     }

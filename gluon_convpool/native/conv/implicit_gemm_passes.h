@@ -15,10 +15,12 @@ inline bool supports(const convpool_convolution&, convpool_pass) { return true; 
 // the gradients read or write the weights out of order.
 inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
-  const double weights = static_cast<double>(conv.out_channels * conv.in_channels / conv.groups) *
-                         static_cast<double>(window.kernel[0] * window.kernel[1]);
+  const double weights =
+      static_cast<double>(conv.out_channels * conv.in_channels / conv.groups) *
+      static_cast<double>(window.kernel[0] * window.kernel[1] * window.kernel[2]);
   const double positions =
-      static_cast<double>(conv.batch * window.out_size[0] * window.out_size[1]);
+      static_cast<double>(conv.batch * window.out_size[0] * window.out_size[1]) *
+      static_cast<double>(window.out_size[2]);
   const double out_of_order = pass == CONVPOOL_FORWARD ? 0 : 100;
   return weights * (1.15 * positions + out_of_order);
 }
@@ -47,14 +49,13 @@ inline bool forward_joined(const convpool_convolution& conv, const JoinedInput<T
 template <typename T>
 inline void clear_output(const TapConvolution<T>& conv) {
   const int64_t channels = conv.groups * conv.outputs;
-  parallel_for(conv.batch * channels, static_cast<double>(conv.batch * channels * conv.positions()),
-               [&](int64_t plane) {
-                 T* to = conv.out + plane / channels * conv.out_image_stride +
-                         plane % channels * conv.out_channel_stride;
-                 for (int64_t row = 0; row < conv.h.out_size; ++row, to += conv.out_row_stride)
-                   for (int64_t column = 0; column < conv.w.out_size; ++column)
-                     to[column * conv.out_column_stride] = T(0);
-               });
+  const double values = static_cast<double>(conv.images() * channels * conv.positions());
+  parallel_for(conv.images() * channels, values, [&](int64_t plane) {
+    T* to = conv.out_image(plane / channels) + plane % channels * conv.out_channel_stride;
+    for (int64_t row = 0; row < conv.h.out_size; ++row, to += conv.out_row_stride)
+      for (int64_t column = 0; column < conv.w.out_size; ++column)
+        to[column * conv.out_column_stride] = T(0);
+  });
 }
 
 // For every phase of the stride, a convolution of dy with the taps that reach the phase, flipped,
@@ -68,18 +69,20 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   problem.in = dy;
   problem.weight = weight;
 
-  for (int64_t row = 0; row < window.stride[0]; ++row)
-    for (int64_t column = 0; column < window.stride[1]; ++column) {
-      backward_taps(window, 0, row, &problem.h);
-      backward_taps(window, 1, column, &problem.w);
-      if (problem.positions() == 0) continue;
-      problem.out = dx + row * window.in_size[1] + column;
-      if (problem.taps() == 0) {
-        clear_output(problem);
-      } else if (!ImplicitGemm<T>::run(problem)) {
-        return false;
+  for (int64_t slice = 0; slice < window.stride[2]; ++slice)
+    for (int64_t row = 0; row < window.stride[0]; ++row)
+      for (int64_t column = 0; column < window.stride[1]; ++column) {
+        backward_taps(window, 0, row, &problem.h);
+        backward_taps(window, 1, column, &problem.w);
+        backward_taps(window, 2, slice, &problem.d);
+        if (problem.images() * problem.positions() == 0) continue;
+        problem.out = dx + (slice * window.in_size[0] + row) * window.in_size[1] + column;
+        if (problem.d.taps * problem.taps() == 0) {
+          clear_output(problem);
+        } else if (!ImplicitGemm<T>::run(problem)) {
+          return false;
+        }
       }
-    }
   return true;
 }
 

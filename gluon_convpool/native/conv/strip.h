@@ -137,10 +137,11 @@ CONVPOOL_INLINE void interleave_columns(T* to, const T* even, const T* odd, int6
   if (count % 2 != 0) to[count - 1] = even[count / 2];
 }
 
-// `image` is channel 0 of the strip's channels.
+// Of some channels, from the one whose slice of the image `image` is on. A plane of the strip lies
+// `pitch` values behind the one before it. All is zero where `image` is null.
 template <typename T>
-inline void fill_strip(const TapConvolution<T>& conv, const StripShape& strip, const T* image,
-                       int64_t channels, T* to) {
+inline void fill_slices(const TapConvolution<T>& conv, const StripShape& strip, const T* image,
+                        int64_t channels, int64_t pitch, T* to) {
   const TapAxis &h = conv.h, &w = conv.w;
   const int64_t first_row = strip.row0 * h.stride + h.first();
   for (int64_t phase = 0; phase < w.stride; ++phase) {
@@ -155,19 +156,31 @@ inline void fill_strip(const TapConvolution<T>& conv, const StripShape& strip, c
       if (h.stride > 1 && !h.reads_phase(row % h.stride)) continue;
       const int64_t in_row = first_row + row;
       T* place = to + row * strip.row_pitch + phase * strip.columns;
-      if (in_row < 0 || in_row >= h.in_size) {
-        for (int64_t c = 0; c < channels; ++c, place += strip.channel_pitch)
-          clear(place, strip.columns);
+      if (!image || in_row < 0 || in_row >= h.in_size) {
+        for (int64_t c = 0; c < channels; ++c, place += pitch) clear(place, strip.columns);
         continue;
       }
       const T* from = image + in_row * w.in_size + start + begin * w.stride;
-      for (int64_t c = 0; c < channels;
-           ++c, place += strip.channel_pitch, from += conv.in_channel_stride) {
+      for (int64_t c = 0; c < channels; ++c, place += pitch, from += conv.in_channel_stride) {
         clear(place, begin);
         gather_columns(place + begin, from, end - begin, w.stride);
         clear(place + end, strip.columns - end);
       }
     }
+  }
+}
+
+// Planes [plane, plane + planes) of what an image of the output reads of a group.
+template <typename T>
+inline void fill_strip(const TapConvolution<T>& conv, const StripShape& strip, int64_t image,
+                       int64_t group, int64_t plane, int64_t planes, T* to) {
+  for (int64_t tap = 0; tap < conv.d.taps; ++tap) {
+    const int64_t first = ceil_div(plane - tap, conv.d.taps);
+    const int64_t end = ceil_div(plane + planes - tap, conv.d.taps);
+    const T* slice = conv.in_slice(image, tap);
+    if (slice) slice += (group * conv.channels + first) * conv.in_channel_stride;
+    fill_slices(conv, strip, slice, end - first, conv.d.taps * strip.channel_pitch,
+                to + (first * conv.d.taps + tap - plane) * strip.channel_pitch);
   }
 }
 

@@ -1,14 +1,18 @@
 // A convolution as a list of taps.
 //
-//   out[m, r, c] = bias[m] + sum over ch, i, j of  A[m, ch, i, j] * in[ch, r * h.stride +
-//   h.offset[i],
-//                                                                      c * w.stride + w.offset[j]]
+//   out[m, z, r, c] = bias[m] + sum over ch, t, i, j of
+//       A[m, ch, t, i, j] * in[ch, z * d.stride + d.offset[t], r * h.stride + h.offset[i],
+//                                                              c * w.stride + w.offset[j]]
 //
 // with zero where `in` ends. The forward pass of a layer is one of these (offsets step by the
 // dilation and start at minus the padding). The gradient of its input is one for each phase of the
 // stride: `in` is the gradient of the output, the offsets are those of the taps that reach the
 // phase, and `out` is every stride-th element. Stride, padding, dilation and transposition are
 // offsets; nothing after this file knows them.
+//
+// Depth is no axis of its own for the code that computes. The slices of the output are images, and
+// what it calls a channel is a plane: one channel at one tap of the depth, channel by channel. A
+// plane may lie outside of the input, and is zero then. Without depth, a plane is a channel.
 #pragma once
 
 #include <stdlib.h>
@@ -57,37 +61,62 @@ struct TapConvolution {
   int64_t batch, groups;
   int64_t channels;  // reduced, per group
   int64_t outputs;   // written, per group
-  TapAxis h, w;
+  TapAxis h, w, d;
 
   const T* in;  // rows are dense: the row stride is w.in_size
-  int64_t in_image_stride, in_channel_stride;
+  int64_t in_image_stride, in_channel_stride, in_slice_stride;
   // Where it is not null, the convolution is pointwise and without groups, and `in` is null.
   const JoinedInput<T>* joined;
 
   T* out;
   int64_t out_image_stride, out_channel_stride, out_row_stride, out_column_stride;
+  int64_t out_slice_stride;
 
-  const T* weight;  // A[m, ch, i, j] at m * .. + ch * .. + h.index[i] * .. + w.index[j]
+  // A[m, ch, t, i, j] at m * .. + ch * .. + d.index[t] * .. + h.index[i] * .. + w.index[j]
+  const T* weight;
   int64_t weight_group_stride, weight_output_stride, weight_channel_stride, weight_row_stride;
+  int64_t weight_slice_stride;
   const T* bias;  // per output, may be null
   Epilogue<T> epilogue;
 
-  int64_t taps() const { return h.taps * w.taps; }
-  int64_t reduction() const { return channels * taps(); }
+  int64_t images() const { return batch * d.out_size; }
+  int64_t planes() const { return channels * d.taps; }  // reduced, per group
+  int64_t taps() const { return h.taps * w.taps; }      // of a plane
+  int64_t reduction() const { return planes() * taps(); }
   int64_t positions() const { return h.out_size * w.out_size; }
   double multiply_adds() const {
-    return static_cast<double>(batch * groups * outputs) * static_cast<double>(reduction()) *
+    return static_cast<double>(images() * groups * outputs) * static_cast<double>(reduction()) *
            static_cast<double>(positions());
+  }
+  // Where an image of the output starts.
+  T* out_image(int64_t image) const {
+    return out + image / d.out_size * out_image_stride + image % d.out_size * out_slice_stride;
+  }
+  // What an image of the output reads of channel 0 at a tap of the depth; null where that is zero.
+  const T* in_slice(int64_t image, int64_t tap) const {
+    const int64_t slice = image % d.out_size * d.stride + d.offset[tap];
+    if (slice < 0 || slice >= d.in_size) return nullptr;
+    return in + image / d.out_size * in_image_stride + slice * in_slice_stride;
+  }
+  // The first weight of a plane, relative to that of the output.
+  int64_t weight_offset(int64_t plane) const {
+    if (d.taps == 1) return plane * weight_channel_stride + d.index[0] * weight_slice_stride;
+    return plane / d.taps * weight_channel_stride + d.index[plane % d.taps] * weight_slice_stride;
   }
   bool dense_output() const { return out_column_stride == 1 && out_row_stride == w.out_size; }
   // Does each output read the one value of each channel that stands at its own position?
-  bool is_pointwise() const { return h.is_identity() && w.is_identity(); }
+  bool is_pointwise() const { return h.is_identity() && w.is_identity() && d.is_identity(); }
   // Are the weights of one output already in the order of the reduction?
   bool weight_in_order() const {
-    return weight_channel_stride == taps() && weight_row_stride == w.taps && w.index[0] == 0 &&
-           h.index[0] == 0 && (w.taps == 1 || w.index[1] == 1) && (h.taps == 1 || h.index[1] == 1);
+    return weight_channel_stride == taps() * d.taps && d.index[0] == 0 &&
+           (d.taps == 1 || (weight_slice_stride == taps() && d.index[1] == 1)) && plane_in_order();
   }
-  // Are the weights of one output and channel those of a whole kernel, last tap first?
+  // Are those of one plane?
+  bool plane_in_order() const {
+    return weight_row_stride == w.taps && w.index[0] == 0 && h.index[0] == 0 &&
+           (w.taps == 1 || w.index[1] == 1) && (h.taps == 1 || h.index[1] == 1);
+  }
+  // Are the weights of one output and plane those of a whole kernel, last tap first?
   bool weight_reversed() const {
     if (weight_row_stride != w.taps) return false;
     for (int64_t i = 0; i < h.taps; ++i)
@@ -97,6 +126,9 @@ struct TapConvolution {
     return true;
   }
 };
+
+// The axes of a window are those of a row's start, of a row, and of the depth, in this order: see
+// kernels.cc.
 
 // Fills `axis` for the forward pass; offset and index have room for the kernel's size.
 inline void forward_taps(const convpool_window& window, int d, TapAxis* axis) {
@@ -141,16 +173,22 @@ inline TapConvolution<T> forward_problem(const convpool_convolution& conv, int64
   problem.h.index = problem.h.offset + window.kernel[0];
   problem.w.offset = problem.h.index + window.kernel[0];
   problem.w.index = problem.w.offset + window.kernel[1];
+  problem.d.offset = problem.w.index + window.kernel[1];
+  problem.d.index = problem.d.offset + window.kernel[2];
   forward_taps(window, 0, &problem.h);
   forward_taps(window, 1, &problem.w);
-  problem.in_channel_stride = window.in_size[0] * window.in_size[1];
+  forward_taps(window, 2, &problem.d);
+  problem.in_slice_stride = window.in_size[0] * window.in_size[1];
+  problem.in_channel_stride = window.in_size[2] * problem.in_slice_stride;
   problem.in_image_stride = conv.in_channels * problem.in_channel_stride;
   problem.out_row_stride = window.out_size[1];
   problem.out_column_stride = 1;
-  problem.out_channel_stride = window.out_size[0] * window.out_size[1];
+  problem.out_slice_stride = window.out_size[0] * window.out_size[1];
+  problem.out_channel_stride = window.out_size[2] * problem.out_slice_stride;
   problem.out_image_stride = conv.out_channels * problem.out_channel_stride;
   problem.weight_row_stride = window.kernel[1];
-  problem.weight_channel_stride = window.kernel[0] * window.kernel[1];
+  problem.weight_slice_stride = window.kernel[0] * window.kernel[1];
+  problem.weight_channel_stride = window.kernel[2] * problem.weight_slice_stride;
   problem.weight_output_stride = problem.channels * problem.weight_channel_stride;
   problem.weight_group_stride = problem.outputs * problem.weight_output_stride;
   return problem;
@@ -170,6 +208,8 @@ inline TapConvolution<T> backward_problem(const convpool_convolution& conv, int6
   problem.in_image_stride = forward.out_image_stride;
   problem.out_channel_stride = forward.in_channel_stride;
   problem.out_image_stride = forward.in_image_stride;
+  problem.in_slice_stride = forward.out_slice_stride;
+  problem.out_slice_stride = conv.window.stride[2] * forward.in_slice_stride;
   problem.out_row_stride = conv.window.stride[0] * conv.window.in_size[1];
   problem.out_column_stride = conv.window.stride[1];
   return problem;
@@ -180,7 +220,8 @@ class TapStorage {
  public:
   explicit TapStorage(const convpool_window& window)
       : taps_(static_cast<int64_t*>(malloc(
-            static_cast<size_t>(2 * (window.kernel[0] + window.kernel[1])) * sizeof(int64_t)))) {}
+            static_cast<size_t>(2 * (window.kernel[0] + window.kernel[1] + window.kernel[2])) *
+            sizeof(int64_t)))) {}
   ~TapStorage() { free(taps_); }
   TapStorage(const TapStorage&) = delete;
   TapStorage& operator=(const TapStorage&) = delete;

@@ -25,7 +25,7 @@ class WeightGradient {
 
  public:
   // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
-  // unused; dweight is (groups * outputs, channels, taps), dense. Returns false where memory is
+  // unused; dweight is (groups * outputs, planes, taps), dense. Returns false where memory is
   // out.
   static bool run(const TapConvolution<T>& conv, T* dweight) {
     return WeightGradient(conv).compute_all(dweight);
@@ -44,7 +44,7 @@ class WeightGradient {
 
     // Steps decide the order of a sum, so they must not depend on the number of threads.
     const int64_t channels =
-        min_of(conv.channels, ceil_div(min_of(fitting, k_panels) * Block::kMr, conv.taps()) + 1);
+        min_of(conv.planes(), ceil_div(min_of(fitting, k_panels) * Block::kMr, conv.taps()) + 1);
     columns_ = min_of(conv.w.out_size, Block::kKc);
     const int64_t strip_row =
         channels * (columns_ * conv.w.stride + conv.w.extent()) * static_cast<int64_t>(sizeof(T));
@@ -81,17 +81,14 @@ class WeightGradient {
     T* panel_data = arena.template at<T>(panel_at);
     int64_t* row_offset = arena.template at<int64_t>(offset_at);
 
-    for (int64_t image = 0; image < conv_.batch; ++image) {
-      const T* in = conv_.in + image * conv_.in_image_stride +
-                    (group * conv_.channels + c0) * conv_.in_channel_stride;
-      const T* dy = conv_.out + image * conv_.out_image_stride +
-                    group * conv_.outputs * conv_.out_channel_stride;
+    for (int64_t image = 0; image < conv_.images(); ++image) {
+      const T* dy = conv_.out_image(image) + group * conv_.outputs * conv_.out_channel_stride;
       for (int64_t row = 0; row < conv_.h.out_size; row += rows_) {
         const int64_t end_row = min_of(row + rows_, conv_.h.out_size);
         for (int64_t column = 0; column < conv_.w.out_size; column += columns_) {
           const int64_t end_column = min_of(column + columns_, conv_.w.out_size);
           const StripShape strip(conv_.h, conv_.w, row, end_row, column, end_column);
-          fill_strip(conv_, strip, in, channels, strip_data);
+          fill_strip(conv_, strip, image, group, c0, channels, strip_data);
           for (int64_t k = k0; k < k1; ++k)
             row_offset[k - k0] =
                 (k / taps - c0) * strip.channel_pitch +

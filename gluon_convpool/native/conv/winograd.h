@@ -302,22 +302,26 @@ class Winograd {
     const int64_t count = tile_.rh * tile_.rw, outputs = min_of(kLanes, conv_.outputs - m);
     const int64_t values = channels * count, output_stride = conv_.weight_output_stride;
     const bool whole = outputs == kLanes && view_.dense();
-    const T* from = conv_.weight + group * conv_.weight_group_stride + m * output_stride +
-                    c * conv_.weight_channel_stride;
-    if (whole && conv_.weight_in_order() && values >= kLanes) {
+    if (whole && conv_.d.taps == 1 && conv_.weight_in_order() && values >= kLanes) {
+      const T* from = view_.kernel(group, c) + m * output_stride;
       for (int64_t k = 0; k < values; k += kLanes) {
         const int64_t at = min_of(k, values - kLanes);
         transpose_square(from + at, output_stride, to + at * kLanes, kLanes);
       }
       return;
     }
-    if (whole && conv_.weight_reversed() && count >= kLanes) {
-      for (int64_t i = 0; i < channels; ++i, to += count * kLanes)
+    const bool reversed = conv_.weight_reversed();
+    if (whole && count >= kLanes && (reversed || conv_.plane_in_order())) {
+      for (int64_t i = 0; i < channels; ++i, to += count * kLanes) {
+        const T* from = view_.kernel(group, c + i) + m * output_stride;
         for (int64_t k = 0; k < count; k += kLanes) {
           const int64_t at = min_of(k, count - kLanes);
-          transpose_square(from + i * conv_.weight_channel_stride + at, output_stride,
-                           to + (count - 1 - at) * kLanes, -kLanes);
+          if (reversed)
+            transpose_square(from + at, output_stride, to + (count - 1 - at) * kLanes, -kLanes);
+          else
+            transpose_square(from + at, output_stride, to + at * kLanes, kLanes);
         }
+      }
       return;
     }
     for (int64_t i = 0; i < channels; ++i)

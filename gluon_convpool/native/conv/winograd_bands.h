@@ -90,7 +90,7 @@ inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t chann
 // With stride s, the inputs that a tap reads lie s apart: the image is s x s smaller ones, and
 // their channels are as many more channels, each with every s-th tap. With dilation d, the outputs
 // that read the same inputs lie d apart: both images are d x d smaller ones, each an image of its
-// own.
+// own. The taps of the depth are as many more channels, too.
 template <typename T>
 class NeighbourView {
  public:
@@ -109,14 +109,17 @@ class NeighbourView {
 
   const TapConvolution<T> conv;
   const Axis h, w;
-  const int64_t batch, channels;  // channels of a group
+  const int64_t batch;
+  const int64_t phases;    // of a channel
+  const int64_t channels;  // of a group
 
   explicit NeighbourView(const TapConvolution<T>& problem)
       : conv(problem),
         h(problem.h),
         w(problem.w),
-        batch(problem.batch * h.dilation * w.dilation),
-        channels(problem.channels * h.stride * w.stride) {}
+        batch(problem.images() * h.dilation * w.dilation),
+        phases(h.stride * w.stride),
+        channels(problem.planes() * phases) {}
 
   static bool exists(const TapConvolution<T>& conv) {
     return exists(conv.h) && exists(conv.w) && conv.out_column_stride == 1;
@@ -127,8 +130,6 @@ class NeighbourView {
   void fill(int64_t group, int64_t channel, int64_t image, int64_t y, int64_t x, int64_t rows,
             int64_t columns, T* band, int64_t pitch) const {
     constexpr int kLanes = Simd<T>::kLanes;
-    const T* data = conv.in + image / (h.dilation * w.dilation) * conv.in_image_stride +
-                    group * conv.channels * conv.in_channel_stride;
     const int64_t row = y * h.step() + conv.h.first() + image / w.dilation % h.dilation;
     const int64_t column = x * w.step() + conv.w.first() + image % w.dilation;
     for (int64_t lane = 0; lane < kLanes;) {
@@ -138,10 +139,15 @@ class NeighbourView {
         phase = (channel + lane) / conv.channels;
         const int64_t c = (channel + lane) % conv.channels;
         count = min_of(count, conv.channels - c);
-        planes.data = data + c * conv.in_channel_stride;
-        planes.channel_stride = conv.in_channel_stride;
-        planes.height = conv.h.in_size;
-        planes.width = conv.w.in_size;
+        const T* slice = conv.in_slice(image / (h.dilation * w.dilation), phase / phases);
+        phase %= phases;
+        if (slice)
+          planes = {slice + (group * conv.channels + c) * conv.in_channel_stride,
+                    conv.in_channel_stride,
+                    conv.h.in_size,
+                    conv.w.in_size,
+                    h.step(),
+                    w.step()};
       }
       fill_band(planes, lane, count, row + phase / w.stride, column + phase % w.stride, rows,
                 columns, band, pitch);
@@ -156,7 +162,7 @@ class NeighbourView {
     const int64_t count = min_of(kLanes, conv.outputs - output);
     const int64_t row = y * h.dilation + image / w.dilation % h.dilation;
     const int64_t column = x * w.dilation + image % w.dilation;
-    const T* dy = conv.out + image / (h.dilation * w.dilation) * conv.out_image_stride +
+    const T* dy = conv.out_image(image / (h.dilation * w.dilation)) +
                   (group * conv.outputs + output) * conv.out_channel_stride;
     fill_band<T>(
         {dy, conv.out_channel_stride, conv.h.out_size, conv.w.out_size, h.dilation, w.dilation}, 0,
@@ -168,8 +174,7 @@ class NeighbourView {
 
   // The output from (y, x) of an image of the view on.
   T* out(int64_t image, int64_t output, int64_t y, int64_t x) const {
-    return conv.out + image / (h.dilation * w.dilation) * conv.out_image_stride +
-           output * conv.out_channel_stride +
+    return conv.out_image(image / (h.dilation * w.dilation)) + output * conv.out_channel_stride +
            (y * h.dilation + image / w.dilation % h.dilation) * conv.out_row_stride +
            x * w.dilation + image % w.dilation;
   }
@@ -183,12 +188,19 @@ class NeighbourView {
 
   // Tap (i, j) of a channel of the view, of the first output of a group; null where there is none.
   const T* tap(int64_t group, int64_t channel, int64_t i, int64_t j) const {
-    const int64_t phase = channel / conv.channels;
+    const int64_t phase = channel / conv.channels % phases;
     const int64_t row = i * h.stride + phase / w.stride, column = j * w.stride + phase % w.stride;
     if (row >= conv.h.taps || column >= conv.w.taps) return nullptr;
-    return conv.weight + group * conv.weight_group_stride +
-           channel % conv.channels * conv.weight_channel_stride +
-           conv.h.index[row] * conv.weight_row_stride + conv.w.index[column];
+    return kernel(group, channel) + conv.h.index[row] * conv.weight_row_stride +
+           conv.w.index[column];
+  }
+  // The kernel that they belong to.
+  const T* kernel(int64_t group, int64_t channel) const {
+    return conv.weight + group * conv.weight_group_stride + conv.weight_offset(plane(channel));
+  }
+  // The plane that a channel of the view is, or a phase of.
+  int64_t plane(int64_t channel) const {
+    return channel % conv.channels * conv.d.taps + channel / (conv.channels * phases);
   }
 
  private:

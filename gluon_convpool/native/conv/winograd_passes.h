@@ -45,11 +45,12 @@ template <typename T>
 inline double array_bytes(const convpool_convolution& conv) {
   const convpool_window& window = conv.window;
   const double in = static_cast<double>(conv.batch * conv.in_channels) *
-                    static_cast<double>(window.in_size[0] * window.in_size[1]);
-  const double out = static_cast<double>(conv.batch * conv.out_channels) *
-                     static_cast<double>(window.out_size[0] * window.out_size[1]);
+                    static_cast<double>(window.in_size[0] * window.in_size[1] * window.in_size[2]);
+  const double out =
+      static_cast<double>(conv.batch * conv.out_channels) *
+      static_cast<double>(window.out_size[0] * window.out_size[1] * window.out_size[2]);
   const double weight = static_cast<double>(conv.out_channels * conv.in_channels / conv.groups) *
-                        static_cast<double>(window.kernel[0] * window.kernel[1]);
+                        static_cast<double>(window.kernel[0] * window.kernel[1] * window.kernel[2]);
   return (in + out + weight) * static_cast<double>(sizeof(T));
 }
 
@@ -61,6 +62,7 @@ inline TapConvolution<T> problem_of(const convpool_convolution& conv, convpool_p
   TapConvolution<T> problem = backward_problem<T>(conv, taps);
   backward_taps(conv.window, 0, 0, &problem.h);
   backward_taps(conv.window, 1, 0, &problem.w);
+  backward_taps(conv.window, 2, 0, &problem.d);
   return problem;
 }
 
@@ -68,12 +70,14 @@ template <typename T>
 inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
   constexpr int64_t kLongest = 7;
-  if (window.kernel[0] > kLongest || window.kernel[1] > kLongest) return {nullptr, 0};
+  for (const int64_t size : window.kernel)
+    if (size > kLongest) return {nullptr, 0};
   // Each phase of a stride's data gradient has taps of its own, and few of them; and no gradient of
   // the view's taps is one of the kernel's as it stands.
-  if (pass != CONVPOOL_FORWARD && (window.stride[0] != 1 || window.stride[1] != 1))
-    return {nullptr, 0};
-  int64_t taps[4 * kLongest];
+  if (pass != CONVPOOL_FORWARD)
+    for (const int64_t stride : window.stride)
+      if (stride != 1) return {nullptr, 0};
+  int64_t taps[6 * kLongest];
   const TapConvolution<T> problem = problem_of<T>(conv, pass, taps);
   // Training holds so many arrays that the gradient of the weight may need more; and what stays in
   // cache anyway may be had by the smallest convolution.

@@ -33,7 +33,7 @@ class WinogradWeightGradient {
   // unused.
   WinogradWeightGradient(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
       : view_(conv), conv_(conv), tile_(tile) {
-    slices_ = ceil_div(conv.channels, kLanes);
+    slices_ = ceil_div(view_.channels, kLanes);
     output_slices_ = ceil_div(conv.outputs, kLanes);
     panels_ = ceil_div(conv.outputs, kNr);
     tiles_per_image_ = TileGrid(1, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw).count;
@@ -61,7 +61,7 @@ class WinogradWeightGradient {
         kBytes);
   }
 
-  // dweight is (groups * outputs, channels, taps), dense. Returns false where memory is out.
+  // dweight is (groups * outputs, planes, taps), dense. Returns false where memory is out.
   bool run(T* dweight) const {
     const int64_t most = images_ * tiles_per_image_;
     Arena arena(Scratch::kShared);
@@ -139,7 +139,7 @@ class WinogradWeightGradient {
   bool compute(int64_t group, int64_t panel, int64_t chunk, int64_t tiles, const T* v, const T* d,
                bool accumulate, T* dweight) const {
     const int64_t c0 = slices_ * chunk / chunks_ * kLanes;
-    const int64_t c1 = min_of(conv_.channels, slices_ * (chunk + 1) / chunks_ * kLanes);
+    const int64_t c1 = min_of(view_.channels, slices_ * (chunk + 1) / chunks_ * kLanes);
     const int64_t channels = c1 - c0, vectors = panel_vectors(panel), pitch = vectors * kLanes;
     const int64_t du_plane = winograd_plane_pitch<T>(channels * pitch);
     Arena arena(Scratch::kTask);
@@ -171,18 +171,24 @@ class WinogradWeightGradient {
         for (int64_t i = 0; i < count; ++i)
           tile_.weight_gradient(du + (c + i) * pitch + v * kLanes, du_plane,
                                 taps + i * conv_.taps() * kLanes);
-        write_taps(group, panel * kNr + v * kLanes, c0 + c, count * conv_.taps(), taps, accumulate,
-                   dweight);
+        const int64_t m = panel * kNr + v * kLanes;
+        if (conv_.d.taps == 1) {
+          write_taps(group, m, c0 + c, count * conv_.taps(), taps, accumulate, dweight);
+          continue;
+        }
+        for (int64_t i = 0; i < count; ++i)
+          write_taps(group, m, view_.plane(c0 + c + i), conv_.taps(),
+                     taps + i * conv_.taps() * kLanes, accumulate, dweight);
       }
     return true;
   }
 
   // From [value][lane] to rows of the gradient: lane is an output from m on, and the values are
-  // those of the taps of neighbouring channels from c on.
-  void write_taps(int64_t group, int64_t m, int64_t c, int64_t values, T* taps, bool accumulate,
-                  T* dweight) const {
+  // those of the taps of neighbouring planes from `plane` on.
+  void write_taps(int64_t group, int64_t m, int64_t plane, int64_t values, const T* taps,
+                  bool accumulate, T* dweight) const {
     const int64_t outputs = min_of(kLanes, conv_.outputs - m), row = conv_.reduction();
-    T* to = dweight + (group * conv_.outputs + m) * row + c * conv_.taps();
+    T* to = dweight + (group * conv_.outputs + m) * row + plane * conv_.taps();
     if (!accumulate && outputs == kLanes && values >= kLanes) {
       for (int64_t k = 0; k < values; k += kLanes) {
         const int64_t at = min_of(k, values - kLanes);

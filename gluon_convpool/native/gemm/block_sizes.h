@@ -36,6 +36,7 @@ struct Blocks {
   static constexpr int kMr = kBlockSizes.mr;
   static constexpr int kNv = kBlockSizes.nv;
   static constexpr int kNr = kBlockSizes.nv * Simd<T>::kLanes;
+  // Panels have the same number of bytes for every type: of wider values there are fewer columns.
   static constexpr int kKc = kBlockSizes.kc;
   static constexpr int kPanels = kBlockSizes.panels;
 };

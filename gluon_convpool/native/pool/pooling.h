@@ -1,9 +1,9 @@
-// Pooling over (batch, channels, H, W), forward and backward.
+// Pooling over (batch, channels, D, H, W), forward and backward.
 //
-// A window's work is shared with its neighbours: each output row first reduces its input rows
-// column by column, then reduces neighbouring columns. Columns whose distance from the first leaves
-// the same rest modulo the stride are put side by side in between, so that both steps run on whole
-// vectors.
+// A window's work is shared with its neighbours: each output row first reduces its input rows, of
+// all slices, column by column, then reduces neighbouring columns. Columns whose distance from the
+// first leaves the same rest modulo the stride are put side by side in between, so that both steps
+// run on whole vectors.
 #pragma once
 
 #include <string.h>
@@ -24,11 +24,12 @@ class Pooling {
  public:
   // Both return false where memory is out.
   static bool forward(const convpool_pooling& pool, const T* x, T* y) {
-    return with_rule(pool, [&](auto rule) { return Pooling(pool).forward_all(rule, x, y); });
+    return with_pool_rule<T>(pool,
+                             [&](auto rule) { return Pooling(pool).forward_all(rule, x, y); });
   }
   static bool backward(const convpool_pooling& pool, const T* x, const T* y, const T* dy, T* dx) {
-    return with_rule(pool,
-                     [&](auto rule) { return Pooling(pool).backward_all(rule, x, y, dy, dx); });
+    return with_pool_rule<T>(
+        pool, [&](auto rule) { return Pooling(pool).backward_all(rule, x, y, dy, dx); });
   }
 
  private:
@@ -36,60 +37,77 @@ class Pooling {
       : average_(pool.mode == CONVPOOL_AVG),
         count_pad_(pool.count_include_pad != 0),
         planes_(pool.batch * pool.channels),
+        kernel_d_(pool.window.kernel[2]),
         kernel_h_(pool.window.kernel[0]),
         kernel_w_(pool.window.kernel[1]),
+        stride_d_(pool.window.stride[2]),
         stride_h_(pool.window.stride[0]),
         stride_w_(pool.window.stride[1]),
+        pad_d_(pool.window.pad[2]),
         pad_h_(pool.window.pad[0]),
         pad_w_(pool.window.pad[1]),
+        in_d_(pool.window.in_size[2]),
         in_h_(pool.window.in_size[0]),
         in_w_(pool.window.in_size[1]),
+        out_d_(pool.window.out_size[2]),
         out_h_(pool.window.out_size[0]),
         out_w_(pool.window.out_size[1]) {
     width_ = (out_w_ - 1) * stride_w_ + kernel_w_;
     columns_ = ceil_div(width_, stride_w_);
     inside_ = max_of(0, min_of(in_w_, width_ - pad_w_));
-    whole_plane_ = out_h_ == 1 && out_w_ == 1 && pad_h_ == 0 && pad_w_ == 0 && kernel_h_ >= in_h_ &&
-                   kernel_w_ >= in_w_;
-  }
-
-  template <typename Body>
-  static bool with_rule(const convpool_pooling& pool, const Body& body) {
-    if (pool.mode == CONVPOOL_MAX) return body(MaxRule<T>{});
-    if (pool.mode == CONVPOOL_LP && pool.p == 2) return body(LpRule<T, 2>{});
-    if (pool.mode == CONVPOOL_LP && pool.p == 3) return body(LpRule<T, 3>{});
-    return body(SumRule<T>{});
+    whole_plane_ = out_d_ == 1 && out_h_ == 1 && out_w_ == 1 && pad_d_ == 0 && pad_h_ == 0 &&
+                   pad_w_ == 0 && kernel_d_ >= in_d_ && kernel_h_ >= in_h_ && kernel_w_ >= in_w_;
   }
 
   double work() const {
-    return static_cast<double>(planes_) * static_cast<double>(in_h_ * in_w_ + out_h_ * out_w_);
+    return static_cast<double>(planes_) * static_cast<double>(in_size() + out_size());
   }
+
+  // Of a plane: all slices of a channel.
+  int64_t in_size() const { return in_d_ * in_h_ * in_w_; }
+  int64_t out_size() const { return out_d_ * out_h_ * out_w_; }
+  int64_t out_rows() const { return out_d_ * out_h_; }
+  // A division takes as long as a short row.
+  int64_t slice_of(int64_t out_row) const { return out_d_ == 1 ? 0 : out_row / out_h_; }
 
   // Runs body(first plane, end plane, first output row, end output row). Rows are split only where
   // planes are few, and only if `split_rows`.
   template <typename Body>
   bool for_each_part(bool split_rows, const Body& body) const {
-    if (planes_ == 0 || out_h_ == 0 || out_w_ == 0) return true;
+    if (planes_ == 0 || out_size() == 0) return true;
     const int64_t wanted = 4 * num_threads();
     const int64_t plane_parts = min_of(planes_, wanted);
     const int64_t row_parts =
-        split_rows && !whole_plane_ ? min_of(out_h_, ceil_div(wanted, plane_parts)) : 1;
+        split_rows && !whole_plane_ ? min_of(out_rows(), ceil_div(wanted, plane_parts)) : 1;
     bool failed = false;
     parallel_for(plane_parts * row_parts, work(), [&](int64_t task) {
       const int64_t part = task / row_parts, rows = task % row_parts;
       if (!body(planes_ * part / plane_parts, planes_ * (part + 1) / plane_parts,
-                out_h_ * rows / row_parts, out_h_ * (rows + 1) / row_parts))
+                out_rows() * rows / row_parts, out_rows() * (rows + 1) / row_parts))
         __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
       release_scratch(Scratch::kTask);
     });
     return !failed;
   }
 
-  // Input rows [begin, end) of an output row's window; none where it lies outside.
-  void window_rows(int64_t row, int64_t* begin, int64_t* end) const {
-    const int64_t start = row * stride_h_ - pad_h_;
-    *begin = max_of(0, start);
-    *end = max_of(*begin, min_of(start + kernel_h_, in_h_));
+  // Input rows of an output row's window: `rows` of each slice, none where it lies outside. The
+  // first is row `first` of the plane.
+  struct WindowRows {
+    int64_t first, slices, rows;
+  };
+  WindowRows window_rows(int64_t row) const {
+    const int64_t out_slice = slice_of(row);
+    const int64_t slice = out_slice * stride_d_ - pad_d_;
+    const int64_t start = (row - out_slice * out_h_) * stride_h_ - pad_h_;
+    const int64_t slice0 = max_of(0, slice), row0 = max_of(0, start);
+    return {slice0 * in_h_ + row0, max_of(0, min_of(slice + kernel_d_, in_d_) - slice0),
+            max_of(0, min_of(start + kernel_h_, in_h_) - row0)};
+  }
+
+  // Where row r of a window is in its plane.
+  int64_t row_of(const WindowRows& window, int64_t r) const {
+    if (window.slices == 1) return window.first + r;
+    return window.first + r / window.rows * in_h_ + r % window.rows;
   }
 
   // How many elements of one axis the average counts.
@@ -100,7 +118,9 @@ class Pooling {
     return max_of(1, count);  // a window that lies outside sums to 0, whatever divides it
   }
   T row_count(int64_t row) const {
-    return static_cast<T>(counted(row, stride_h_, kernel_h_, pad_h_, in_h_));
+    const int64_t slice = slice_of(row);
+    return static_cast<T>(counted(slice, stride_d_, kernel_d_, pad_d_, in_d_) *
+                          counted(row - slice * out_h_, stride_h_, kernel_h_, pad_h_, in_h_));
   }
   void column_counts(T* counts) const {
     for (int64_t c = 0; c < out_w_; ++c)
@@ -140,7 +160,7 @@ class Pooling {
     return for_each_part(true, [&](int64_t plane0, int64_t plane1, int64_t row0, int64_t row1) {
       if (whole_plane_) {
         for (int64_t plane = plane0; plane < plane1; ++plane)
-          y[plane] = reduce_plane<Rule>(x + plane * in_h_ * in_w_);
+          y[plane] = reduce_plane<Rule>(x + plane * in_size());
         return true;
       }
       Arena arena(Scratch::kTask);
@@ -154,15 +174,13 @@ class Pooling {
       if (average_) column_counts(counts);
       for (int64_t plane = plane0; plane < plane1; ++plane)
         for (int64_t row = row0; row < row1; ++row) {
-          int64_t begin, end;
-          window_rows(row, &begin, &end);
-          reduce_rows<Rule>(x + (plane * in_h_ + begin) * in_w_, end - begin, row_data + pad_w_);
+          reduce_rows<Rule>(x + plane * in_size(), window_rows(row), row_data + pad_w_);
           const T* columns = row_data;
           if (stride_w_ > 1) {
             split(row_data, split_data);
             columns = split_data;
           }
-          T* to = y + (plane * out_h_ + row) * out_w_;
+          T* to = y + (plane * out_rows() + row) * out_w_;
           reduce_columns<Rule>(columns, to);
           if (average_) {
             const T rows = row_count(row);
@@ -176,6 +194,29 @@ class Pooling {
   }
 
   // to[c] = all rows' column c, for the columns inside the image.
+  template <typename Rule>
+  void reduce_rows(const T* x, const WindowRows& window, T* to) const {
+    x += window.first * in_w_;
+    if (window.slices == 1) return reduce_rows<Rule>(x, window.rows, to);
+    const int64_t slice_pitch = in_h_ * in_w_;
+    int64_t c = 0;
+    for (; c + kLanes <= inside_; c += kLanes) {
+      V sum = broadcast<T>(Rule::identity());
+      for (int64_t s = 0; s < window.slices; ++s)
+        for (int64_t r = 0; r < window.rows; ++r)
+          sum = Rule::combine(sum, Rule::prepare(load<T>(x + s * slice_pitch + r * in_w_ + c)));
+      store<T>(to + c, sum);
+    }
+    for (; c < inside_; ++c) {
+      T sum = Rule::identity();
+      for (int64_t s = 0; s < window.slices; ++s)
+        for (int64_t r = 0; r < window.rows; ++r)
+          sum = Rule::combine(sum, Rule::prepare(x[s * slice_pitch + r * in_w_ + c]));
+      to[c] = sum;
+    }
+  }
+
+  // The same of one slice.
   template <typename Rule>
   void reduce_rows(const T* x, int64_t rows, T* to) const {
     int64_t c = 0;
@@ -220,7 +261,7 @@ class Pooling {
 
   template <typename Rule>
   T reduce_plane(const T* x) const {
-    const int64_t size = in_h_ * in_w_;
+    const int64_t size = in_size();
     constexpr int kChains = 4;
     V chain[kChains];
     for (int i = 0; i < kChains; ++i) chain[i] = broadcast<T>(Rule::identity());
@@ -238,11 +279,11 @@ class Pooling {
 
   template <typename Rule>
   bool backward_all(Rule, const T* x, const T* y, const T* dy, T* dx) const {
-    const int64_t in_size = in_h_ * in_w_, out_size = out_h_ * out_w_;
     return for_each_part(false, [&](int64_t plane0, int64_t plane1, int64_t, int64_t) {
       Arena arena(Scratch::kTask);
       const int64_t padded = columns_ * stride_w_ + kLanes;
-      const int64_t rows = Rule::kByTap && !whole_plane_ ? kernel_h_ : 1;
+      const int64_t rows =
+          Rule::kByTap && !whole_plane_ ? min_of(kernel_d_, in_d_) * min_of(kernel_h_, in_h_) : 1;
       const size_t x_at = arena.template reserve<T>(rows * padded);
       const size_t gradient_at = arena.template reserve<T>(rows * padded);
       const size_t inside_at = arena.template reserve<T>(padded);
@@ -260,16 +301,16 @@ class Pooling {
       split(buffers.row, buffers.inside);
       if (average_) column_counts(buffers.counts);
       for (int64_t plane = plane0; plane < plane1; ++plane) {
-        T* to = dx + plane * in_size;
+        T* to = dx + plane * in_size();
         if (whole_plane_) {
-          spread_plane<Rule>(x + plane * in_size, y[plane], dy[plane], to);
+          spread_plane<Rule>(x + plane * in_size(), y[plane], dy[plane], to);
           continue;
         }
-        for (int64_t k = 0; k < in_size; ++k) to[k] = T(0);
-        for (int64_t row = 0; row < out_h_; ++row) {
-          const int64_t out = plane * out_size + row * out_w_;
+        for (int64_t k = 0; k < in_size(); ++k) to[k] = T(0);
+        for (int64_t row = 0; row < out_rows(); ++row) {
+          const int64_t out = plane * out_size() + row * out_w_;
           if constexpr (Rule::kByTap)
-            spread_by_tap<Rule>(x + plane * in_size, y + out, dy + out, row, buffers, to);
+            spread_by_tap<Rule>(x + plane * in_size(), y + out, dy + out, row, buffers, to);
           else
             spread_by_row(dy + out, row, buffers, to);
         }
@@ -279,7 +320,8 @@ class Pooling {
   }
 
   struct Buffers {
-    T *x, *gradient;  // kernel_h rows of `pitch` values each, as split() leaves them
+    T *x,
+        *gradient;  // as many rows as a window has, of `pitch` values each, as split() leaves them
     int64_t pitch;
     T* inside;  // one such row: 1 inside the image, 0 in the padding
     T* row;     // one padded row
@@ -288,7 +330,7 @@ class Pooling {
 
   template <typename Rule>
   void spread_plane(const T* x, T y, T dy, T* dx) const {
-    const int64_t size = in_h_ * in_w_;
+    const int64_t size = in_size();
     if constexpr (Rule::kFirstOnly) {
       memset(dx, 0, static_cast<size_t>(size) * sizeof(T));
       int64_t k = 0;
@@ -308,17 +350,18 @@ class Pooling {
   template <typename Rule>
   void spread_by_tap(const T* x, const T* y, const T* dy, int64_t row, const Buffers& b,
                      T* dx) const {
-    int64_t begin, end;
-    window_rows(row, &begin, &end);
-    for (int64_t r = begin; r < end; ++r) {
-      memcpy(b.row + pad_w_, x + r * in_w_, static_cast<size_t>(inside_) * sizeof(T));
-      split(b.row, b.x + (r - begin) * b.pitch);
-      memset(b.gradient + (r - begin) * b.pitch, 0, static_cast<size_t>(b.pitch) * sizeof(T));
+    const WindowRows window = window_rows(row);
+    const int64_t rows = window.slices * window.rows;
+    for (int64_t r = 0; r < rows; ++r) {
+      memcpy(b.row + pad_w_, x + row_of(window, r) * in_w_,
+             static_cast<size_t>(inside_) * sizeof(T));
+      split(b.row, b.x + r * b.pitch);
+      memset(b.gradient + r * b.pitch, 0, static_cast<size_t>(b.pitch) * sizeof(T));
     }
     for (int64_t c = 0; c < out_w_; c += kLanes) {
       const V y_here = load_part(y + c, out_w_ - c), dy_here = load_part(dy + c, out_w_ - c);
       Mask open = ~Mask{};
-      for (int64_t r = 0; r < end - begin; ++r)
+      for (int64_t r = 0; r < rows; ++r)
         for (int64_t j = 0; j < kernel_w_; ++j) {
           const int64_t at = r * b.pitch + tap_shift(j) + c;
           const Mask inside = load<T>(b.inside + tap_shift(j) + c) != V{};
@@ -326,8 +369,8 @@ class Pooling {
           store<T>(b.gradient + at, load<T>(b.gradient + at) + share);
         }
     }
-    for (int64_t r = begin; r < end; ++r)
-      add_split(b.gradient + (r - begin) * b.pitch, dx + r * in_w_);
+    for (int64_t r = 0; r < rows; ++r)
+      add_split(b.gradient + r * b.pitch, dx + row_of(window, r) * in_w_);
   }
 
   // Every value of a window takes the same share: spread it over one row, add that to each.
@@ -346,15 +389,15 @@ class Pooling {
         store<T>(to, load<T>(to) + share);
       }
     }
-    int64_t begin, end;
-    window_rows(row, &begin, &end);
-    for (int64_t r = begin; r < end; ++r) add_split(b.gradient, dx + r * in_w_);
+    const WindowRows window = window_rows(row);
+    for (int64_t r = 0; r < window.slices * window.rows; ++r)
+      add_split(b.gradient, dx + row_of(window, r) * in_w_);
   }
 
   const bool average_, count_pad_;
   const int64_t planes_;
-  const int64_t kernel_h_, kernel_w_, stride_h_, stride_w_, pad_h_, pad_w_;
-  const int64_t in_h_, in_w_, out_h_, out_w_;
+  const int64_t kernel_d_, kernel_h_, kernel_w_, stride_d_, stride_h_, stride_w_;
+  const int64_t pad_d_, pad_h_, pad_w_, in_d_, in_h_, in_w_, out_d_, out_h_, out_w_;
   int64_t width_;    // columns that the windows of a row cover, padding included
   int64_t columns_;  // of one phase
   int64_t inside_;   // columns of the image among them

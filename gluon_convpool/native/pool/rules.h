@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "../convpool.h"
 #include "../simd.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -79,5 +80,14 @@ struct LpRule {
     return y == V{} ? V{} : value;
   }
 };
+
+// body(rule) with the rule of a pooling.
+template <typename T, typename Body>
+inline auto with_pool_rule(const convpool_pooling& pool, const Body& body) {
+  if (pool.mode == CONVPOOL_MAX) return body(MaxRule<T>{});
+  if (pool.mode == CONVPOOL_LP && pool.p == 2) return body(LpRule<T, 2>{});
+  if (pool.mode == CONVPOOL_LP && pool.p == 3) return body(LpRule<T, 3>{});
+  return body(SumRule<T>{});
+}
 
 }  // namespace convpool::CONVPOOL_ISA

@@ -1,0 +1,189 @@
+// Convolution of arrays whose channels come last, and weights in the order (output, kernel...,
+// input): transposed to channels first in scratch memory, a few images at a time, computed there,
+// and transposed back.
+#pragma once
+
+#include "../arena.h"
+#include "../parallel.h"
+#include "convolution.h"
+#include "transpose.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+namespace channels_last {
+
+// Each of `matrices` has rows * columns values: to[c][r] = from[r][c].
+template <typename T>
+inline void transpose(const T* from, int64_t matrices, int64_t rows, int64_t columns, T* to) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  constexpr int64_t kBlock = 64;
+  const int64_t blocks = ceil_div(rows, kBlock);
+  parallel_for(
+      matrices * blocks, static_cast<double>(matrices * rows * columns), [&](int64_t task) {
+        const int64_t begin = task % blocks * kBlock, end = min_of(begin + kBlock, rows);
+        const int64_t whole = begin + (end - begin) / kLanes * kLanes;
+        const T* source = from + task / blocks * rows * columns;
+        T* target = to + task / blocks * rows * columns;
+        int64_t c = 0;
+        for (; c + kLanes <= columns; c += kLanes) {
+          for (int64_t r = begin; r < whole; r += kLanes)
+            transpose_square(source + r * columns + c, columns, target + c * rows + r, rows);
+          for (int64_t r = whole; r < end; ++r)
+            for (int k = 0; k < kLanes; ++k)
+              target[(c + k) * rows + r] = source[r * columns + c + k];
+        }
+        for (; c < columns; ++c)
+          for (int64_t r = begin; r < end; ++r) target[c * rows + r] = source[r * columns + c];
+      });
+}
+
+// How many values one image, its output and the weights have, and of what the latter are made.
+struct Sizes {
+  int64_t in, out, taps, inputs;  // positions, positions, taps, input channels of a group
+  int64_t x, y, weight;
+
+  explicit Sizes(const convpool_convolution& conv)
+      : in(conv.window.in_size[0] * conv.window.in_size[1]),
+        out(conv.window.out_size[0] * conv.window.out_size[1]),
+        taps(conv.window.kernel[0] * conv.window.kernel[1]),
+        inputs(conv.in_channels / conv.groups),
+        x(conv.in_channels * in),
+        y(conv.out_channels * out),
+        weight(conv.out_channels * inputs * taps) {}
+};
+
+// So many images at once as scratch memory holds from call to call, which may grow by half more
+// than was asked for.
+template <typename T>
+inline int64_t images_at_once(const convpool_convolution& conv, int64_t weight, int64_t image) {
+  const int64_t room = static_cast<int64_t>(kScratchKept / 3 * 2 / sizeof(T)) - weight - 1024;
+  return max_of(1, min_of(conv.batch, room / max_of(1, image)));
+}
+
+// Calls body(part, first image) for one part of the batch after the other, with channels first.
+template <typename Body>
+inline bool for_each_part(const convpool_convolution& conv, int64_t images, const Body& body) {
+  for (int64_t first = 0; first < conv.batch; first += images) {
+    convpool_convolution part = conv;
+    part.layout = CONVPOOL_CHANNEL_FIRST;
+    part.batch = min_of(images, conv.batch - first);
+    if (!body(part, first)) return false;
+  }
+  return true;
+}
+
+// What a part of the batch is computed by. How much memory an algorithm may use depends on the
+// batch: one that serves the whole may be too large for a part.
+template <typename T>
+inline const ConvolutionAlgorithm<T>& algorithm_of(const convpool_convolution& part,
+                                                   convpool_pass pass) {
+  const ConvolutionAlgorithm<T>* algorithm = choose_algorithm<T>(part, pass);
+  if (algorithm) return *algorithm;
+  convpool_convolution free_choice = part;
+  free_choice.algorithm = CONVPOOL_AUTO;
+  return *choose_algorithm<T>(free_choice, pass);
+}
+
+template <typename T>
+inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
+                    const Epilogue<T>& epilogue, T* y) {
+  const Sizes sizes(conv);
+  const int64_t sum_size = epilogue.sum ? sizes.y : 0;
+  const int64_t images = images_at_once<T>(conv, sizes.weight, sizes.x + sizes.y + sum_size);
+  Arena arena(Scratch::kLayout);
+  const size_t weight_at = arena.template reserve<T>(sizes.weight);
+  const size_t x_at = arena.template reserve<T>(images * sizes.x);
+  const size_t y_at = arena.template reserve<T>(images * sizes.y);
+  const size_t sum_at = arena.template reserve<T>(images * sum_size);
+  if (!arena.allocate()) return false;
+  T *first_weight = arena.template at<T>(weight_at), *first_x = arena.template at<T>(x_at);
+  T *first_y = arena.template at<T>(y_at), *first_sum = arena.template at<T>(sum_at);
+  transpose(weight, conv.out_channels, sizes.taps, sizes.inputs, first_weight);
+  return for_each_part(conv, images, [&](const convpool_convolution& part, int64_t image) {
+    transpose(x + image * sizes.x, part.batch, sizes.in, conv.in_channels, first_x);
+    Epilogue<T> last = epilogue;
+    if (epilogue.sum) {
+      transpose(epilogue.sum + image * sizes.y, part.batch, sizes.out, conv.out_channels,
+                first_sum);
+      last.sum = first_sum;
+    }
+    if (!algorithm_of<T>(part, CONVPOOL_FORWARD)
+             .forward(part, first_x, first_weight, bias, last, first_y))
+      return false;
+    transpose(first_y, part.batch, conv.out_channels, sizes.out, y + image * sizes.y);
+    return true;
+  });
+}
+
+template <typename T>
+inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+  const Sizes sizes(conv);
+  const int64_t images = images_at_once<T>(conv, sizes.weight, sizes.x + sizes.y);
+  Arena arena(Scratch::kLayout);
+  const size_t weight_at = arena.template reserve<T>(sizes.weight);
+  const size_t dx_at = arena.template reserve<T>(images * sizes.x);
+  const size_t dy_at = arena.template reserve<T>(images * sizes.y);
+  if (!arena.allocate()) return false;
+  T *first_weight = arena.template at<T>(weight_at), *first_dx = arena.template at<T>(dx_at);
+  T* first_dy = arena.template at<T>(dy_at);
+  transpose(weight, conv.out_channels, sizes.taps, sizes.inputs, first_weight);
+  return for_each_part(conv, images, [&](const convpool_convolution& part, int64_t image) {
+    transpose(dy + image * sizes.y, part.batch, sizes.out, conv.out_channels, first_dy);
+    if (!algorithm_of<T>(part, CONVPOOL_BACKWARD_DATA)
+             .backward_data(part, first_dy, first_weight, first_dx))
+      return false;
+    transpose(first_dx, part.batch, conv.in_channels, sizes.in, dx + image * sizes.x);
+    return true;
+  });
+}
+
+// The whole batch at once, because the sum over it is made in there.
+template <typename T>
+inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
+  const Sizes sizes(conv);
+  Arena arena(Scratch::kLayout);
+  const size_t weight_at = arena.template reserve<T>(sizes.weight);
+  const size_t x_at = arena.template reserve<T>(conv.batch * sizes.x);
+  const size_t dy_at = arena.template reserve<T>(conv.batch * sizes.y);
+  if (!arena.allocate()) return false;
+  T *first_weight = arena.template at<T>(weight_at), *first_x = arena.template at<T>(x_at);
+  T* first_dy = arena.template at<T>(dy_at);
+  return for_each_part(conv, conv.batch, [&](const convpool_convolution& whole, int64_t) {
+    transpose(x, conv.batch, sizes.in, conv.in_channels, first_x);
+    transpose(dy, conv.batch, sizes.out, conv.out_channels, first_dy);
+    if (!algorithm_of<T>(whole, CONVPOOL_BACKWARD_WEIGHT)
+             .backward_weight(whole, first_x, first_dy, first_weight))
+      return false;
+    transpose(first_weight, conv.out_channels, sizes.inputs, sizes.taps, dweight);
+    return true;
+  });
+}
+
+// dbias[c] = sum of dy over images and positions: those of a row first, then rows, then images.
+template <typename T>
+inline void bias_gradient(const convpool_convolution& conv, const T* dy, T* dbias) {
+  constexpr int64_t kBlock = 64 / static_cast<int64_t>(sizeof(T));
+  const int64_t channels = conv.out_channels;
+  const int64_t rows = conv.window.out_size[0], columns = conv.window.out_size[1];
+  const double work = static_cast<double>(conv.batch * channels * rows * columns) / 4;
+  parallel_for(ceil_div(channels, kBlock), work, [&](int64_t task) {
+    const int64_t first = task * kBlock, count = min_of(kBlock, channels - first);
+    T total[kBlock] = {};
+    for (int64_t image = 0; image < conv.batch; ++image) {
+      T of_image[kBlock] = {};
+      for (int64_t row = 0; row < rows; ++row) {
+        T of_row[kBlock] = {};
+        const T* from = dy + (image * rows + row) * columns * channels + first;
+        for (int64_t column = 0; column < columns; ++column, from += channels)
+          for (int64_t c = 0; c < count; ++c) of_row[c] += from[c];
+        for (int64_t c = 0; c < count; ++c) of_image[c] += of_row[c];
+      }
+      for (int64_t c = 0; c < count; ++c) total[c] += of_image[c];
+    }
+    for (int64_t c = 0; c < count; ++c) dbias[first + c] = total[c];
+  });
+}
+
+}  // namespace channels_last
+
+}  // namespace convpool::CONVPOOL_ISA
