@@ -15,7 +15,7 @@ from conftest import PACKAGE
 from isolated import attempt, run
 
 from gluon_convpool import cli as program
-from gluon_convpool import nn
+from gluon_convpool import geometry, nn
 from gluon_convpool.bench import command, machine, measure, peers, report, sides, suites
 from gluon_convpool.testing.plugin import require_native
 
@@ -64,9 +64,14 @@ def test_suites_are_well_formed(suite):
 
 def test_convolutions_keep_the_size_unless_said_otherwise():
     for _, layer in LAYERS:
-        if layer.weight and layer.arguments.stride == (1, 1) and ' unpadded' not in layer.name:
-            odd = all(k % 2 for k in layer.arguments.kernel)
-            assert not odd or layer.out[2:] == layer.data[2:]
+        if layer.op != 'convolution' or set(layer.arguments.stride) != {1}:
+            continue
+        if ' unpadded' not in layer.name and all(k % 2 for k in layer.arguments.kernel):
+            sizes = [
+                geometry.split_shape('test', shape, layer.arguments.layout)[2]
+                for shape in (layer.data, layer.out)
+            ]
+            assert sizes[0] == sizes[1]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +84,11 @@ def test_convolutions_keep_the_size_unless_said_otherwise():
         ('grouped', '128 to 128 in 32 groups', 2 * 128 * 4 * 9 * 56 * 56),
         ('inception', '1x7 192', 2 * 192 * 192 * 7 * 17 * 17),
         ('lenet', '5x5 unpadded 6 to 16', 2 * 16 * 6 * 25 * 10 * 10),
+        ('conv1d', '9 64 to 64', 2 * 64 * 64 * 9 * 16000),
+        ('conv3d', '3x3x3 64 to 64', 2 * 64 * 64 * 27 * 16 * 56 * 56),
+        ('deconv', '2x2/2 256 to 128', 2 * 256 * 128 * 4 * 28 * 28),
+        ('float64', '1x1 256', 2 * 256 * 256 * 28 * 28),
+        ('nhwc', 'depthwise', 2 * 128 * 9 * 56 * 56),
         ('seed', '3x5', 2 * 15 * 2 * 2),
     ],
 )
@@ -93,6 +103,8 @@ def test_bytes_counted_on_paper():
     once = 4 * 8 * 64 * (112 * 112 + 56 * 56)
     assert (layer.bytes_moved('forward'), layer.operations('forward')) == (once, 0)
     assert layer.bytes_moved('forward+backward') == 2 * once
+    doubles = only('float64', '1x1 256')
+    assert doubles.bytes_moved('forward') == 8 * 2 * 256 * 28 * 28
 
 
 def test_select_by_suite_batch_and_name():
@@ -149,6 +161,30 @@ SMALL_LAYERS = {
     if layer.data[1] <= 64 and '5 to' not in layer.name
 }
 SMALL_LAYERS.update((small(x).name, small(x)) for x in suites.SUITES['pooling'])
+
+
+def small_everywhere(layer):
+    """A layer of any layout on small data, and with few channels."""
+    channels = min(layer.in_channels, 8)
+    groups = channels if layer.arguments.groups > 1 else 1
+    arguments = layer.arguments._replace(channels=8, groups=groups)
+    sizes = (90,) if len(layer.arguments.kernel) == 1 else (5, 9, 8)[-len(layer.arguments.kernel) :]
+    shape = geometry.join_shape(2, channels, sizes, arguments.layout)
+    return layer._replace(arguments=arguments, data=shape)
+
+
+OTHER_SUITES = ('conv1d', 'conv3d', 'deconv', 'float64', 'nhwc')
+SMALL_LAYERS.update(
+    (f'{suite} {layer.name}', small_everywhere(layer))
+    for suite in OTHER_SUITES
+    for layer in suites.SUITES[suite]
+)
+
+
+@pytest.mark.parametrize('suite', OTHER_SUITES)
+def test_peers_get_only_what_they_can_build(suite):
+    assert not any(layer.is_for_peers for layer in suites.SUITES[suite])
+    assert all(layer.is_for_peers for layer in suites.SUITES['resnet'] + suites.SUITES['pooling'])
 
 
 @pytest.mark.parametrize('layer', SMALL_LAYERS.values(), ids=SMALL_LAYERS)

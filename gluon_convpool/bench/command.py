@@ -28,6 +28,7 @@ from .suites import ALL, DEFAULT_SUITE, PASSES, SUITES, Layer, select
 # Import names, and what pip calls them.
 EXTRAS = {'matplotlib': 'matplotlib', 'tabulate': 'tabulate', 'tqdm': 'tqdm'}
 FORMAT = 1
+ONLY_PLAIN = 'gets only layers over two axes, channels first and float32'
 # MXNet reads this variable when it is imported.
 ENGINE_VARIABLE = 'MXNET_ENGINE_TYPE'
 ENGINES = {'threaded': 'ThreadedEnginePerDevice', 'naive': 'NaiveEngine'}
@@ -320,6 +321,9 @@ def _measure_layers(
             arrays = make_arrays(layer)
             sides = local_sides(layer, arrays, options.algorithms, options.hybridize)
             for process in processes:
+                if not layer.is_for_peers:
+                    sides.append(cannot(process.name, ONLY_PLAIN))
+                    continue
                 try:
                     sides.append(process.side(layer.describe(), arrays))
                 except PeerError as error:

@@ -10,7 +10,7 @@ from .machine import ALGORITHMS, bandwidth_for
 from .measure import no_pass
 from .networks import FUSED, SWAPPED
 from .sides import BUILTIN, OURS
-from .suites import PASSES
+from .suites import BYTES, PASSES
 
 Results = Dict[str, Any]
 NOTHING = '-'
@@ -44,7 +44,9 @@ def share(results: Results, record: Dict[str, Any], which: str) -> Optional[floa
     work = record['passes'][which]
     if work['operations']:
         peak = results['peak']['registers']
-        limit = peak * results['threads'] if peak else None
+        # as many numbers as fit into a vector
+        numbers = BYTES['float32'] / BYTES[record.get('dtype', 'float32')]
+        limit = peak * results['threads'] * numbers if peak else None
     else:
         limit = bandwidth_for(work['bytes'], copy_rates(results))
     return achieved / limit if achieved and limit else None

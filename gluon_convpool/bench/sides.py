@@ -61,36 +61,42 @@ def make_arrays(layer: Layer) -> Arrays:
     random = numpy.random.RandomState(crc32(layer.title.encode()))
 
     def normal(shape: Any, scale: float = 1.0) -> numpy.ndarray:
-        return (scale * random.standard_normal(shape)).astype('float32')
+        return (scale * random.standard_normal(shape)).astype(layer.dtype)
 
     arrays = {'x': normal(layer.data), 'head': normal(layer.out)}
     if layer.weight:
-        fan_in = layer.weight[1] * layer.weight[2] * layer.weight[3]
+        fan_in = float(numpy.prod(layer.weight[1:]))
         arrays['weight'] = normal(layer.weight, (2 / fan_in) ** 0.5)
-        arrays['bias'] = normal(layer.weight[:1], 0.1)
+        assert not isinstance(layer.arguments, geometry.Pooling)
+        arrays['bias'] = normal(layer.arguments.channels, 0.1)
     return arrays
 
 
 # --------------------------------------------------------------------------- layers
 
 
-def _convolution(nn: Any, arguments: geometry.Convolution, in_channels: int) -> Any:
-    return nn.Conv2D(
-        arguments.channels,
-        arguments.kernel,
-        arguments.stride,
-        arguments.pad,
-        arguments.dilate,
-        arguments.groups,
-        in_channels=in_channels,
-    )
+def _convolution(nn: Any, arguments: Any, in_channels: int, layout: str) -> Any:
+    named = {
+        'channels': arguments.channels,
+        'kernel_size': arguments.kernel,
+        'strides': arguments.stride,
+        'padding': arguments.pad,
+        'dilation': arguments.dilate,
+        'groups': arguments.groups,
+        'layout': layout,
+        'in_channels': in_channels,
+    }
+    kind = f'Conv{len(arguments.kernel)}D'
+    if isinstance(arguments, geometry.ConvolutionTranspose):
+        return getattr(nn, kind + 'Transpose')(**named, output_padding=arguments.adj)
+    return getattr(nn, kind)(**named)
 
 
 def our_block(layer: Layer) -> Any:
     """Return our layer, without values."""
     arguments = layer.arguments
-    if isinstance(arguments, geometry.Convolution):
-        return _convolution(gluon_convpool.nn, arguments, layer.data[1])
+    if not isinstance(arguments, geometry.Pooling):
+        return _convolution(gluon_convpool.nn, arguments, layer.in_channels, arguments.layout)
     return gluon_convpool.Pool2D(
         arguments.kernel,
         arguments.stride,
@@ -103,13 +109,18 @@ def our_block(layer: Layer) -> Any:
     )
 
 
+def _channels_first(layout: str) -> str:
+    return 'NC' + layout.replace('N', '').replace('C', '')
+
+
 def builtin_block(layer: Layer) -> Any:
     """Return MXNet's layer, without values."""
     from mxnet.gluon.nn import conv_layers
 
     arguments = layer.arguments
-    if isinstance(arguments, geometry.Convolution):
-        return _convolution(mx.gluon.nn, arguments, layer.data[1])
+    if not isinstance(arguments, geometry.Pooling):
+        layout = _channels_first(arguments.layout)
+        return _convolution(mx.gluon.nn, arguments, layer.in_channels, layout)
     # Its public layers pass on no mode but max and avg to this one, which takes all.
     block = conv_layers._Pooling(
         arguments.kernel,
@@ -138,6 +149,7 @@ def _forced_convolution(layer: Layer, arrays: Dict[str, Any], algorithm: str) ->
         arguments.pad,
         arguments.dilate,
         arguments.groups,
+        arguments.layout,
         algorithm=algorithm,
     )
 
@@ -178,18 +190,43 @@ def block_side(name: str, block: Any, arrays: Arrays, hybridize: bool = False) -
     Every side gets arrays of its own. MXNet's convolution rearranges its weight in place into an
     order that suits it, and whoever shares the array pays for putting it back.
     """
-    x = mx.np.array(arrays['x'])
+    dtype = arrays['x'].dtype
+    x = mx.np.array(arrays['x'], dtype=dtype)
     x.attach_grad()
     tracked = {'x': x}
     block.initialize()
+    block.cast(dtype)
     for array in ('weight', 'bias'):
         if array in arrays:
             parameter = getattr(block, array)
-            parameter.set_data(mx.np.array(arrays[array]))
+            parameter.set_data(mx.np.array(arrays[array], dtype=dtype))
             tracked[array] = parameter.data()
     if hybridize:
         block.hybridize(static_alloc=True, static_shape=True)
-    return _side(name, block, tracked, mx.np.array(arrays['head']))
+    return _side(name, block, tracked, mx.np.array(arrays['head'], dtype=dtype))
+
+
+def builtin_side(layer: Layer, arrays: Arrays, hybridize: bool = False) -> Side:
+    """Return the side of MXNet's layer; with channels first, whatever the layout.
+
+    It has none with channels last on CPUs. What it gives is put into the order of the layer.
+    """
+    block = builtin_block(layer)
+    if layer.arguments.layout[1] == 'C':
+        return block_side(BUILTIN, block, arrays, hybridize)
+    turned = {
+        key: numpy.ascontiguousarray(numpy.moveaxis(value, -1, 1)) if value.ndim > 1 else value
+        for key, value in arrays.items()
+    }
+    side = block_side(BUILTIN, block, turned, hybridize)
+    results = {
+        which: {
+            key: numpy.moveaxis(value, 1, -1) if value.ndim > 1 else value
+            for key, value in found.items()
+        }
+        for which, found in side.results.items()
+    }
+    return side._replace(results=results)
 
 
 def algorithm_side(layer: Layer, arrays: Arrays, algorithm: str) -> Side:
@@ -197,11 +234,14 @@ def algorithm_side(layer: Layer, arrays: Arrays, algorithm: str) -> Side:
     name = f'{OURS}:{algorithm}'
     if machine.algorithm_of(layer, forced=algorithm) is None:
         return cannot(name, f'{algorithm} cannot do this layer')
-    tracked = {key: mx.np.array(value) for key, value in arrays.items() if key != 'head'}
+    dtype = layer.dtype
+    tracked = {
+        key: mx.np.array(value, dtype=dtype) for key, value in arrays.items() if key != 'head'
+    }
     for value in tracked.values():
         value.attach_grad()
     function = _forced_convolution(layer, tracked, algorithm)
-    return _side(name, function, tracked, mx.np.array(arrays['head']))
+    return _side(name, function, tracked, mx.np.array(arrays['head'], dtype=dtype))
 
 
 def local_sides(
@@ -210,9 +250,9 @@ def local_sides(
     """List ours, MXNet's and, if wanted, ours by each algorithm."""
     sides = [
         block_side(OURS, our_block(layer), arrays, hybridize),
-        block_side(BUILTIN, builtin_block(layer), arrays, hybridize),
+        builtin_side(layer, arrays, hybridize),
     ]
-    if algorithms and layer.weight:
+    if algorithms and isinstance(layer.arguments, geometry.Convolution):
         sides += [algorithm_side(layer, arrays, name) for name in machine.ALGORITHMS[1:]]
     return sides
 

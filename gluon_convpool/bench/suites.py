@@ -12,7 +12,7 @@ from .. import geometry
 
 Ints = Tuple[int, ...]
 PASSES = ('forward', 'forward+backward')
-BYTES = 4  # float32
+BYTES = {'float32': 4, 'float64': 8}
 
 
 class Layer(NamedTuple):
@@ -23,14 +23,16 @@ class Layer(NamedTuple):
     name : str
         What it is, for people; the batch is not in it.
     data : tuple of int
-        (batch, channels, height, width).
-    arguments : geometry.Convolution or geometry.Pooling
+        In the order of the layout, such as (batch, channels, height, width).
+    arguments : geometry.Convolution, geometry.ConvolutionTranspose or geometry.Pooling
         The rest, normalised.
+    dtype : str
     """
 
     name: str
     data: Ints
-    arguments: Union[geometry.Convolution, geometry.Pooling]
+    arguments: Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
+    dtype: str = 'float32'
 
     @property
     def op(self) -> str:
@@ -41,6 +43,16 @@ class Layer(NamedTuple):
         return self.data[0]
 
     @property
+    def in_channels(self) -> int:
+        return geometry.split_shape('bench', self.data, self.arguments.layout)[1]
+
+    @property
+    def is_for_peers(self) -> bool:
+        """Whether the peers' workers can build it: plain layers over two axes."""
+        plain = not isinstance(self.arguments, geometry.ConvolutionTranspose)
+        return plain and self.arguments.layout == 'NCHW' and self.dtype == 'float32'
+
+    @property
     def title(self) -> str:
         return f'{self.name}, batch {self.batch}'
 
@@ -49,12 +61,14 @@ class Layer(NamedTuple):
         """The shape of the weight; empty for pooling."""
         if isinstance(self.arguments, geometry.Pooling):
             return ()
-        return geometry.weight_shape(self.arguments, self.data[1])
+        return geometry.weight_shape(self.arguments, self.in_channels)
 
     @property
     def out(self) -> Ints:
         if isinstance(self.arguments, geometry.Pooling):
             return geometry.pooling_shape(self.arguments, self.data)
+        if isinstance(self.arguments, geometry.ConvolutionTranspose):
+            return geometry.convolution_transpose_shape(self.arguments, self.data, self.weight)
         return geometry.convolution_shape(self.arguments, self.data, self.weight)
 
     def operations(self, name: str) -> float:
@@ -65,12 +79,13 @@ class Layer(NamedTuple):
         """
         if not self.weight:
             return 0.0
-        _, inner, *kernel = self.weight
-        return 2.0 * _product(self.out) * inner * _product(kernel) * (1 if name == 'forward' else 3)
+        transposed = isinstance(self.arguments, geometry.ConvolutionTranspose)
+        windows = _product(self.data if transposed else self.out)
+        return 2.0 * windows * _product(self.weight[1:]) * (1 if name == 'forward' else 3)
 
     def bytes_moved(self, name: str) -> float:
         """Bytes that a pass must at least read or write: data and output, then their gradients."""
-        once = BYTES * (_product(self.data) + _product(self.out))
+        once = BYTES[self.dtype] * (_product(self.data) + _product(self.out))
         return float(once * (1 if name == 'forward' else 2))
 
     def describe(self) -> Dict[str, Any]:
@@ -82,6 +97,7 @@ class Layer(NamedTuple):
             'data': list(self.data),
             'weight': list(self.weight),
             'out': list(self.out),
+            'dtype': self.dtype,
             **self.arguments._asdict(),
         }
 
@@ -100,12 +116,12 @@ USUAL = (1, 8)
 ONE = (1,)
 
 
-def _pair(value: Any) -> Ints:
-    return value if isinstance(value, tuple) else (value, value)
+def _axes(value: Any, ndim: int = 2) -> Ints:
+    return value if isinstance(value, tuple) else (value,) * ndim
 
 
-def _text(value: Any) -> str:
-    return '{}x{}'.format(*_pair(value))
+def _text(value: Any, ndim: int = 2) -> str:
+    return 'x'.join(map(str, _axes(value, ndim)))
 
 
 def convolution(
@@ -117,23 +133,27 @@ def convolution(
     padding: Any = None,
     dilation: int = 1,
     groups: int = 1,
+    layout: str = 'NCHW',
+    dtype: str = 'float32',
 ) -> List[Layer]:
     """Return one layer for each batch size; without `padding`, stride 1 keeps the data's size."""
-    same = tuple(dilation * (k - 1) // 2 for k in _pair(kernel))
+    ndim = len(layout) - 2
+    same = tuple(dilation * (k - 1) // 2 for k in _axes(kernel, ndim))
     arguments = geometry.convolution_arguments(
         'bench',
-        _pair(kernel),
+        _axes(kernel, ndim),
         stride,
         same if padding is None else padding,
         dilation,
         channels[1],
         groups,
-        'NCHW',
+        layout,
         channels[0],
     )
     depthwise = groups == channels[0] == channels[1] > 1
-    parts = ['depthwise'] if depthwise else []
-    parts.append(_text(kernel) + _stride(arguments.stride))
+    parts = [] if dtype == 'float32' else [dtype]
+    parts += ['depthwise'] if depthwise else []
+    parts.append(_text(kernel, ndim) + _stride(arguments.stride))
     if dilation > 1:
         parts.append(f'dilation {dilation}')
     if arguments.pad != same:
@@ -141,8 +161,33 @@ def convolution(
     parts.append(f'{channels[0]}' if depthwise else f'{channels[0]} to {channels[1]}')
     if groups > 1 and not depthwise:
         parts.append(f'in {groups} groups')
-    name = f'{" ".join(parts)}, {_text(size)}'
-    return [Layer(name, (batch, channels[0]) + _pair(size), arguments) for batch in batches]
+    if layout[1] != 'C':
+        parts.append(f'in {layout}')
+    name = f'{" ".join(parts)}, {_text(size, ndim)}'
+    sizes = _axes(size, ndim)
+    return [
+        Layer(name, geometry.join_shape(batch, channels[0], sizes, layout), arguments, dtype)
+        for batch in batches
+    ]
+
+
+def upsampling(
+    kernel: int,
+    channels: Tuple[int, int],
+    size: int,
+    batches: Sequence[int] = USUAL,
+    stride: int = 2,
+    padding: int = 0,
+) -> List[Layer]:
+    """Return one transposed convolution for each batch size."""
+    arguments = geometry.convolution_transpose_arguments(
+        'bench', kernel, stride, padding, 0, 1, channels[1], 1, 'NCHW', channels[0]
+    )
+    name = (
+        f'transposed {_text(kernel)}{_stride(arguments.stride)} {channels[0]} to {channels[1]},'
+        f' {_text(size)}'
+    )
+    return [Layer(name, (batch, channels[0], size, size), arguments) for batch in batches]
 
 
 def pooling(
@@ -177,13 +222,13 @@ def pooling(
     if ceil_mode:
         parts.append('ceil')
     name = f'{" ".join(parts)} {channels}, {_text(size)}'
-    return [Layer(name, (batch, channels) + _pair(size), arguments) for batch in batches]
+    return [Layer(name, (batch, channels) + _axes(size), arguments) for batch in batches]
 
 
 def _stride(stride: Ints) -> str:
-    if stride == (1, 1):
+    if set(stride) == {1}:
         return ''
-    return f'/{stride[0]}' if stride[0] == stride[1] else f'/({_text(stride)})'
+    return f'/{stride[0]}' if len(set(stride)) == 1 else f'/({_text(stride)})'
 
 
 def _join(*groups: List[Layer]) -> List[Layer]:
@@ -298,6 +343,44 @@ SUITES: Dict[str, List[Layer]] = {
         pooling('sum', 3, 64, 56, stride=1, padding=1),
         pooling('lp', 2, 64, 56),
         pooling('lp', 3, 64, 56, stride=2, padding=1),
+    ),
+    # recordings of one second
+    'conv1d': _join(
+        convolution(9, (64, 64), 16000, layout='NCW'),
+        convolution(80, (64, 64), 16000, ONE, padding=0, layout='NCW'),
+        convolution(80, (1, 64), 16000, stride=4, padding=38, layout='NCW'),
+        convolution(3, (256, 256), 500, layout='NCW'),
+    ),
+    # films of 16 pictures
+    'conv3d': _join(
+        convolution(3, (64, 64), (16, 56, 56), ONE, layout='NCDHW'),
+        convolution(3, (3, 64), (16, 112, 112), ONE, stride=(1, 2, 2), layout='NCDHW'),
+        convolution((3, 1, 1), (64, 64), (16, 56, 56), ONE, layout='NCDHW'),
+        convolution(3, (128, 128), (8, 28, 28), ONE, layout='NCDHW'),
+    ),
+    # the ways up of a U-Net and of the generator of a DCGAN
+    'deconv': _join(
+        upsampling(2, (256, 128), 28),
+        upsampling(2, (64, 32), 112),
+        upsampling(4, (512, 256), 4, SMALL, padding=1),
+        upsampling(4, (256, 128), 8, SMALL, padding=1),
+        upsampling(4, (128, 64), 16, SMALL, padding=1),
+        upsampling(4, (64, 3), 32, SMALL, padding=1),
+    ),
+    'float64': _join(
+        convolution(3, (64, 64), 56, dtype='float64'),
+        convolution(3, (256, 256), 14, dtype='float64'),
+        convolution(1, (256, 256), 28, dtype='float64'),
+        convolution(3, (128, 128), 56, groups=128, dtype='float64'),
+        convolution(7, (3, 64), 224, stride=2, dtype='float64'),
+    ),
+    # beside MXNet's layers in NCHW, for it has none in this layout
+    'nhwc': _join(
+        convolution(3, (64, 64), 56, layout='NHWC'),
+        convolution(3, (256, 256), 14, layout='NHWC'),
+        convolution(1, (256, 256), 28, layout='NHWC'),
+        convolution(3, (128, 128), 56, groups=128, layout='NHWC'),
+        convolution(7, (3, 64), 224, stride=2, layout='NHWC'),
     ),
     # the arrays of the document with which the project began
     'seed': _join(
