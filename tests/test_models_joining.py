@@ -9,7 +9,7 @@ from models_common import data, flat, graph_of, nodes, operators, started
 from mxnet import gluon
 from mxnet.gluon import nn as builtin
 
-from gluon_convpool import optimize
+from gluon_convpool import nn, optimize
 from gluon_convpool.testing import assert_close
 
 pytestmark = pytest.mark.usefixtures('native')
@@ -224,3 +224,14 @@ def test_such_a_model_is_stored_and_optimized_again(tmp_path, np_or_nd):
     assert operators(graph_of(again)) == operators(graph_of(model))
     x = data(2, 3, 13, 12)
     np.testing.assert_array_equal(flat(again(x))[0], flat(model(x))[0])
+
+
+@pytest.mark.parametrize('axis', [1, 3])
+def test_channels_that_come_last_are_not_joined(axis, np_or_nd):
+    def run(net, F, x):
+        return net.after(F.join(net.one(x), net.two(x), axis=axis))
+
+    layers = {name: nn.Conv2D(6, 1, layout='NHWC') for name in ('one', 'two', 'after')}
+    _, found = optimized(Net(run, **layers), (2, 7, 5, 4))
+    assert kinds(found).count(CONVOLUTION) == 3
+    assert not any(attributes(found, 'num_data', None))

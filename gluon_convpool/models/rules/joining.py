@@ -25,7 +25,13 @@ def _takes_pieces(node: Optional[Node]) -> bool:
         return True
     if node.op not in operators.OUR_CONVOLUTION or not operators.is_pointwise(node):
         return False
+    if not _has_channels_first(node):
+        return False
     return bool(node.attribute('num_group', 1) == 1)
+
+
+def _has_channels_first(node: Node) -> bool:
+    return operators.layout(node)[CHANNELS] == 'C'
 
 
 def _data(node: Node) -> List[Output]:
@@ -40,6 +46,8 @@ def join_scale(graph: Graph, node: Node) -> Optional[str]:
     if not _takes_pieces(node) or operators.is_joined(node):
         return None
     if before.op not in operators.OUR_CONVOLUTION or not operators.is_pointwise(before):
+        return None
+    if not _has_channels_first(before):
         return None
     weight = graph.value(before.inputs[1])
     if weight is None or weight.shape[1] != 1 or operators.is_joined(before):
@@ -67,7 +75,7 @@ def join_scale(graph: Graph, node: Node) -> Optional[str]:
 def join_pooling(graph: Graph, node: Node) -> Optional[str]:
     """A pooling of joined arrays is a pooling of each, where the next can take them apart."""
     concat = node.inputs[0].node
-    if operators.channel_axis_of_concat(concat) != CHANNELS:
+    if operators.channel_axis_of_concat(concat) != CHANNELS or not _has_channels_first(node):
         return None
     if not all(_takes_pieces(user) for user in graph.users(node)):
         return None
