@@ -78,7 +78,7 @@ def test_a_network_trains_in_mixed_precision(any_dtype_backend, np_or_nd):
             loss = (net(x) ** 2).sum()
         loss.backward()
         trainer.step(4)
-        losses.append(float(loss.asnumpy()))
+        losses.append(loss.asnumpy().item())
     assert losses[-1] < 0.9 * losses[0]
 
 

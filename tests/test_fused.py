@@ -15,6 +15,7 @@ LAST_STEPS = {
     'leaky by default': ({'act_type': 'leaky'}, lambda y: np.where(y < 0, 0.25 * y, y)),
     'relu6': ({'act_type': 'clip', 'a_min': 0, 'a_max': 0.6}, lambda y: np.clip(y, 0, 0.6)),
     'clip below': ({'act_type': 'clip', 'a_min': -0.5}, lambda y: np.maximum(y, -0.5)),
+    'sigmoid': ({'act_type': 'sigmoid'}, lambda y: 1 / (1 + np.exp(-y))),
     'none': ({}, lambda y: y),
 }
 
@@ -119,6 +120,15 @@ def test_nan_and_infinities_of_the_sum_stay(case, native, np_arrays):
     result = call.run(True, act_type='relu').reshape(-1)
     assert np.isnan(result[0]) and result[1] == np.inf and result[2] == 0
     assert np.isfinite(result[3:]).all()
+
+
+def test_a_sigmoid_has_its_limits(native, np_arrays):
+    call = Call(CASES[0])
+    flat = call.sum.reshape(-1)
+    flat[:6] = np.nan, np.inf, -np.inf, 200, -200, 0
+    result = call.run(True, act_type='sigmoid').reshape(-1)
+    assert np.isnan(result[0])
+    np.testing.assert_array_equal(result[1:5], [1, 0, 1, 0])
 
 
 def test_the_sum_is_left_as_it_was(native, np_arrays):

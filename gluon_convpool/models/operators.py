@@ -37,6 +37,7 @@ RELU = _both_worlds('relu')
 ACTIVATION = frozenset(('Activation',))
 LEAKY_RELU = frozenset(('LeakyReLU',))
 CLIP = frozenset(('clip',))
+SIGMOID = _both_worlds('sigmoid')
 
 # These give their first input back: only gradients, or the graph around them, need them.
 IDENTITY = frozenset(('_copy', '_np_copy', 'BlockGrad', 'MakeLoss', 'make_loss'))
@@ -76,7 +77,7 @@ SAME_SHAPE = (
     | IDENTITY
     | SCALAR
     | EQUAL_SHAPES
-    | _both_worlds('sigmoid')
+    | SIGMOID
     | frozenset(('tanh', 'softsign', 'Cast', 'LRN', 'L2Normalization', 'InstanceNorm'))
 )
 

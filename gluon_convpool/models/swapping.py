@@ -24,8 +24,14 @@ from . import operators
 from .graph import Graph
 
 DIRECTIONS = ('convpool', 'mxnet')
-# What a subclass may define without a say in how a layer computes.
-_HARMLESS = ('__init__', '__repr__', '__doc__', '__module__', '__qualname__', '__dict__')
+
+
+class _Empty:
+    pass
+
+
+# What a subclass may define without a say in how a layer computes; each Python adds names of its own.
+_HARMLESS = ('__init__', '__repr__', '__qualname__', *vars(_Empty))
 # What our layers note beside what MXNet's do.
 _NOTES = (
     '_seen_kwargs',

@@ -104,10 +104,12 @@ CONVPOOL_API convpool_status convpool_convolution_forward(const convpool_convolu
                                                           const void* bias, void* y);
 /* What else is done to each value of y before it is written:
  *   v += sum;  v = v < 0 ? negative_slope * v : v;  v = min(max(v, lowest), highest)
+ *   v = 1 / (1 + exp(-v)), if `sigmoid` is not 0
  * `sum` is laid out like y and does not overlap it; it may be null. NaN stays NaN. */
 typedef struct {
   const void* sum;
   double negative_slope, lowest, highest;
+  int32_t sigmoid;
 } convpool_epilogue;
 
 CONVPOOL_API convpool_status convpool_convolution_forward_fused(const convpool_convolution* conv,

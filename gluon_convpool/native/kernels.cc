@@ -141,8 +141,12 @@ convpool_algorithm convolution_algorithm(const convpool_convolution* problem, co
 template <typename T>
 Epilogue<T> epilogue_of(const convpool_epilogue* epilogue) {
   if (!epilogue) return {};
-  return {static_cast<const T*>(epilogue->sum), static_cast<T>(epilogue->negative_slope),
-          static_cast<T>(epilogue->lowest), static_cast<T>(epilogue->highest), true};
+  return {static_cast<const T*>(epilogue->sum),
+          static_cast<T>(epilogue->negative_slope),
+          static_cast<T>(epilogue->lowest),
+          static_cast<T>(epilogue->highest),
+          true,
+          epilogue->sigmoid != 0};
 }
 
 convpool_status convolution_forward(const convpool_convolution* problem, const void* x,

@@ -253,7 +253,7 @@ convpool_algorithm algorithm_named(const std::string& wanted) {
 // What the last step does to an output, without the sum.
 convpool_epilogue activation_named(const Attributes& attributes) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  convpool_epilogue epilogue{nullptr, 1, -kInfinity, kInfinity};
+  convpool_epilogue epilogue{nullptr, 1, -kInfinity, kInfinity, 0};
   const std::string type = attributes.string("act_type", "none");
   if (type == "relu") {
     epilogue.lowest = 0;
@@ -262,11 +262,14 @@ convpool_epilogue activation_named(const Attributes& attributes) {
   } else if (type == "clip") {
     epilogue.lowest = attributes.number("a_min", -kInfinity);
     epilogue.highest = attributes.number("a_max", kInfinity);
+  } else if (type == "sigmoid") {
+    epilogue.sigmoid = 1;
   } else if (type != "none") {
-    fail(sentence(messages::unknown_choice, {{"op", kConvolution},
-                                             {"name", "act_type"},
-                                             {"value", "'" + type + "'"},
-                                             {"allowed", "'none', 'relu', 'leaky', 'clip'"}}));
+    fail(sentence(messages::unknown_choice,
+                  {{"op", kConvolution},
+                   {"name", "act_type"},
+                   {"value", "'" + type + "'"},
+                   {"allowed", "'none', 'relu', 'leaky', 'clip', 'sigmoid'"}}));
   }
   return epilogue;
 }

@@ -39,6 +39,8 @@ def last_step(node: Node) -> Optional[Dict[str, Any]]:
     kind = node.attribute('act_type', 'leaky')
     if node.op in operators.RELU or (node.op in operators.ACTIVATION and kind == 'relu'):
         return {'act_type': 'relu'}
+    if node.op in operators.SIGMOID or (node.op in operators.ACTIVATION and kind == 'sigmoid'):
+        return {'act_type': 'sigmoid'}
     if node.op in operators.LEAKY_RELU and kind == 'leaky':
         return {'act_type': 'leaky', 'slope': node.attribute('slope', 0.25)}
     if node.op in operators.CLIP:
@@ -63,6 +65,10 @@ def fuse_activation(graph: Graph, node: Node) -> Optional[str]:
 SUM = Rule('fused', operators.ADD, fuse_sum)
 ACTIVATION = Rule(
     'fused',
-    operators.ACTIVATION | operators.RELU | operators.LEAKY_RELU | operators.CLIP,
+    operators.ACTIVATION
+    | operators.RELU
+    | operators.LEAKY_RELU
+    | operators.CLIP
+    | operators.SIGMOID,
     fuse_activation,
 )
