@@ -30,7 +30,7 @@ class _Empty:
     pass
 
 
-# What a subclass may define without a say in how a layer computes; each Python adds names of its own.
+# What a subclass may define without a say in how a layer computes. Each Python adds its own names.
 _HARMLESS = ('__init__', '__repr__', '__qualname__', *vars(_Empty))
 # What our layers note beside what MXNet's do.
 _NOTES = (
