@@ -239,13 +239,11 @@ def test_a_fully_connected_layer_takes_over_its_batch_norm(np_or_nd):
     assert operators(graph_of(model)) == ['FullyConnected']
 
 
-def test_convolutions_of_other_dimensions_are_folded_and_stay(nd_arrays):
-    net = chain(builtin.Conv3D(4, 3, prefix='conv_'), norm())
-    model = optimized(net, data(2, 3, 5, 6, 7))
-    assert operators(graph_of(model)) == ['Convolution']
-    assert left(model) == [
-        'conv_fwd: Convolution left, the native convolution has no kernel for 3 spatial axes'
-    ]
+@pytest.mark.parametrize('ndim', [1, 3])
+def test_convolutions_of_other_dimensions_are_folded_too(ndim, nd_arrays):
+    layer = getattr(builtin, f'Conv{ndim}D')(4, 3, prefix='conv_')
+    model = optimized(chain(layer, norm()), data(2, 3, *(5, 6, 7)[:ndim]))
+    assert operators(graph_of(model)) == ['convpool_convolution']
 
 
 def test_arrays_of_float64_are_computed_by_ours(nd_arrays):
@@ -339,15 +337,14 @@ def test_a_global_pooling_of_unknown_data_stays(nd_arrays):
     'op, keywords, reason',
     [
         ('Pooling', {'kernel': (2, 2), 'pooling_convention': 'same'}, "'same' is unknown"),
-        ('Pooling', {'kernel': (2, 2, 2), 'pool_type': 'avg'}, 'no kernel for 3 spatial axes'),
-        ('Pooling', {'kernel': (2, 2), 'layout': 'NHWC'}, 'no kernel for layout NHWC'),
-        ('Convolution', {'kernel': (2, 2), 'layout': 'NHWC', 'num_filter': 4}, 'layout NHWC'),
+        ('Pooling', {'kernel': (2, 2, 2), 'layout': 'NDHWC'}, 'no kernel for layout NDHWC'),
+        ('Convolution', {'kernel': (2,) * 3, 'layout': 'NDHWC', 'num_filter': 4}, 'layout NDHWC'),
     ],
     ids=str,
 )
 def test_what_we_have_no_kernel_for_stays_and_says_why(op, keywords, reason, nd_arrays):
     symbol = getattr(mx.sym, op)(mx.sym.var('data'), name='layer', **keywords)
-    values = {'layer_weight': data(4, 2, 2, 3), 'layer_bias': data(4)}
+    values = {'layer_weight': data(4, 2, 2, 2, 3), 'layer_bias': data(4)}
     model = optimize((symbol, values))
     assert operators(graph_of(model)) == [op]
     assert len(left(model)) == 1 and reason in left(model)[0]
