@@ -171,7 +171,7 @@ MESSAGES: Dict[str, str] = {
         ' beside the transformed weights; of three axes, that holds for the last two'
     ),
     'needs_depthwise': (
-        'one or two spatial axes, groups equal to the number of input channels, and windows that'
+        'groups equal to the number of input channels, one or two spatial axes, and windows that'
         ' span few enough elements to stay in cache'
     ),
     'too_large': (

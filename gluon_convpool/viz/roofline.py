@@ -17,6 +17,9 @@ from ..bench.sides import OURS
 from ..bench.suites import BYTES, PASSES
 from ._canvas import MARKERS, legend_beside, place
 
+# What the machine's peak is measured in.
+ROOF_DTYPE = 'float32'
+
 
 class Roof(NamedTuple):
     """What a machine can do.
@@ -186,20 +189,20 @@ def roof_of(results: Mapping[str, Any]) -> Roof:
 
 
 def _points(results: Mapping[str, Any], which: str) -> List[Measurement]:
-    """Return a point for each convolution and each library that computed it."""
+    """Return a point for each convolution in float32, as the roof is, and each library."""
     titles = {OURS: 'ours', **report.others(dict(results))}
     points = []
     for name, title in titles.items():
         for record in results['layers']:
+            dtype = record.get('dtype', ROOF_DTYPE)
             work = record['passes'].get(which)
             seconds = report.median(record, which, name)
-            if work and work['operations'] and seconds:
+            if dtype == ROOF_DTYPE and work and work['operations'] and seconds:
                 # The benchmark's bytes are those of data and output. A backward pass reads the
                 # weight, too, and writes its gradient.
-                weight = BYTES * math.prod(record['weight']) * (1 if which == PASSES[0] else 2)
-                points.append(
-                    Measurement(title, work['operations'], work['bytes'] + weight, seconds)
-                )
+                times = 1 if which == PASSES[0] else 2
+                moved = work['bytes'] + times * BYTES[dtype] * math.prod(record['weight'])
+                points.append(Measurement(title, work['operations'], moved, seconds))
     return points
 
 
