@@ -128,7 +128,7 @@ def _call_with_weight(
     if wide is None:
         backend = backends.choose(op, arguments, dtype, device)
         return getattr(backend, op)(x, weight, bias, arguments, kind, name, adds)
-    cast = backends.portable.cast
+    cast = backends.composition().cast
     x, weight = cast(x, wide, kind), cast(weight, wide, kind)
     bias = None if bias is None else cast(bias, wide, kind)
     # the casts, which are MXNet's, add where that is asked for
@@ -154,7 +154,7 @@ def call_convolution(
     that input may have to be added to what is already there.
     """
     if arguments.border is not None:
-        x = backends.portable.border(x, arguments.border, arguments.layout, kind)
+        x = backends.composition().border(x, arguments.border, arguments.layout, kind)
         arguments, adds = arguments._replace(border=None), (False, *adds[1:])
     return _call_with_weight(
         'convolution', x, weight, bias, arguments, kind, dtype, device, name, adds
@@ -192,7 +192,7 @@ def call_pooling(
     if wide is None:
         backend = backends.choose('pooling', arguments, dtype, device)
         return backend.pooling(x, arguments, kind, name, adds)
-    portable = backends.portable
+    portable = backends.composition()
     x = portable.cast(x, wide, kind)
     out = call_pooling(x, arguments, kind, wide, device, None, (False,))
     if dtype in INTEGERS:
@@ -569,7 +569,7 @@ def max_pooling_with_indices(
     if not kind.symbol:
         dtype, _ = check_arrays(op, (x,))
         geometry.pooling_shape(arguments, x.shape, op)
-    portable, wide = backends.portable, COMPUTED_IN.get(dtype or '')
+    portable, wide = backends.composition(), COMPUTED_IN.get(dtype or '')
     maxima, indices = portable.max_pooling_with_indices(
         portable.cast(x, wide, kind) if wide else x, arguments, kind
     )
@@ -645,7 +645,7 @@ def max_unpooling(
             )
         if indices.shape != x.shape:
             geometry.refuse('indices_shape', op=op, indices_shape=indices.shape, expected=x.shape)
-    return backends.portable.max_unpooling(x, indices, sizes, windows, arguments, kind)
+    return backends.composition().max_unpooling(x, indices, sizes, windows, arguments, kind)
 
 
 # --------------------------------------------------------------------------- adaptive pooling
@@ -673,7 +673,7 @@ def call_adaptive_pooling(
     name: Optional[str] = None,
 ) -> Any:
     """Compute a checked adaptive pooling; `dtype` is None where it is unknown."""
-    portable = backends.portable
+    portable = backends.composition()
     wide = COMPUTED_IN.get(dtype or '')
     if wide is None:
         return portable.adaptive_pooling(x, output_size, mode, layout, kind, name)
@@ -747,7 +747,7 @@ def call_pad(
     x: Any, around: geometry.Border, layout: str, kind: Any, name: Optional[str] = None
 ) -> Any:
     """Put a checked border around `x`."""
-    return backends.portable.border(x, around, layout, kind, 'pad', name)
+    return backends.composition().border(x, around, layout, kind, 'pad', name)
 
 
 def pad(
@@ -870,9 +870,9 @@ def unfold(
         check_arrays(op, (x,))
         geometry.convolution_shape(arguments, x.shape, op=op)
     if arguments.border is not None:
-        x = backends.portable.border(x, arguments.border, layout, kind)
+        x = backends.composition().border(x, arguments.border, layout, kind)
         arguments = arguments._replace(border=None)
-    return backends.portable.unfold(x, arguments, kind, name)
+    return backends.composition().unfold(x, arguments, kind, name)
 
 
 FIRST_LAYOUTS = tuple(names[0] for names in geometry.LAYOUTS.values())
@@ -943,7 +943,7 @@ def fold(
                 shape=x.shape,
                 count=x.shape[2],
             )
-    return backends.portable.fold(x, sizes, windows, arguments, kind, name)
+    return backends.composition().fold(x, sizes, windows, arguments, kind, name)
 
 
 # --------------------------------------------------------------------------- the textbook's names

@@ -174,6 +174,17 @@ MESSAGES: Dict[str, str] = {
         'groups equal to the number of input channels, one or two spatial axes, and windows that'
         ' span few enough elements to stay in cache'
     ),
+    'higher_order_backend': (
+        "use_backend(name={name}): higher_order=True is for the backend 'portable' alone"
+    ),
+    'higher_order_symbols': (
+        '{op}: higher-order gradients are for arrays, not for symbols; in a network, call'
+        ' hybridize(False) first'
+    ),
+    'higher_order_empty': (
+        '{op}: an array of shape {shape} has no elements to take higher-order gradients of'
+    ),
+    'higher_order_lacks': '{op}: there are no higher-order gradients of {what}',
     'too_large': (
         '{op}: the output would have shape {shape}, more than the 2147483647 elements that one'
         ' MXNet array can hold'

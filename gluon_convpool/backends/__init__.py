@@ -2,7 +2,8 @@
 
 `choose` decides for one call. With ``'auto'``, the default, the native backend serves whatever it
 can; of the rest, MXNet's operator serves what it is fast at, and the portable backend everything
-else; ``'native'`` turns "cannot" into an error that says why, and ``'portable'`` never asks.
+else; ``'native'`` turns "cannot" into an error that says why, and ``'portable'`` never asks. Where
+gradients of gradients are asked for, another composition takes the place of the portable one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from .. import _mxnet, geometry
 from .._mxnet import mx
-from . import builtin, native, portable
+from . import builtin, higher_order, native, portable
 
 Arguments = Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
 
@@ -27,6 +28,7 @@ def _from_environment() -> str:
 
 
 _current = _from_environment()
+_higher_order = False
 
 
 class use_backend:
@@ -41,11 +43,16 @@ class use_backend:
         'auto', the default of the package, takes the native library where it can serve a call and
         the portable backend otherwise; 'native' never does the latter, and calls that the library
         cannot serve raise ValueError; 'portable' never takes the library.
+    higher_order : bool
+        Only with 'portable': compute so that gradients can be differentiated again, after
+        ``mxnet.autograd.grad(..., create_graph=True)``, as those of the other backends and of
+        MXNet's own layers cannot. Slower, and for arrays alone, not for hybridized networks.
 
     Raises
     ------
     ValueError
-        If `name` is unknown, or 'native' is asked for and the library is not available.
+        If `name` is unknown, 'native' is asked for and the library is not available, or
+        `higher_order` with another backend than 'portable'; or if that is no bool.
 
     Examples
     --------
@@ -53,29 +60,61 @@ class use_backend:
     >>> with gluon_convpool.use_backend('portable'):
     ...     print(gluon_convpool.info().backend)
     portable
+
+    The second derivative of a sum of squares of two products:
+
+    >>> from gluon_convpool import functional
+    >>> from mxnet import autograd, np
+    >>> x, k = np.array([[[2.0, 3.0]]]), np.array([[[10.0]]])
+    >>> x.attach_grad()
+    >>> with autograd.record(), gluon_convpool.use_backend('portable', higher_order=True):
+    ...     y = np.square(functional.convolution(x, k, layout='NCW'))
+    ...     slope = autograd.grad(y, x, create_graph=True)[0]
+    >>> slope.backward()
+    >>> x.grad
+    array([[[200., 200.]]])
     """
 
-    def __init__(self, name: str) -> None:
-        global _current
+    def __init__(self, name: str, higher_order: bool = False) -> None:
+        global _current, _higher_order
         name = geometry.choice('use_backend', 'name', name, CHOICES)
         if name == 'native':
             status = _mxnet.native_status()
             if not status.available:
                 raise ValueError(f"use_backend('native'): {status.reason}")
-        self._previous = _current
-        _current = name
+        if geometry.flag('use_backend', 'higher_order', higher_order) and name != 'portable':
+            geometry.refuse('higher_order_backend', name=repr(name))
+        self._previous = _current, _higher_order
+        _current, _higher_order = name, higher_order
 
     def __enter__(self) -> use_backend:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        global _current
-        _current = self._previous
+        global _current, _higher_order
+        _current, _higher_order = self._previous
 
 
 def current() -> str:
     """The choice in force: 'auto', 'native' or 'portable'."""
     return _current
+
+
+def composition() -> ModuleType:
+    """The module that composes MXNet's operators to what no backend has as a whole."""
+    return higher_order if _higher_order else portable
+
+
+def check_activation(act_type: str) -> None:
+    """Refuse MXNet's activation where higher-order gradients are asked for and it has none.
+
+    Raises
+    ------
+    ValueError
+        Naming the activation.
+    """
+    if _higher_order and act_type not in higher_order.ACTIVATIONS:
+        geometry.refuse('higher_order_lacks', op='activation', what=repr(act_type))
 
 
 def obstacle(
@@ -132,7 +171,7 @@ def _portable(op: str, arguments: Arguments, reason: str) -> ModuleType:
     algorithm = getattr(arguments, 'algorithm', 'auto')
     if algorithm != 'auto':
         geometry.refuse('algorithm_without_native', op=op, algorithm=repr(algorithm), reason=reason)
-    return portable
+    return composition()
 
 
 def check_algorithm(

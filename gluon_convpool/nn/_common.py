@@ -7,6 +7,7 @@ import inspect
 import weakref
 from typing import Any, Dict, Optional, Tuple
 
+from .. import backends
 from .._mxnet import Kind, kind_of, mx, to_world
 from ..backends import native
 
@@ -183,6 +184,7 @@ class Activation(mx.gluon.nn.Activation):
     _SINGLE_OPERATORS = ('relu', 'sigmoid', 'softsign', 'tanh')
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
+        backends.check_activation(self._act_type)
         if self._act_type not in self._SINGLE_OPERATORS:
             return super().hybrid_forward(F, x)
         kind = kind_of(x)
