@@ -189,6 +189,30 @@ def test_ctrl_c_ends_the_demo_cleanly(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_ctrl_c_is_not_lost_where_python_cannot_raise_it():
+    program = """
+import signal, time
+from gluon_convpool import cli
+
+class Array:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)  # where Python sees the signal
+
+def main():
+    Array()
+    for _ in range(600):
+        time.sleep(0.1)
+
+cli.start_again_with_threads, cli.main = (lambda: None), main
+cli.run_as_program()
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, 'stopped\n')
+
+
 def test_a_reader_who_has_enough_is_no_error():
     command = f'{sys.executable} -m gluon_convpool explain 24,24 | head -1; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, timeout=120)

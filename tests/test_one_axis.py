@@ -104,7 +104,7 @@ def test_pooling_is_that_of_mxnet(native, np_or_nd, mode, global_pool, ceil_mode
     'attributes, words',
     [
         ({'layout': 'NCHW'}, ['layout NCHW', '4 axes']),
-        ({'layout': 'NWC'}, ["layout='NWC'", "'NCW'"]),
+        ({'layout': 'NCWH'}, ["layout='NCWH'", "'NCW'"]),
         ({'kernel': (3, 3)}, ['(3, 3)', 'tuple of 1']),
         ({'kernel': (9,)}, ['(9,)', 'must fit']),
         ({'stride': (0,)}, ['strides', '(0,)']),

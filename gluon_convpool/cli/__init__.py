@@ -7,11 +7,13 @@ layer), 2 when something that was asked for cannot be done. Ctrl-C makes it 130.
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import os
 import sys
+import threading
 from types import ModuleType
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import gluon_convpool
 
@@ -82,8 +84,26 @@ def start_again_with_threads() -> None:
     os.execve(sys.executable, [sys.executable, *program, *sys.argv[1:]], environment)
 
 
+def keep_interrupts() -> None:
+    """Let no Ctrl-C be lost that comes while Python cannot raise, as in MXNet's ``__del__``.
+
+    What is raised in there Python hands to a hook, prints and forgets.
+    """
+    print_it = sys.unraisablehook
+
+    def again(what: Any) -> None:
+        if what.exc_type is KeyboardInterrupt:
+            # from another thread: here it would come at once, and be lost again
+            threading.Timer(0.01, _thread.interrupt_main).start()
+        else:
+            print_it(what)
+
+    sys.unraisablehook = again
+
+
 def run_as_program() -> None:
     """Be the program: the entry point of ``gluon-convpool`` and of ``python -m``."""
+    keep_interrupts()
     try:
         start_again_with_threads()
         status = main()
