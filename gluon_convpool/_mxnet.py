@@ -219,6 +219,16 @@ def _missing_reason() -> str:
     return reason or 'the native library was not built'
 
 
+# Of the native library, without their prefix.
+OPERATORS = (
+    'convolution',
+    'convolution_transpose',
+    'pooling',
+    'deformable_columns',
+    'batch_norm',
+)
+
+
 def _load() -> NativeStatus:
     global _library
     if not os.path.exists(LIBRARY):
@@ -235,7 +245,7 @@ def _load() -> NativeStatus:
         library.convpool_set_instruction_set.restype = ctypes.c_int
         library.convpool_convolution_algorithm.argtypes = [ctypes.c_void_p, ctypes.c_int]
         library.convpool_convolution_algorithm.restype = ctypes.c_int
-        for name in ('convolution', 'convolution_transpose', 'pooling', 'batch_norm'):
+        for name in OPERATORS:
             _operators[name, ND_ARRAY] = getattr(mx.nd, f'convpool_{name}')
             _operators[name, ND_SYMBOL] = getattr(mx.sym, f'convpool_{name}')
             for kind, world in ((NP_ARRAY, 'ndarray'), (NP_SYMBOL, 'symbol')):

@@ -17,6 +17,7 @@ __all__ = [
     'convolution',
     'convolution_transpose',
     'corr2d',
+    'deformable_convolution',
     'fold',
     'max_pooling_with_indices',
     'max_unpooling',
@@ -417,6 +418,164 @@ def convolution_transpose(
         arguments, x.shape, weight.shape, None if bias is None else bias.shape
     )
     return call_convolution_transpose(x, weight, bias, arguments, kind, dtype, device, name)
+
+
+def check_deformable(
+    x: Any,
+    offset: Any,
+    mask: Optional[Any],
+    arguments: geometry.Convolution,
+    sampling: geometry.Sampling,
+    weight: Optional[geometry.Ints] = None,
+    bias: Optional[geometry.Ints] = None,
+) -> None:
+    """Refuse arrays and shapes of parameters that don't fit each other.
+
+    Raises
+    ------
+    ValueError
+        Naming what does not fit.
+    """
+    op = 'deformable_convolution'
+    shape = geometry.convolution_shape(arguments, x.shape, weight, bias, op)
+    mask_shape = None if mask is None else mask.shape
+    geometry.check_sampling(op, sampling, x.shape, shape[2:], offset.shape, mask_shape)
+
+
+def call_deformable_convolution(
+    x: Any,
+    offset: Any,
+    mask: Optional[Any],
+    weight: Any,
+    bias: Optional[Any],
+    arguments: geometry.Convolution,
+    sampling: geometry.Sampling,
+    kind: Kind,
+    dtype: Optional[str],
+    device: Optional[str],
+    name: Optional[str] = None,
+    adds: Tuple[Optional[bool], ...] = (None, None, None),
+) -> Any:
+    """Hand a checked deformable convolution to a backend; the rest is as in `call_convolution`.
+
+    What the moved windows see is a pointwise convolution's data.
+    """
+    op = 'deformable_convolution'
+    wide = COMPUTED_IN.get(dtype or '')
+    if wide is not None:
+        cast = backends.composition().cast
+        x, offset, mask, weight, bias = (
+            None if one is None else cast(one, wide, kind)
+            for one in (x, offset, mask, weight, bias)
+        )
+        alone = (False, False, False)
+        out = call_deformable_convolution(
+            x, offset, mask, weight, bias, arguments, sampling, kind, wide, device, None, alone
+        )
+        return cast(out, dtype, kind, name)
+    if not kind.symbol and 0 in x.shape:
+        # an empty batch sees nothing, wherever its windows are
+        return call_convolution(x, weight, bias, arguments, kind, dtype, device, name, adds)
+    backend = backends.choose(op, sampling, dtype, device)
+    columns = backend.deformable_columns(x, offset, mask, sampling, kind, adds[:1])
+    weight = backends.portable.as_pointwise(x, weight, arguments, kind)
+    pointwise = arguments._replace(kernel=(1, 1), stride=(1, 1), dilate=(1, 1), pad=(0, 0))
+    adds = (False, None, adds[2])
+    return call_convolution(columns, weight, bias, pointwise, kind, dtype, device, name, adds)
+
+
+def deformable_convolution(
+    x: Any,
+    offset: Any,
+    weight: Any,
+    bias: Optional[Any] = None,
+    mask: Optional[Any] = None,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    num_deformable_group: int = 1,
+    kernel_size: Any = None,
+    channels: Optional[int] = None,
+    name: Optional[str] = None,
+) -> Any:
+    """Convolve with windows whose elements are moved, each by an offset of its own.
+
+    Parameters
+    ----------
+    x : array or symbol, shape (batch, in_channels, height, width)
+        float32, float64, or float16, which is computed in float32.
+    offset : array or symbol, shape (batch, 2 * taps * groups, output height, output width)
+        Rows and columns, in elements, by which each of the ``kernel height * kernel width`` taps is
+        moved: ``(dy, dx)`` of the first tap of the first deformable group, of its second tap, and
+        so on. Where that is between elements of `x`, it is interpolated linearly.
+    weight : array or symbol, shape (channels, in_channels / groups, kernel height, kernel width)
+        Of the dtype of `x`.
+    bias : array or symbol, shape (channels,), optional
+        Added to each output channel.
+    mask : array or symbol, shape (batch, taps * groups, output height, output width), optional
+        What each tap is multiplied by (Zhu et al., 2018). It also decides what there is at the
+        edges, as in MXNet: without a mask (Dai et al., 2017), nothing that is read before the first
+        element or behind ``size - 1`` is interpolated: the former is 0, and the latter the last
+        element, up to ``size``. With one, the data has zeros around it.
+    strides, padding, dilation : int or (int, int)
+        As in `convolution`; padding is added on both sides alike.
+    groups : int
+        As in `convolution`.
+    num_deformable_group : int
+        Into how many parts the input channels are split, each of which has its own offsets.
+    kernel_size : int or (int, int), optional
+        Needed for symbols, which don't know the shape of `weight`; read from it otherwise.
+    channels : int, optional
+        Number of output channels; needed for symbols, and read from `weight` otherwise.
+    name : str, optional
+        Name of the node in a symbol's graph.
+
+    Returns
+    -------
+    array or symbol, shape (batch, channels, output height, output width)
+        Of the same kind and dtype as `x`, and of the sizes that `convolution` gives.
+
+    Raises
+    ------
+    TypeError
+        For inputs that are no arrays or symbols of MXNet, that are of different kinds, or whose
+        dtype is another one, and for arguments of a wrong type.
+    ValueError
+        For arguments and shapes that don't fit, naming the argument, the value and what is allowed.
+
+    Notes
+    -----
+    Memory is taken for what all windows see, ``taps`` times the data where strides are 1. There is
+    no gradient by an offset where it moves a tap to an element: there it is that of one side.
+
+    Examples
+    --------
+    >>> from gluon_convpool import functional
+    >>> from mxnet import np
+    >>> x, k = np.arange(4).reshape(1, 1, 1, 4), np.ones((1, 1, 1, 1))
+    >>> offset = np.array([[0, 0, 0, 0], [0.5, 0, 0.25, -4]]).reshape(1, 2, 1, 4)
+    >>> functional.deformable_convolution(x, offset, k)
+    array([[[[0.5 , 1.  , 2.25, 0.  ]]]])
+    """
+    op = 'deformable_convolution'
+    given = {'x': x, 'offset': offset, 'weight': weight, 'bias': bias}
+    kind = _kind(op, **given) if mask is None else _kind(op, **given, mask=mask)
+    read_channels, _, read_kernel = _read_weight(op, weight, kind, 'NCHW', kernel_size, channels)
+    kernel_size = read_kernel if kernel_size is None else kernel_size
+    channels = read_channels if channels is None else channels
+    pair = geometry.per_axis(op, 'padding', padding, 2, 0)
+    arguments = geometry.convolution_arguments(
+        op, kernel_size, strides, pair, dilation, channels, groups, 'NCHW'
+    )
+    sampling = geometry.deformable_arguments(op, arguments, num_deformable_group, mask is not None)
+    inputs = (x, offset, mask, weight, bias)
+    if kind.symbol:
+        return call_deformable_convolution(*inputs, arguments, sampling, kind, None, None, name)
+    dtype, device = check_arrays(op, [one for one in inputs if one is not None])
+    bias_shape = None if bias is None else bias.shape
+    check_deformable(x, offset, mask, arguments, sampling, weight.shape, bias_shape)
+    return call_deformable_convolution(*inputs, arguments, sampling, kind, dtype, device, name)
 
 
 def pooling(

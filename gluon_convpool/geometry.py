@@ -127,6 +127,16 @@ MESSAGES: Dict[str, str] = {
         '{op}: all inputs must be of one kind (mx.np arrays, mx.nd arrays, or symbols), but they'
         ' are {kinds}'
     ),
+    'deformable_layout': '{op}: layout={layout} is not supported; allowed: {allowed}',
+    'deformable_channels': (
+        '{op}(num_deformable_group={groups}): in_channels={value} is not divisible by'
+        ' num_deformable_group'
+    ),
+    'deformable_input': (
+        '{op}: {name} has shape {shape}; expected {expected}, {each} for each element of a window,'
+        ' deformable group and window'
+    ),
+    'unsupported_argument': '{op}: {name}={value} is not supported; leave it away',
     'no_kernels': (
         '{op}: {layer} has no kernels to draw; allowed: a one- or two-dimensional convolution layer'
     ),
@@ -611,6 +621,40 @@ class ConvolutionTranspose(NamedTuple):
 AnyConvolution = Union[Convolution, ConvolutionTranspose]
 
 
+class Sampling(NamedTuple):
+    """Where a deformable convolution reads its data, as `deformable_arguments` returns it.
+
+    Parameters
+    ----------
+    kernel, stride, dilate, pad : tuple of int
+        Of the window before its elements are moved, one value per spatial axis.
+    groups : int
+        Into how many parts the input channels are split, each of which has offsets of its own.
+    modulated : bool
+        Whether each element is also multiplied by a mask. That decides what there is at the edges:
+        without it (Dai et al., 2017, as MXNet computes it) the data ends at its last element, and
+        elements read at less than 0 or from the size on are 0; with it (Zhu et al., 2018) the data
+        is surrounded by zeros, between which and the outermost elements is interpolated.
+    """
+
+    kernel: Ints
+    stride: Ints
+    dilate: Ints
+    pad: Ints
+    groups: int
+    modulated: bool
+
+    @property
+    def layout(self) -> str:
+        """The order of the axes."""
+        return 'NCHW'
+
+    @property
+    def ndim(self) -> int:
+        """The number of spatial axes."""
+        return len(self.kernel)
+
+
 class Pooling(NamedTuple):
     """Arguments of a pooling, checked and normalised; `pooling_arguments` makes it.
 
@@ -653,6 +697,9 @@ class Pooling(NamedTuple):
     def ndim(self) -> int:
         """The number of spatial axes."""
         return len(self.kernel)
+
+
+Arguments = Union[Convolution, ConvolutionTranspose, Pooling, Sampling]
 
 
 def convolution_arguments(
@@ -730,6 +777,96 @@ def convolution_arguments(
         border = Border(before, after, mode)
         before = (0,) * ndim
     return Convolution(kernel, stride, dilate, before, channels, groups, layout, algorithm, border)
+
+
+def deformable_arguments(
+    op: str,
+    arguments: Convolution,
+    num_deformable_group: Any,
+    modulated: bool,
+    in_channels: int = 0,
+) -> Sampling:
+    """Check and normalise what a deformable convolution has beyond an ordinary one.
+
+    Parameters
+    ----------
+    op : str
+        The caller, for messages.
+    arguments : Convolution
+        Those of the ordinary one.
+    num_deformable_group : int
+        Must divide the input channels.
+    modulated : bool
+        Whether there is a mask.
+    in_channels : int
+        Number of input channels; 0 where the data will decide it.
+
+    Returns
+    -------
+    Sampling
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, its value and what is allowed.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.convolution_arguments('conv', 3, 1, 1, 1, 8, 1, 'NCHW')
+    >>> geometry.deformable_arguments('deformable', arguments, 2, True, in_channels=3)
+    Traceback (most recent call last):
+    ValueError: deformable(num_deformable_group=2): in_channels=3 is not divisible by \
+num_deformable_group
+    """
+    groups = integer(op, 'num_deformable_group', num_deformable_group, 1)
+    layout = Sampling((), (), (), (), 1, False).layout
+    if arguments.layout != layout:
+        refuse('deformable_layout', op=op, layout=repr(arguments.layout), allowed=repr(layout))
+    if in_channels % groups:
+        refuse('deformable_channels', op=op, groups=groups, value=in_channels)
+    kernel, stride, dilate, pad = arguments[:4]
+    return Sampling(kernel, stride, dilate, pad, groups, modulated)
+
+
+def check_sampling(
+    op: str, sampling: Sampling, data: Ints, windows: Ints, offset: Ints, mask: Optional[Ints]
+) -> None:
+    """Refuse offsets and a mask whose shapes are not those that the data asks for.
+
+    Parameters
+    ----------
+    op : str
+        The caller, for messages.
+    sampling : Sampling
+    data : tuple of int
+        Shape of the data.
+    windows : tuple of int
+        Spatial sizes of the output.
+    offset, mask : tuple of int
+        Their shapes; None where there is no mask.
+
+    Raises
+    ------
+    ValueError
+        Naming what has a wrong shape, and the one that is expected.
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> sampling = geometry.Sampling((3, 3), (1, 1), (1, 1), (1, 1), 1, False)
+    >>> geometry.check_sampling('f', sampling, (2, 4, 5, 6), (5, 6), (2, 18, 5, 6), None)
+    """
+    if data[1] % sampling.groups:
+        refuse('deformable_channels', op=op, groups=sampling.groups, value=data[1])
+    taps = sampling.kernel[0] * sampling.kernel[1] * sampling.groups
+    for name, shape, each, words in (
+        ('offset', offset, 2, 'two numbers'),
+        ('mask', mask, 1, 'one number'),
+    ):
+        expected = (data[0], each * taps, *windows)
+        if shape is not None and shape != expected:
+            refuse('deformable_input', op=op, name=name, shape=shape, expected=expected, each=words)
 
 
 def _channels(op: str, channels: Any, groups: Any, in_channels: Any) -> Ints:

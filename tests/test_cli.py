@@ -170,10 +170,16 @@ def test_the_console_script_is_the_module():
     assert one.stdout == other.stdout and '\x1b' not in one.stdout
 
 
+def hear_interrupts():
+    """In a child: what runs in the background ignores them, and so do the children of that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_the_demo_cleanly(tmp_path):
     running = subprocess.Popen(
         [sys.executable, '-u', '-m', 'gluon_convpool', 'demo', '--epochs', '1000'],
         cwd=tmp_path,
+        preexec_fn=hear_interrupts,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -208,7 +214,11 @@ cli.start_again_with_threads, cli.main = (lambda: None), main
 cli.run_as_program()
 """
     done = subprocess.run(
-        [sys.executable, '-c', program], capture_output=True, text=True, timeout=60
+        [sys.executable, '-c', program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=hear_interrupts,
     )
     assert (done.returncode, done.stderr) == (130, 'stopped\n')
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import os
 from types import ModuleType
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional
 
 from .. import _mxnet, geometry
 from .._mxnet import mx
 from . import builtin, higher_order, native, portable
-
-Arguments = Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling]
 
 CHOICES = ('auto', 'native', 'portable')
 ENVIRONMENT_VARIABLE = 'GLUON_CONVPOOL_BACKEND'
@@ -119,7 +117,7 @@ def check_activation(act_type: str) -> None:
 
 def obstacle(
     op: str,
-    arguments: Arguments,
+    arguments: geometry.Arguments,
     dtype: Optional[str] = None,
     device: Optional[str] = None,
 ) -> str:
@@ -137,7 +135,7 @@ def is_native() -> bool:
 
 def choose(
     op: str,
-    arguments: Arguments,
+    arguments: geometry.Arguments,
     dtype: Optional[str] = None,
     device: Optional[str] = None,
 ) -> ModuleType:
@@ -167,7 +165,7 @@ def choose(
     return _portable(op, arguments, reason)
 
 
-def _portable(op: str, arguments: Arguments, reason: str) -> ModuleType:
+def _portable(op: str, arguments: geometry.Arguments, reason: str) -> ModuleType:
     algorithm = getattr(arguments, 'algorithm', 'auto')
     if algorithm != 'auto':
         geometry.refuse('algorithm_without_native', op=op, algorithm=repr(algorithm), reason=reason)

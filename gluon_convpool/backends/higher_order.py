@@ -26,6 +26,7 @@ __all__ = [
     'cast',
     'convolution',
     'convolution_transpose',
+    'deformable_columns',
     'fold',
     'max_pooling_with_indices',
     'max_unpooling',
@@ -426,6 +427,11 @@ def _refuse(op: str, what: str) -> NoReturn:
 def max_pooling_with_indices(x: Any, arguments: geometry.Pooling, kind: Kind) -> Any:
     """There are none: `pooling` has them."""
     _refuse('max_pooling_with_indices', 'maxima with their indices')
+
+
+def deformable_columns(*_: Any) -> Any:
+    """There are none."""
+    _refuse('deformable_convolution', 'deformable convolution')
 
 
 def max_unpooling(*_: Any) -> Any:

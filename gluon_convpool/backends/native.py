@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple
 
 from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
@@ -18,7 +18,7 @@ LAYOUTS = ('NCW', 'NCHW', 'NCDHW', 'NWC', 'NHWC')
 
 def obstacle(
     op: str,
-    arguments: Union[geometry.Convolution, geometry.ConvolutionTranspose, geometry.Pooling],
+    arguments: geometry.Arguments,
     dtype: Optional[str],
     device: Optional[str],
 ) -> str:
@@ -292,6 +292,45 @@ def pooling(
     return _mxnet.native_operator('pooling', kind)(
         _detour(x, kind, adds[0]), name=name, **pooling_attributes(arguments)
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def sampling_attributes(sampling: geometry.Sampling) -> Dict[str, Any]:
+    return _without_defaults(
+        {
+            'kernel': sampling.kernel,
+            'stride': sampling.stride,
+            'dilate': sampling.dilate,
+            'pad': sampling.pad,
+            'num_deformable_group': sampling.groups,
+            'with_mask': sampling.modulated,
+        },
+        {
+            'stride': (1, 1),
+            'dilate': (1, 1),
+            'pad': (0, 0),
+            'num_deformable_group': 1,
+            'with_mask': False,
+        },
+    )
+
+
+def deformable_columns(
+    x: Any,
+    offset: Any,
+    mask: Optional[Any],
+    sampling: geometry.Sampling,
+    kind: Kind,
+    adds: Adds = (None,),
+) -> Any:
+    """What moved windows see, ``(N, C * taps, *windows)``, from data ``(N, C, H, W)``."""
+    inputs = [
+        _detour(one, kind, add)
+        for one, add in zip((x, offset, mask), (adds[0], None, None))
+        if one is not None
+    ]
+    attributes = sampling_attributes(sampling)
+    return _mxnet.native_operator('deformable_columns', kind)(*inputs, **attributes)
 
 
 def _mode_in_graph(mean: Any, variance: Any, dtype: str) -> Any:

@@ -321,6 +321,17 @@ def convolution_transpose(
     return ops.leave(ops.move_axes(total, back, name=name))
 
 
+def as_pointwise(x: Any, weight: Any, arguments: geometry.Convolution, kind: Kind) -> Any:
+    """The weight of a convolution of `x` as that of one over its windows' elements as channels."""
+    ops = _OPERATORS[kind]
+    weight = ops.enter(weight)
+    if kind.symbol:
+        weight = _with_checked_shape(ops, weight, ops.enter(x), arguments, 1)
+    for _ in arguments.kernel:
+        weight = ops.reshape(weight, (0, -3, -2), (-2, -5, -4))
+    return ops.leave(ops.F.expand_dims(ops.F.expand_dims(weight, axis=2), axis=3))
+
+
 def with_checked_convolution(
     x: Any, weight: Any, arguments: geometry.Convolution, kind: Kind
 ) -> Tuple[Any, Any]:
@@ -645,6 +656,107 @@ def fold(
     adj = tuple(n + 2 * p - r for n, p, r in zip(sizes, arguments.pad, reached))
     out = _spread(ops, piece, arguments, adj)
     return ops.leave(ops.F.identity(out, name=name) if kind.symbol else out)
+
+
+# --------------------------------------------------------------------------- moved windows
+
+
+def deformable_columns(
+    x: Any,
+    offset: Any,
+    mask: Optional[Any],
+    sampling: geometry.Sampling,
+    kind: Kind,
+    adds: Any = None,
+) -> Any:
+    """What moved windows see, ``(N, C * taps, *windows)``, from data ``(N, C, H, W)``.
+
+    Each element of a window is interpolated from the four around its place, all at once.
+    """
+    ops = _OPERATORS[kind]
+    F = ops.F
+
+    def by_group(array: Any) -> Any:
+        array, groups = ops.enter(array), sampling.groups
+        return ops.reshape(array, (0, -4, groups, -1, -2), (-2, -6, groups, -1, -4))
+
+    # (N, groups, H, W, C / groups), and of offset and mask (N, groups, taps, *windows)
+    x, offset = by_group(x), by_group(offset)
+    ends = [
+        F.reshape(
+            F.slice_axis(F.contrib.arange_like(x, axis=axis), axis=0, begin=-1, end=None),
+            shape=(1, 1, 1, 1, 1),
+        )
+        for axis in (3, 4)
+    ]
+    x = F.transpose(x, axes=(0, 1, 3, 4, 2))
+
+    def line(axis: int) -> Any:
+        numbers = F.contrib.arange_like(moved[0], axis=axis)
+        return F.reshape(numbers, shape=tuple(-1 if i == axis else 1 for i in range(5)))
+
+    moved = [
+        F.slice(offset, begin=(None, None, i), end=(None, None, None), step=(1, 1, 2))
+        for i in range(2)
+    ]
+    row = F.floor(line(2) / sampling.kernel[1])
+    taps = row, line(2) - row * sampling.kernel[1]
+    places = []
+    for axis, (by, tap) in enumerate(zip(moved, taps)):
+        start = line(3 + axis) * sampling.stride[axis] - sampling.pad[axis]
+        start = F.broadcast_add(start, tap * sampling.dilate[axis])
+        places.append(F.broadcast_add(by, F.BlockGrad(start)))
+    seen = _interpolated(ops, x, line(0), line(1), places, ends, sampling.modulated)
+    if mask is not None:
+        seen = F.broadcast_mul(seen, F.expand_dims(by_group(mask), axis=5))
+    seen = F.transpose(seen, axes=(0, 1, 5, 2, 3, 4))
+    for _ in range(2):
+        seen = ops.reshape(seen, (0, -3, -2), (-2, -5, -4))
+    return ops.leave(seen)
+
+
+def _interpolated(
+    ops: _Operators,
+    x: Any,
+    image: Any,
+    group: Any,
+    places: Sequence[Any],
+    ends: Sequence[Any],
+    surrounded: bool,
+) -> Any:
+    """``(N, groups, taps, *windows, C)``: `x`, ``(N, groups, H, W, C)``, between its elements.
+
+    `places` are rows and columns ``(N, groups, taps, *windows)``, `ends` the numbers of the last
+    ones.
+    """
+    F = ops.F
+    inside, corners = None, []
+    for place, end in zip(places, ends):
+        if not surrounded:
+            there = F.broadcast_logical_and(place >= 0, F.broadcast_lesser(place, end + 1))
+            inside = there if inside is None else F.broadcast_logical_and(inside, there)
+            place = F.broadcast_minimum(place, end)
+        low = F.BlockGrad(F.floor(place))
+        part = place - low
+        pairs = []
+        for number, weight in ((low, 1 - part), (low + 1, part)):
+            if not surrounded:
+                # the last element is its own neighbour
+                number = F.broadcast_minimum(number, end)
+            there = F.broadcast_logical_and(number >= 0, F.broadcast_lesser_equal(number, end))
+            pairs.append((F.where(there, number, F.zeros_like(number)), there, weight))
+        corners.append(pairs)
+    total = None
+    for (row, above, by_row), (column, beside, by_column) in itertools.product(*corners):
+        there = F.broadcast_logical_and(above, beside)
+        if inside is not None:
+            there = F.broadcast_logical_and(there, inside)
+        weight = F.where(there, by_row * by_column, F.zeros_like(there))
+        indices = [F.broadcast_add(F.zeros_like(row), one) for one in (image, group)]
+        elements = F.gather_nd(x, F.BlockGrad(F.stack(*indices, row, column, axis=0)))
+        part = F.broadcast_mul(elements, F.expand_dims(weight, axis=5))
+        total = part if total is None else ops.add(total, part)
+    return total
 
 
 # --------------------------------------------------------------------------- adaptive pooling

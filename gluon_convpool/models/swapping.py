@@ -11,6 +11,7 @@ import copy
 import functools
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
+from mxnet.gluon.contrib.cnn import conv_layers as contrib
 from mxnet.gluon.nn import basic_layers
 from mxnet.gluon.nn import conv_layers as builtin
 
@@ -19,6 +20,7 @@ from .._mxnet import mx
 from ..nn import _common
 from ..nn._kernel_layer import KernelLayer
 from ..nn.batch_norm import _BatchNorm
+from ..nn.deformable_conv import Deformable
 from ..nn.pool import AnyPooling, _Pooling
 from . import operators
 from .graph import Graph
@@ -48,6 +50,15 @@ _OURS: Dict[Type[Any], Type[Any]] = {
     cls.__bases__[1]: cls for cls in nn.OURS if len(cls.__bases__) > 1
 }
 
+
+# The built-in layers that may be replaced.
+BUILTIN = (
+    builtin._Conv,
+    builtin._Pooling,
+    basic_layers.BatchNorm,
+    contrib.DeformableConvolution,
+    contrib.ModulatedDeformableConvolution,
+)
 
 # Those by the general layers behind the built-in ones.
 _GENERAL: Dict[Type[Any], Type[Any]] = {builtin._Conv: KernelLayer, builtin._Pooling: AnyPooling}
@@ -182,7 +193,7 @@ def _copy(net: Any) -> Any:
 
 
 def _is_ours(block: Any) -> bool:
-    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm))
+    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm, Deformable))
 
 
 def _revive(cls: Any, ours: Any) -> Any:
@@ -258,19 +269,22 @@ def _obstacle(layer: Any, dtype: Optional[str]) -> str:
         if dtype is None:
             return 'the parameters around it are of several types'
         return layer.obstacle()
-    op, device = 'pooling', None
-    if isinstance(layer, KernelLayer):
-        op, dtype = layer.op, functional.dtype_name(layer.weight.dtype)
-        contexts = layer.weight._ctx_list or ()
+    op, device, arguments = 'pooling', None, layer._arguments
+    if isinstance(layer, (KernelLayer, Deformable)):
+        weight = layer.weight
+        op, dtype = layer.op, functional.dtype_name(weight.dtype)
+        contexts = weight._ctx_list or ()
         device = next((one.device_type for one in contexts if one.device_type != 'cpu'), None)
         if op == 'convolution_transpose':
             return 'transposed convolutions of ours are not faster'
-    return backends.obstacle(op, layer._arguments, dtype, device)
+    if isinstance(layer, Deformable):
+        arguments = layer._arguments[2]
+    return backends.obstacle(op, arguments, dtype, device)
 
 
 def _become_ours(layer: Any, dtype: Optional[str]) -> None:
     cls, before = _our_class(layer), type(layer)
-    if layer._kwargs.get('pooling_convention', 'full') not in ('valid', 'full'):
+    if getattr(layer, '_kwargs', {}).get('pooling_convention', 'full') not in ('valid', 'full'):
         raise ValueError(f'its pooling_convention is {layer._kwargs["pooling_convention"]!r}')
     layer.__class__ = cls
     try:
@@ -310,7 +324,7 @@ def _builtin_class(layer: Any) -> Type[Any]:
 
 def _become_builtin(layer: Any, cls: Type[Any]) -> None:
     layer.__class__ = cls
-    layer._kwargs.pop('algorithm', None)
+    getattr(layer, '_kwargs', {}).pop('algorithm', None)
     for name in _NOTES:
         vars(layer).pop(name, None)
     activation = getattr(layer, 'act', None)
@@ -355,7 +369,7 @@ def _swap_block(block: Any, to: str, dtype: Optional[str]) -> Optional[Tuple[str
         if words:
             raise ValueError(words)
         return None
-    if not isinstance(block, (builtin._Conv, builtin._Pooling, basic_layers.BatchNorm)):
+    if not isinstance(block, BUILTIN):
         return None
     _become_ours(block, dtype)
     return before, f'gluon_convpool {type(block).__name__}'

@@ -84,6 +84,20 @@ typedef struct {
   convpool_window window;
 } convpool_pooling;
 
+/* Where a deformable convolution reads x: (batch, channels, in_size...), of two axes. Of the
+ * groups, which divide the channels, each has an offset (row, column) for each element of each
+ * window: offset: (batch, groups, kernel..., 2, out_size...), mask: (batch, groups, kernel...,
+ * out_size...), and what is seen, columns: (batch, channels, kernel..., out_size...).
+ *
+ * Without a mask, which is null then, x ends at its last elements: places below 0 or from the size
+ * on see 0, and those between the last element and the size that element. With one, x has zeros
+ * around it. Places that are not finite see 0. */
+typedef struct {
+  convpool_dtype dtype;
+  int64_t batch, channels, groups;
+  convpool_window window;
+} convpool_sampling;
+
 /* x and y: (batch, channels, inner), with everything behind the channels as one axis; the other
  * arrays have one value for each channel. */
 typedef struct {
@@ -157,6 +171,16 @@ CONVPOOL_API convpool_status convpool_pooling_forward(const convpool_pooling* po
 /* The gradient of x, given x, y and the gradient of y. */
 CONVPOOL_API convpool_status convpool_pooling_backward(const convpool_pooling* pool, const void* x,
                                                        const void* y, const void* dy, void* dx);
+
+CONVPOOL_API convpool_status convpool_deformable_columns_forward(const convpool_sampling* sampling,
+                                                                 const void* x, const void* offset,
+                                                                 const void* mask, void* columns);
+/* The gradients of x, offset and mask, given that of the columns. */
+CONVPOOL_API convpool_status convpool_deformable_columns_backward(const convpool_sampling* sampling,
+                                                                  const void* x, const void* offset,
+                                                                  const void* mask,
+                                                                  const void* dcolumns, void* dx,
+                                                                  void* doffset, void* dmask);
 
 /* y = (x - mean) * inv_std * gamma + beta. Gives the mean and 1 / sqrt(variance + epsilon) too. */
 CONVPOOL_API convpool_status convpool_batch_norm_forward(const convpool_batch_norm* norm,

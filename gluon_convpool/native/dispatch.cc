@@ -96,6 +96,20 @@ convpool_status convpool_pooling_backward(const convpool_pooling* pool, const vo
   return kernels().pooling_backward(pool, x, y, dy, dx);
 }
 
+convpool_status convpool_deformable_columns_forward(const convpool_sampling* sampling,
+                                                    const void* x, const void* offset,
+                                                    const void* mask, void* columns) {
+  return kernels().deformable_columns_forward(sampling, x, offset, mask, columns);
+}
+
+convpool_status convpool_deformable_columns_backward(const convpool_sampling* sampling,
+                                                     const void* x, const void* offset,
+                                                     const void* mask, const void* dcolumns,
+                                                     void* dx, void* doffset, void* dmask) {
+  return kernels().deformable_columns_backward(sampling, x, offset, mask, dcolumns, dx, doffset,
+                                               dmask);
+}
+
 convpool_status convpool_batch_norm_forward(const convpool_batch_norm* norm, const void* x,
                                             const void* gamma, const void* beta,
                                             const void* running_mean, const void* running_var,

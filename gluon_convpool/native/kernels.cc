@@ -3,6 +3,7 @@
 
 #include "conv/channels_last.h"
 #include "conv/convolution.h"
+#include "conv/deformable_columns.h"
 #include "gemm/measure.h"
 #include "norm/batch_norm.h"
 #include "pool/channels_last.h"
@@ -278,6 +279,28 @@ const T* typed(const void* array) {
   return static_cast<const T*>(array);
 }
 
+convpool_status deformable_columns_forward(const convpool_sampling* sampling, const void* x,
+                                           const void* offset, const void* mask, void* columns) {
+  return with_type_of(sampling->dtype, [&](auto type) {
+    using T = decltype(type);
+    DeformableColumns<T>(*sampling, typed<T>(x), typed<T>(offset), typed<T>(mask))
+        .forward(typed<T>(columns));
+    return CONVPOOL_OK;
+  });
+}
+
+convpool_status deformable_columns_backward(const convpool_sampling* sampling, const void* x,
+                                            const void* offset, const void* mask,
+                                            const void* dcolumns, void* dx, void* doffset,
+                                            void* dmask) {
+  return with_type_of(sampling->dtype, [&](auto type) {
+    using T = decltype(type);
+    DeformableColumns<T>(*sampling, typed<T>(x), typed<T>(offset), typed<T>(mask))
+        .backward(typed<T>(dcolumns), typed<T>(dx), typed<T>(doffset), typed<T>(dmask));
+    return CONVPOOL_OK;
+  });
+}
+
 convpool_status batch_norm_forward(const convpool_batch_norm* norm, const void* x,
                                    const void* gamma, const void* beta, const void* running_mean,
                                    const void* running_var, void* y, void* mean, void* inv_std) {
@@ -319,6 +342,8 @@ const Kernels kKernels = {
     convolution_backward_bias,
     pooling_forward,
     pooling_backward,
+    deformable_columns_forward,
+    deformable_columns_backward,
     batch_norm_forward,
     batch_norm_backward,
     measure_micro_kernel<float>,

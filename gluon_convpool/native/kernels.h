@@ -23,6 +23,10 @@ struct Kernels {
   convpool_status (*pooling_forward)(const convpool_pooling*, const void*, void*);
   convpool_status (*pooling_backward)(const convpool_pooling*, const void*, const void*,
                                       const void*, void*);
+  convpool_status (*deformable_columns_forward)(const convpool_sampling*, const void*, const void*,
+                                                const void*, void*);
+  convpool_status (*deformable_columns_backward)(const convpool_sampling*, const void*, const void*,
+                                                 const void*, const void*, void*, void*, void*);
   convpool_status (*batch_norm_forward)(const convpool_batch_norm*, const void*, const void*,
                                         const void*, const void*, const void*, void*, void*, void*);
   convpool_status (*batch_norm_backward)(const convpool_batch_norm*, const void*, const void*,

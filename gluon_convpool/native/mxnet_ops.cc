@@ -995,6 +995,126 @@ MXReturnValue pooling_backward(const StringMap& map, Tensors* in, Tensors* out,
   });
 }
 
+constexpr const char* kDeformable = "deformable_convolution";
+
+// Inputs: data, offset and, where there is one, the mask. Output: the columns, one channel for each
+// channel of the data and element of the window.
+struct SamplingAttributes {
+  const Attributes attributes;
+  const WindowAttributes window;
+  const int64_t groups;
+  const bool masked;
+
+  explicit SamplingAttributes(const StringMap& map)
+      : attributes(kDeformable, map,
+                   {"kernel", "stride", "dilate", "pad", "num_deformable_group", "with_mask"}),
+        window(kDeformable, attributes),
+        groups(attributes.integer("num_deformable_group", 1)),
+        masked(attributes.boolean("with_mask", false)) {
+    if (window.kernel.size() != 2)
+      fail(sentence(messages::tuple_length, {{"op", kDeformable},
+                                             {"name", "kernel_size"},
+                                             {"value", tuple_text(window.kernel)},
+                                             {"ndim", "2"}}));
+    if (groups < 1)
+      fail(sentence(messages::below_minimum, {{"op", kDeformable},
+                                              {"name", "num_deformable_group"},
+                                              {"value", text(groups)},
+                                              {"minimum", "1"}}));
+  }
+
+  int64_t taps() const { return window.kernel[0] * window.kernel[1]; }
+};
+
+void infer_sampling(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
+                    bool numpy) {
+  const SamplingAttributes sampling(map);
+  if (in->at(0).empty()) fail(std::string(kDeformable) + ": the shape of data is not known");
+  check_axes(kDeformable, "NCHW", in->at(0));
+  const Shape data = in->at(0);
+  const bool known = data[1] != kUnknown && (numpy || data[1] != 0);
+  if (known && data[1] % sampling.groups)
+    fail(sentence(
+        messages::deformable_channels,
+        {{"op", kDeformable}, {"groups", text(sampling.groups)}, {"value", text(data[1])}}));
+  const std::vector<unsigned int> windows =
+      output_size(kDeformable, sampling.window, data, /*full=*/false, numpy);
+  for (size_t i = 1; i < in->size(); ++i) {
+    const int64_t each = i == 1 ? 2 : 1;
+    const Shape expected{data[0],
+                         static_cast<unsigned int>(each * sampling.groups * sampling.taps()),
+                         windows[0], windows[1]};
+    if (!fits(in->at(i), expected, numpy))
+      fail(sentence(messages::deformable_input, {{"op", kDeformable},
+                                                 {"name", i == 1 ? "offset" : "mask"},
+                                                 {"shape", tuple_text(in->at(i))},
+                                                 {"expected", tuple_text(expected)},
+                                                 {"each", i == 1 ? "two numbers" : "one number"}}));
+    in->at(i) = expected;
+  }
+  const unsigned int none = numpy ? kUnknown : 0;
+  const Shape columns{data[0], known ? data[1] * static_cast<unsigned int>(sampling.taps()) : none,
+                      windows[0], windows[1]};
+  check_elements(kDeformable, columns);
+  out->at(0) = columns;
+}
+
+convpool_sampling sampling_problem(const SamplingAttributes& attributes, const MXTensor& x,
+                                   const std::vector<int64_t>& columns) {
+  convpool_sampling sampling{};
+  sampling.dtype = x.dtype == mxnet::ext::kFloat64 ? CONVPOOL_FLOAT64 : CONVPOOL_FLOAT32;
+  sampling.batch = x.shape[0];
+  sampling.channels = x.shape[1];
+  sampling.groups = attributes.groups;
+  fill_window(attributes.window, x.shape, columns, false, &sampling.window);
+  return sampling;
+}
+
+MXReturnValue sampling_arity(const StringMap& map, int* num_in, int* num_out) {
+  return guarded([&] {
+    *num_in = SamplingAttributes(map).masked ? 3 : 2;
+    *num_out = 1;
+  });
+}
+
+template <bool kNumpy>
+MXReturnValue sampling_shape(const StringMap& map, std::vector<Shape>* in,
+                             std::vector<Shape>* out) {
+  return guarded([&] { infer_sampling(map, in, out, kNumpy); });
+}
+
+MXReturnValue sampling_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] { infer_types(kDeformable, in, out); });
+}
+
+MXReturnValue sampling_forward(const StringMap& map, Tensors* in, Tensors* out,
+                               const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const SamplingAttributes attributes(map);
+    const convpool_sampling sampling = sampling_problem(attributes, in->at(0), out->at(0).shape);
+    check_status(kDeformable,
+                 convpool_deformable_columns_forward(
+                     &sampling, in->at(0).data_ptr, in->at(1).data_ptr,
+                     attributes.masked ? in->at(2).data_ptr : nullptr, out->at(0).data_ptr));
+  });
+}
+
+// Inputs: the gradient of the columns, then data, offset, mask and columns. Outputs: the gradients
+// of data, offset and mask.
+MXReturnValue sampling_backward(const StringMap& map, Tensors* in, Tensors* out,
+                                const mxnet::ext::OpResource&) {
+  return guarded([&] {
+    const SamplingAttributes attributes(map);
+    MXTensor &dcolumns = in->at(0), &x = in->at(1);
+    const convpool_sampling sampling = sampling_problem(attributes, x, dcolumns.shape);
+    check_status(kDeformable, convpool_deformable_columns_backward(
+                                  &sampling, x.data_ptr, in->at(2).data_ptr,
+                                  attributes.masked ? in->at(3).data_ptr : nullptr,
+                                  dcolumns.data_ptr, out->at(0).data_ptr, out->at(1).data_ptr,
+                                  attributes.masked ? out->at(2).data_ptr : nullptr));
+  });
+}
+
 constexpr const char* kBatchNorm = "batch_norm";
 
 // Inputs of batch_norm, in their order, and its outputs.
@@ -1197,6 +1317,20 @@ REGISTER_OP(_npx_convpool_pooling)
     .setParseAttrs(pooling_arity)
     .setInferType(pooling_type)
     .setInferShape(pooling_shape<true>);
+
+REGISTER_OP(convpool_deformable_columns)
+    .setForward(sampling_forward, "cpu")
+    .setBackward(sampling_backward, "cpu")
+    .setParseAttrs(sampling_arity)
+    .setInferType(sampling_type)
+    .setInferShape(sampling_shape<false>);
+
+REGISTER_OP(_npx_convpool_deformable_columns)
+    .setForward(sampling_forward, "cpu")
+    .setBackward(sampling_backward, "cpu")
+    .setParseAttrs(sampling_arity)
+    .setInferType(sampling_type)
+    .setInferShape(sampling_shape<true>);
 
 REGISTER_OP(convpool_batch_norm)
     .setForward(batch_norm_forward, "cpu")

@@ -18,6 +18,7 @@ from .adaptive_pool import (
 from .batch_norm import BatchNorm
 from .conv import Conv1D, Conv2D, Conv3D
 from .conv_transpose import Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
+from .deformable_conv import DeformableConvolution, ModulatedDeformableConvolution
 from .pool import (
     AvgPool1D,
     AvgPool2D,
@@ -70,5 +71,7 @@ OURS = (
     DepthwiseConv2D,
     SeparableConv2D,
     ReflectionPad2D,
+    DeformableConvolution,
+    ModulatedDeformableConvolution,
 )
 """The layers of this package; everything else here is MXNet's."""
