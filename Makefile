@@ -42,7 +42,8 @@ bench:  ## Measure our layers against MXNet's own and other libraries, which it 
 
 test:  ## Run the whole test suite
 	@$(INSTALL) --extras test
-	$(BIN)/python -m pytest $(ARGS)
+	@# Workers share the processors, so that a thread that waits must not spin.
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
 
 test-models:  ## Compare every network of the model zoos, and run them in ONNX Runtime
 	@$(INSTALL) --extras test,models

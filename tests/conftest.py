@@ -10,8 +10,11 @@ import ctypes
 import hashlib
 import os
 import pathlib
+import shlex
 import shutil
+import signal
 import subprocess
+import time
 
 import hypothesis
 import pytest
@@ -114,7 +117,7 @@ class WideLibrary:
     """The kernels with the widest instruction set's vectors and block sizes, for any CPU.
 
     Compiling them takes minutes, so that it goes on beside the first tests. What comes out of it
-    is kept for the next run.
+    is kept for the next run. Where several workers share the tests, the first compiles for all.
     """
 
     FLAGS = ('-std=c++17', '-O1', '-fPIC', '-shared', '-fopenmp', '-Wno-psabi')
@@ -133,33 +136,40 @@ class WideLibrary:
         for path in sorted(native.rglob('*')):
             content.update(path.read_bytes() if path.is_file() else b'')
         self.path = self.FOLDER / (content.hexdigest()[:16] + '.so')
+        run = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
+        self.complaint = self.path.with_suffix(f'.{run}.txt')
         self.process = None
 
     def start(self):
-        if self.compiler and not self.path.exists() and self.process is None:
+        first = os.environ.get('PYTEST_XDIST_WORKER', 'gw0') == 'gw0'
+        if first and self.compiler and self.process is None and not self.path.exists():
             self.FOLDER.mkdir(parents=True, exist_ok=True)
             self.unfinished = self.path.with_suffix(f'.{os.getpid()}.so')
-            command = [self.compiler, *self.flags, *self.sources, '-o', str(self.unfinished)]
+            build = shlex.join([self.compiler, *self.flags, *self.sources])
+            out, unfinished, log = map(
+                shlex.quote, map(str, (self.path, self.unfinished, self.complaint))
+            )
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                f'{build} -o {unfinished} >{log}.part 2>&1'
+                f' && mv {unfinished} {out} && rm {log}.part || mv {log}.part {log}',
+                shell=True,
+                start_new_session=True,
             )
 
     def load(self):
         if self.compiler is None:
             pytest.skip('there is no g++ to build the kernels with')
         self.start()
-        if self.process is not None and not self.path.exists():
-            complaint, _ = self.process.communicate()
-            assert self.process.returncode == 0, complaint
-            self.unfinished.replace(self.path)
+        while not self.path.exists():
+            assert not self.complaint.exists(), self.complaint.read_text()
+            time.sleep(0.1)
         return ctypes.CDLL(str(self.path))
 
     def stop(self):
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
-            if self.unfinished.exists():
-                self.unfinished.unlink()
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.unfinished.unlink(missing_ok=True)
 
 
 def pytest_collection_finish(session):

@@ -342,7 +342,6 @@ def same_convention():
             'MaxPool2D: padding=(2, 2) must be smaller than pool_size=(2, 2) on every axis',
         ),
     ],
-    ids=str,
 )
 def test_what_would_not_be_faster_or_is_not_there_is_left_and_says_why(make, reason, native):
     net = builtin.HybridSequential()

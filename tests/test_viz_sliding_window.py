@@ -157,7 +157,9 @@ def test_long_formulas_have_a_line_for_each_row_and_very_long_ones_are_cut(kerne
     assert [text.count('·') for text in shown if '…' in text] == [3]
 
 
-@pytest.mark.parametrize('kind', [mx.np.array, mx.nd.array, np.array, list], ids=str)
+@pytest.mark.parametrize(
+    'kind', [mx.np.array, mx.nd.array, np.array, list], ids=['mx.np', 'mx.nd', 'numpy', 'list']
+)
 def test_takes_every_kind_of_matrix(kind):
     assert viz.explain_corr2d(kind(X), kind(K)).Y.tolist() == [[19, 25], [37, 43]]
 
