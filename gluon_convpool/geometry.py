@@ -174,7 +174,7 @@ MESSAGES: Dict[str, str] = {
         '{op}: algorithm={algorithm} cannot compute kernel_size={kernel_size}, strides={strides},'
         ' dilation={dilation}, groups={groups} over data of shape {shape}; it needs {needs}'
     ),
-    'needs_implicit_gemm': 'layout NCW, NCHW, NCDHW, NWC or NHWC, and float32 or float64',
+    'needs_implicit_gemm': 'float32 or float64',
     'needs_winograd': (
         'a kernel_size of (3, 3), (5, 5), or 3, 5 or 7 along one axis and 1 along the other with'
         ' strides=1, or (7, 7) with strides=2 and dilation=1, and data that are not too small'

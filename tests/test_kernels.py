@@ -602,21 +602,20 @@ def test_a_batch_with_channels_last_is_computed_in_parts(library):
         assert_close(name, actual, expected)
 
 
+THREE_AXES_POOLINGS = [  # size, kernel, stride, pad
+    ((4, 6, 8), (2, 2, 2), (2, 2, 2), (0, 0, 0)),
+    ((5, 7, 33), (3, 3, 3), (2, 2, 2), (1, 1, 1)),
+    ((5, 4, 17), (2, 3, 5), (1, 1, 1), (1, 2, 3)),
+    ((7, 5, 9), (3, 1, 2), (3, 1, 1), (1, 0, 1)),
+    ((7, 5, 9), (3, 1, 1), (1, 1, 1), (1, 0, 0)),
+    ((3, 4, 9), (1, 1, 4), (1, 1, 3), (0, 0, 2)),
+    ((3, 4, 5), (3, 4, 5), (1, 1, 1), (0, 0, 0)),
+    ((3, 9, 5), (1, 3, 2), (3, 2, 3), (0, 0, 1)),
+]
+
+
 @pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
-@pytest.mark.parametrize(
-    'shape',
-    [  # size, kernel, stride, pad
-        ((4, 6, 8), (2, 2, 2), (2, 2, 2), (0, 0, 0)),
-        ((5, 7, 33), (3, 3, 3), (2, 2, 2), (1, 1, 1)),
-        ((5, 4, 17), (2, 3, 5), (1, 1, 1), (1, 2, 3)),
-        ((7, 5, 9), (3, 1, 2), (3, 1, 1), (1, 0, 1)),
-        ((7, 5, 9), (3, 1, 1), (1, 1, 1), (1, 0, 0)),
-        ((3, 4, 9), (1, 1, 4), (1, 1, 3), (0, 0, 2)),
-        ((3, 4, 5), (3, 4, 5), (1, 1, 1), (0, 0, 0)),
-        ((3, 9, 5), (1, 3, 2), (3, 2, 3), (0, 0, 1)),
-    ],
-    ids=_text,
-)
+@pytest.mark.parametrize('shape', THREE_AXES_POOLINGS, ids=_text)
 @pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
 def test_pooling_over_three_axes_agrees_with_the_loops(kernels, mode, shape, ceil_mode):
     name, count_include_pad, p = mode
@@ -624,6 +623,24 @@ def test_pooling_over_three_axes_agrees_with_the_loops(kernels, mode, shape, cei
     (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case)
     assert_close('output', y, expected_y)
     assert_close('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('case', THREE_AXES_CONVOLUTIONS[::3], ids=_text)
+def test_three_axes_with_channels_last_agree_with_the_loops(library, instruction_set, case, dtype):
+    results = convolution_results(library, case, dtype=dtype, layout=CHANNELS_LAST)
+    for name, actual, expected in zip(NAMES, *results):
+        (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('size', [(1, 1), (5, 7), (1, 40)], ids=_text)
+@pytest.mark.parametrize('channels', [(1, 1), (3, 64), (37, 17), (300, 130)], ids=_text)
+def test_a_pointwise_convolution_with_channels_last_is_a_product(kernels, channels, size, dtype):
+    case = (3, *channels, 1, size, ONE, ONE, ONE, (0, 0))
+    results = convolution_results(kernels, case, dtype=dtype, layout=CHANNELS_LAST)
+    for name, actual, expected in zip(NAMES, *results):
+        (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
 
 
 @pytest.mark.parametrize('case', [THREE_AXES_CONVOLUTIONS[i] for i in (0, 11, 22, 33)], ids=_text)
@@ -651,6 +668,21 @@ def test_pooling_with_channels_last_agrees_with_the_loops(
         check = assert_close if dtype == 'float32' else assert_close_in_float64
         check('output', y, expected_y)
         check('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('channels', [3, 40])
+@pytest.mark.parametrize('ceil_mode', [False, True], ids=['floor', 'ceil'])
+@pytest.mark.parametrize('shape', THREE_AXES_POOLINGS, ids=_text)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_over_three_axes_with_channels_last_agrees_with_the_loops(
+    library, instruction_set, mode, shape, ceil_mode, channels
+):
+    name, count_include_pad, p = mode
+    case = shape + (name, ceil_mode, count_include_pad, p)
+    results = pooling_results(library, case, layout=CHANNELS_LAST, channels=channels)
+    (y, dx), (expected_y, expected_dx) = results
+    assert_close('output', y, expected_y)
+    assert_close('gradient', dx, expected_dx)
 
 
 @pytest.mark.parametrize('shape', POOLINGS, ids=_text)

@@ -325,14 +325,6 @@ def same_convention():
         (lambda: Doubled(4, 3), 'Doubled has a hybrid_forward of its own'),
         (lambda: Loud(), 'Loud has a forward of its own'),
         (
-            lambda: builtin.Conv3D(4, 3, layout='NDHWC'),
-            'the native convolution has no kernel for layout NDHWC',
-        ),
-        (
-            lambda: builtin.MaxPool3D(layout='NDHWC'),
-            'the native pooling has no kernel for layout NDHWC',
-        ),
-        (
             lambda: cast(builtin.Conv2D(4, 3), 'float16'),
             'the native convolution has no kernel for float16',
         ),

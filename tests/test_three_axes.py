@@ -166,7 +166,7 @@ def test_a_transposed_convolution_is_the_adjoint(native, np_or_nd, arguments):
     'attributes, words',
     [
         ({'layout': 'NCHW', 'kernel': (3, 3)}, ['layout NCHW', '4 axes']),
-        ({'layout': 'NDHWC'}, ["layout='NDHWC'", "'NCDHW'"]),
+        ({'layout': 'NDWHC'}, ["layout='NDWHC'", "'NDHWC'"]),
         ({'kernel': (3, 3)}, ['(3, 3)', 'tuple of 3']),
         ({'kernel': (3, 9, 3)}, ['(3, 9, 3)', 'must fit']),
         ({'stride': (0, 1, 1)}, ['strides', '(0, 1, 1)']),

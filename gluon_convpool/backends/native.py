@@ -13,7 +13,6 @@ from .._mxnet import Kind, mx
 DIMENSIONS = (1, 2, 3)
 # In the order of the C interface's `convpool_dtype`.
 DTYPES = ('float32', 'float64')
-LAYOUTS = ('NCW', 'NCHW', 'NCDHW', 'NWC', 'NHWC')
 
 
 def obstacle(
@@ -25,9 +24,6 @@ def obstacle(
     """Why the compiled operators cannot serve a call, or an empty string where they can."""
     if arguments.ndim not in DIMENSIONS:
         return f'the native {op} has no kernel for {arguments.ndim} spatial axes'
-    transposed = isinstance(arguments, geometry.ConvolutionTranspose)
-    if arguments.layout not in LAYOUTS or (transposed and arguments.layout[1] != 'C'):
-        return f'the native {op} has no kernel for layout {arguments.layout}'
     return obstacle_of_arrays(op, dtype, device)
 
 

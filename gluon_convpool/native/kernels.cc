@@ -67,8 +67,7 @@ template <typename Problem, typename Body>
 convpool_status with_type(Problem problem, const Body& body) {
   const int32_t ndim = problem.window.ndim;
   if (ndim < 1 || ndim > CONVPOOL_MAX_NDIM) return CONVPOOL_UNSUPPORTED;
-  if (problem.layout != CONVPOOL_CHANNEL_FIRST &&
-      (problem.layout != CONVPOOL_CHANNEL_LAST || ndim > 2))
+  if (problem.layout != CONVPOOL_CHANNEL_FIRST && problem.layout != CONVPOOL_CHANNEL_LAST)
     return CONVPOOL_UNSUPPORTED;
   problem.window = three_axes(problem.window);
   // A window that stays where it is takes no step, however long: work and memory grow with strides.
@@ -122,6 +121,10 @@ template <typename T>
 void add_bias(const convpool_convolution& conv, const T* bias, T* dx) {
   const int64_t* axes = conv.window.in_size;
   const int64_t size = axes[0] * axes[1] * axes[2], planes = conv.batch * conv.in_channels;
+  if (conv.layout == CONVPOOL_CHANNEL_LAST) {
+    channels_last::finish<T>(conv.batch * size, conv.in_channels, bias, {}, dx);
+    return;
+  }
   parallel_for(planes, static_cast<double>(planes * size), [&](int64_t plane) {
     const T value = bias[plane % conv.in_channels];
     T* to = dx + plane * size;

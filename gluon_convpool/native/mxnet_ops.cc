@@ -197,16 +197,21 @@ struct WindowAttributes {
 
 std::string checked_layout(const char* op, const Attributes& attributes) {
   const std::string layout = attributes.string("layout", "NCHW");
-  for (const char* known : {"NCW", "NCHW", "NCDHW", "NWC", "NHWC"})
+  for (const char* known : {"NCW", "NCHW", "NCDHW", "NWC", "NHWC", "NDHWC"})
     if (layout == known) return layout;
-  fail(sentence(messages::unknown_choice, {{"op", op},
-                                           {"name", "layout"},
-                                           {"value", "'" + layout + "'"},
-                                           {"allowed", "'NCW', 'NCHW', 'NCDHW', 'NWC', 'NHWC'"}}));
+  fail(sentence(messages::unknown_choice,
+                {{"op", op},
+                 {"name", "layout"},
+                 {"value", "'" + layout + "'"},
+                 {"allowed", "'NCW', 'NCHW', 'NCDHW', 'NWC', 'NHWC', 'NDHWC'"}}));
 }
 
 // Everything here has channels first; shapes are turned where they come and go, and to be shown.
 bool channels_last(const std::string& layout) { return layout.back() == 'C'; }
+
+convpool_layout layout_of(const std::string& layout) {
+  return channels_last(layout) ? CONVPOOL_CHANNEL_LAST : CONVPOOL_CHANNEL_FIRST;
+}
 
 template <typename Values>
 Values channels_first(const std::string& layout, Values shape) {
@@ -501,7 +506,7 @@ convpool_convolution convolution_problem(const ConvolutionAttributes& attributes
              y = channels_first(attributes.layout, out);
   convpool_convolution conv{};
   conv.dtype = dtype;
-  conv.layout = channels_last(attributes.layout) ? CONVPOOL_CHANNEL_LAST : CONVPOOL_CHANNEL_FIRST;
+  conv.layout = layout_of(attributes.layout);
   conv.algorithm = attributes.algorithm;
   conv.batch = x[0];
   conv.in_channels = x[1];
@@ -676,7 +681,7 @@ convpool_pooling pooling_problem(const PoolingAttributes& attributes, convpool_d
              y = channels_first(attributes.layout, out);
   convpool_pooling pool{};
   pool.dtype = dtype;
-  pool.layout = channels_last(attributes.layout) ? CONVPOOL_CHANNEL_LAST : CONVPOOL_CHANNEL_FIRST;
+  pool.layout = layout_of(attributes.layout);
   pool.mode = attributes.mode;
   pool.p = static_cast<int32_t>(attributes.p);
   pool.count_include_pad = attributes.count_include_pad ? 1 : 0;
@@ -799,11 +804,6 @@ struct TransposedAttributes {
         bias(!attributes.boolean("no_bias", false)),
         adj(attributes.tuple("adj")) {
     const size_t ndim = layout.size() - 2;
-    if (layout[1] != 'C')
-      fail(sentence(messages::unknown_choice, {{"op", kTransposed},
-                                               {"name", "layout"},
-                                               {"value", "'" + layout + "'"},
-                                               {"allowed", "'NCW', 'NCHW', 'NCDHW'"}}));
     if (adj.empty()) adj = Dims(window.kernel.size(), 0);
     for (const auto& one : {std::make_pair("kernel_size", &window.kernel),
                             std::make_pair("output_padding", &std::as_const(adj))})
@@ -837,24 +837,25 @@ struct TransposedAttributes {
 void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                       bool numpy) {
   const TransposedAttributes conv(map);
-  const Shape& data = in->at(0);
-  if (data.empty()) fail("convolution_transpose: the shape of data is not known");
-  check_axes(kTransposed, conv.layout, data);
-  Shape& given = in->at(1);
+  if (in->at(0).empty()) fail("convolution_transpose: the shape of data is not known");
+  check_axes(kTransposed, conv.layout, in->at(0));
+  const Shape data = channels_first(conv.layout, in->at(0));
+  const Shape given = channels_first(conv.layout, in->at(1));
+  const auto shown = [&](const Shape& shape) { return tuple_text(as_layout(conv.layout, shape)); };
   Shape weight{data[1], static_cast<unsigned int>(conv.channels / conv.groups)};
   for (const int64_t size : conv.window.kernel) weight.push_back(static_cast<unsigned int>(size));
   const bool channels_known = !unknown(data[1], numpy);
   if (channels_known && given.size() == weight.size() && !unknown(given[0], numpy) &&
       given[0] != data[1])
-    fail(sentence(messages::channels_mismatch_transposed, {{"op", kTransposed},
-                                                           {"data_channels", text(data[1])},
-                                                           {"weight_shape", tuple_text(given)}}));
+    fail(sentence(
+        messages::channels_mismatch_transposed,
+        {{"op", kTransposed}, {"data_channels", text(data[1])}, {"weight_shape", shown(given)}}));
   if (channels_known && data[1] % conv.groups != 0)
     fail(conv.not_divisible("in_channels", data[1]));
   if (!fits(given, weight, numpy))
-    fail(sentence(messages::weight_shape, {{"op", kTransposed},
-                                           {"weight_shape", tuple_text(given)},
-                                           {"expected", tuple_text(weight)}}));
+    fail(sentence(
+        messages::weight_shape,
+        {{"op", kTransposed}, {"weight_shape", shown(given)}, {"expected", shown(weight)}}));
   if (!channels_known && given.size() == weight.size()) weight[0] = given[0];
   if (conv.bias) {
     const Shape bias{static_cast<unsigned int>(conv.channels)};
@@ -887,23 +888,26 @@ void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<
                    {"least", tuple_text(least)},
                    {"sizes", tuple_text(Shape(data.begin() + 2, data.end()))}}));
   check_elements(kTransposed, y);
-  given = weight;
-  out->at(0) = y;
+  in->at(1) = as_layout(conv.layout, weight);
+  out->at(0) = as_layout(conv.layout, y);
 }
 
 // The convolution that it is transposed of: from arrays of the shape of its output, y, to those of
 // the shape of its data, x.
-convpool_convolution transposed_problem(const TransposedAttributes& attributes, const MXTensor& x,
-                                        const std::vector<int64_t>& y) {
+convpool_convolution transposed_problem(const TransposedAttributes& attributes,
+                                        convpool_dtype dtype, const std::vector<int64_t>& data,
+                                        const std::vector<int64_t>& out) {
+  const Dims x = channels_first(attributes.layout, data),
+             y = channels_first(attributes.layout, out);
   convpool_convolution conv{};
-  conv.dtype = x.dtype == mxnet::ext::kFloat64 ? CONVPOOL_FLOAT64 : CONVPOOL_FLOAT32;
-  conv.layout = CONVPOOL_CHANNEL_FIRST;
+  conv.dtype = dtype;
+  conv.layout = layout_of(attributes.layout);
   conv.algorithm = CONVPOOL_AUTO;
-  conv.batch = x.shape[0];
+  conv.batch = x[0];
   conv.in_channels = y[1];
-  conv.out_channels = x.shape[1];
+  conv.out_channels = x[1];
   conv.groups = attributes.groups;
-  fill_window(attributes.window, y, x.shape, false, &conv.window);
+  fill_window(attributes.window, y, x, false, &conv.window);
   return conv;
 }
 
@@ -928,7 +932,9 @@ MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out
                                  const mxnet::ext::OpResource&) {
   return guarded([&] {
     const TransposedAttributes attributes(map);
-    const convpool_convolution conv = transposed_problem(attributes, in->at(0), out->at(0).shape);
+    const MXTensor& x = in->at(0);
+    const convpool_convolution conv =
+        transposed_problem(attributes, dtype_of(x), x.shape, out->at(0).shape);
     check_status(kTransposed,
                  convpool_convolution_transpose(&conv, in->at(0).data_ptr, in->at(1).data_ptr,
                                                 attributes.bias ? in->at(2).data_ptr : nullptr,
@@ -942,7 +948,7 @@ MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* ou
   return guarded([&] {
     const TransposedAttributes attributes(map);
     MXTensor &dy = in->at(0), &x = in->at(1);
-    convpool_convolution conv = transposed_problem(attributes, x, dy.shape);
+    convpool_convolution conv = transposed_problem(attributes, dtype_of(x), x.shape, dy.shape);
     check_status(kTransposed, convpool_convolution_forward(&conv, dy.data_ptr, in->at(2).data_ptr,
                                                            nullptr, out->at(0).data_ptr));
     check_status(kTransposed, convpool_convolution_backward_weight(&conv, dy.data_ptr, x.data_ptr,

@@ -1,6 +1,6 @@
 // Convolution of arrays whose channels come last, and weights in the order (output, kernel...,
-// input): transposed to channels first in scratch memory, a few images at a time, computed there,
-// and transposed back.
+// input). A pointwise one is a product of matrices as they stand. Others are transposed to channels
+// first in scratch memory, a few images at a time, computed there, and transposed back.
 #pragma once
 
 #include "../arena.h"
@@ -43,14 +43,49 @@ struct Sizes {
   int64_t x, y, weight;
 
   explicit Sizes(const convpool_convolution& conv)
-      : in(conv.window.in_size[0] * conv.window.in_size[1]),
-        out(conv.window.out_size[0] * conv.window.out_size[1]),
-        taps(conv.window.kernel[0] * conv.window.kernel[1]),
+      : in(product(conv.window.in_size)),
+        out(product(conv.window.out_size)),
+        taps(product(conv.window.kernel)),
         inputs(conv.in_channels / conv.groups),
         x(conv.in_channels * in),
         y(conv.out_channels * out),
         weight(conv.out_channels * inputs * taps) {}
+
+ private:
+  static int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
 };
+
+// Are the positions of the whole batch the rows of a matrix, and the output's those of a product?
+inline bool is_product(const convpool_convolution& conv) {
+  const convpool_window& window = conv.window;
+  for (int d = 0; d < window.ndim; ++d)
+    if (window.kernel[d] != 1 || window.stride[d] != 1 || window.pad[d] != 0 ||
+        window.in_size[d] != window.out_size[d])
+      return false;
+  return conv.groups == 1 &&
+         (conv.algorithm == CONVPOOL_AUTO || conv.algorithm == CONVPOOL_IMPLICIT_GEMM);
+}
+
+// What comes behind the products of y's rows of channels: the bias, which may be null, and the
+// epilogue.
+template <typename T>
+inline void finish(int64_t rows, int64_t channels, const T* bias, const Epilogue<T>& epilogue,
+                   T* y) {
+  if (!bias && !epilogue.active) return;
+  constexpr int64_t kBlock = 64;
+  const double work = static_cast<double>(rows * channels);
+  parallel_for(ceil_div(rows, kBlock), work, [&](int64_t task) {
+    const int64_t last = min_of(rows, (task + 1) * kBlock);
+    for (int64_t row = task * kBlock; row < last; ++row) {
+      T* to = y + row * channels;
+      if (bias)
+        for (int64_t c = 0; c < channels; ++c) to[c] += bias[c];
+      if (!epilogue.active) continue;
+      const T* sum = epilogue.sum_at(to, y);
+      for (int64_t c = 0; c < channels; ++c) to[c] = epilogue.apply(to[c] + (sum ? sum[c] : T(0)));
+    }
+  });
+}
 
 // So many images at once as scratch memory holds from call to call, which may grow by half more
 // than was asked for.
@@ -88,6 +123,19 @@ template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
                     const Epilogue<T>& epilogue, T* y) {
   const Sizes sizes(conv);
+  if (is_product(conv)) {
+    Arena arena(Scratch::kLayout);
+    const size_t weight_at = arena.template reserve<T>(sizes.weight);
+    if (!arena.allocate()) return false;
+    T* turned = arena.template at<T>(weight_at);
+    transpose(weight, 1, conv.out_channels, conv.in_channels, turned);
+    const int64_t rows = conv.batch * sizes.in;
+    if (!implicit_gemm::multiply_matrices(rows, conv.in_channels, conv.out_channels, x,
+                                          conv.in_channels, 1, turned, y))
+      return false;
+    finish(rows, conv.out_channels, bias, epilogue, y);
+    return true;
+  }
   const int64_t sum_size = epilogue.sum ? sizes.y : 0;
   const int64_t images = images_at_once<T>(conv, sizes.weight, sizes.x + sizes.y + sum_size);
   Arena arena(Scratch::kLayout);
@@ -118,6 +166,9 @@ inline bool forward(const convpool_convolution& conv, const T* x, const T* weigh
 template <typename T>
 inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
   const Sizes sizes(conv);
+  if (is_product(conv))
+    return implicit_gemm::multiply_matrices(conv.batch * sizes.in, conv.out_channels,
+                                            conv.in_channels, dy, conv.out_channels, 1, weight, dx);
   const int64_t images = images_at_once<T>(conv, sizes.weight, sizes.x + sizes.y);
   Arena arena(Scratch::kLayout);
   const size_t weight_at = arena.template reserve<T>(sizes.weight);
@@ -141,6 +192,9 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
 template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
   const Sizes sizes(conv);
+  if (is_product(conv))
+    return implicit_gemm::multiply_matrices(conv.out_channels, conv.batch * sizes.in,
+                                            conv.in_channels, dy, 1, conv.out_channels, x, dweight);
   Arena arena(Scratch::kLayout);
   const size_t weight_at = arena.template reserve<T>(sizes.weight);
   const size_t x_at = arena.template reserve<T>(conv.batch * sizes.x);
@@ -164,7 +218,8 @@ template <typename T>
 inline void bias_gradient(const convpool_convolution& conv, const T* dy, T* dbias) {
   constexpr int64_t kBlock = 64 / static_cast<int64_t>(sizeof(T));
   const int64_t channels = conv.out_channels;
-  const int64_t rows = conv.window.out_size[0], columns = conv.window.out_size[1];
+  const int64_t rows = conv.window.out_size[2] * conv.window.out_size[0];
+  const int64_t columns = conv.window.out_size[1];
   const double work = static_cast<double>(conv.batch * channels * rows * columns) / 4;
   parallel_for(ceil_div(channels, kBlock), work, [&](int64_t task) {
     const int64_t first = task * kBlock, count = min_of(kBlock, channels - first);

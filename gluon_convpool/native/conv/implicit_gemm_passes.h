@@ -45,6 +45,32 @@ inline bool forward_joined(const convpool_convolution& conv, const JoinedInput<T
                                  });
 }
 
+// out[m][n] = sum over k of a[m * row_step + k * column_step] * b[k][n], for b of shape
+// (reduction, columns) and out of (rows, columns): the pointwise convolution of an image of one
+// row.
+template <typename T>
+inline bool multiply_matrices(int64_t rows, int64_t reduction, int64_t columns, const T* a,
+                              int64_t row_step, int64_t column_step, const T* b, T* out) {
+  int64_t zero = 0;
+  const auto single_tap = [&](int64_t size) { return TapAxis{size, size, 1, 1, &zero, &zero}; };
+  TapConvolution<T> problem{};
+  problem.batch = problem.groups = 1;
+  problem.channels = reduction;
+  problem.outputs = rows;
+  problem.h = problem.d = single_tap(1);
+  problem.w = single_tap(columns);
+  problem.in = b;
+  problem.in_channel_stride = columns;
+  problem.out = out;
+  problem.out_channel_stride = problem.out_row_stride = columns;
+  problem.out_column_stride = 1;
+  problem.weight = a;
+  problem.weight_output_stride = row_step;
+  problem.weight_channel_stride = column_step;
+  problem.weight_row_stride = 1;
+  return ImplicitGemm<T>::run(problem);
+}
+
 // No window reads these elements.
 template <typename T>
 inline void clear_output(const TapConvolution<T>& conv) {

@@ -1,4 +1,4 @@
-// Pooling over (batch, H, W, channels), forward and backward: channels are the lanes.
+// Pooling over (batch, D, H, W, channels), forward and backward: channels are the lanes.
 #pragma once
 
 #include <string.h>
@@ -31,14 +31,26 @@ class ChannelsLastPooling {
       : pool_(pool),
         window_(pool.window),
         channels_(pool.channels),
-        in_size_(window_.in_size[0] * window_.in_size[1]),
-        out_size_(window_.out_size[0] * window_.out_size[1]) {}
+        in_size_(window_.in_size[0] * window_.in_size[1] * window_.in_size[2]),
+        out_size_(window_.out_size[0] * window_.out_size[1] * window_.out_size[2]) {}
 
-  // The elements of a window that lie inside, of one axis.
-  void inside(int d, int64_t out, int64_t* begin, int64_t* end) const {
+  // Where a window stands, and its elements that lie inside, of each axis.
+  struct Place {
+    int64_t out[3], begin[3], end[3];
+  };
+  void set_axis(Place* place, int d, int64_t out) const {
     const int64_t start = out * window_.stride[d] - window_.pad[d];
-    *begin = max_of(0, start);
-    *end = max_of(*begin, min_of(start + window_.kernel[d], window_.in_size[d]));
+    place->out[d] = out;
+    place->begin[d] = max_of(0, start);
+    place->end[d] = max_of(place->begin[d], min_of(start + window_.kernel[d], window_.in_size[d]));
+  }
+  // Calls body(position) for each element of the window.
+  template <typename Body>
+  CONVPOOL_INLINE void for_each_inside(const Place& place, const Body& body) const {
+    for (int64_t depth = place.begin[2]; depth < place.end[2]; ++depth)
+      for (int64_t row = place.begin[0]; row < place.end[0]; ++row)
+        for (int64_t column = place.begin[1]; column < place.end[1]; ++column)
+          body((depth * window_.in_size[0] + row) * window_.in_size[1] + column);
   }
 
   // How many elements of one axis the average counts.
@@ -49,9 +61,11 @@ class ChannelsLastPooling {
                                                   : min_of(stop, size) - max_of(start, 0);
     return max_of(1, count);  // a window that lies outside sums to 0, whatever divides it
   }
-  T divisor(int64_t row, int64_t column) const {
+  T divisor(const Place& place) const {
     if (pool_.mode != CONVPOOL_AVG) return T(1);
-    return static_cast<T>(counted(0, row) * counted(1, column));
+    int64_t count = 1;
+    for (int d = 0; d < 3; ++d) count *= counted(d, place.out[d]);
+    return static_cast<T>(count);
   }
 
   static CONVPOOL_INLINE V load_part(const T* from, int64_t count) {
@@ -75,28 +89,28 @@ class ChannelsLastPooling {
   template <typename Rule>
   void forward_all(Rule, const T* x, T* y) const {
     const int64_t out_h = window_.out_size[0], out_w = window_.out_size[1];
-    const int64_t in_w = window_.in_size[1];
+    const int64_t rows = window_.out_size[2] * out_h;
     // One window over all has one row: there its channels are shared out.
-    const int64_t blocks = out_h == 1 ? ceil_div(channels_, kBlock) : 1;
-    parallel_for(pool_.batch * out_h * blocks, work(), [&](int64_t task) {
-      const int64_t image = task / blocks / out_h, row = task / blocks % out_h;
+    const int64_t blocks = rows == 1 ? ceil_div(channels_, kBlock) : 1;
+    parallel_for(pool_.batch * rows * blocks, work(), [&](int64_t task) {
+      const int64_t image = task / blocks / rows, row = task / blocks % rows;
       const int64_t first = task % blocks * kBlock;
       const int64_t last = blocks == 1 ? channels_ : min_of(channels_, first + kBlock);
       const T* from = x + image * in_size_ * channels_;
-      int64_t row0, row1;
-      inside(0, row, &row0, &row1);
+      Place place;
+      set_axis(&place, 2, row / out_h);
+      set_axis(&place, 0, row % out_h);
       for (int64_t column = 0; column < out_w; ++column) {
-        int64_t column0, column1;
-        inside(1, column, &column0, &column1);
+        set_axis(&place, 1, column);
         T* to = y + (image * out_size_ + row * out_w + column) * channels_;
-        const V divisors = broadcast<T>(divisor(row, column));
+        const V divisors = broadcast<T>(divisor(place));
         for (int64_t c = first; c < last; c += kLanes) {
           const int64_t count = last - c;
           V result = broadcast<T>(Rule::identity());
-          for (int64_t r = row0; r < row1; ++r)
-            for (int64_t k = column0; k < column1; ++k)
-              result = Rule::combine(
-                  result, Rule::prepare(load_part(from + (r * in_w + k) * channels_ + c, count)));
+          for_each_inside(place, [&](int64_t position) {
+            const V value = load_part(from + position * channels_ + c, count);
+            result = Rule::combine(result, Rule::prepare(value));
+          });
           if constexpr (!Rule::kByTap) {
             if (pool_.mode == CONVPOOL_AVG) result /= divisors;
           } else if constexpr (!Rule::kFirstOnly) {
@@ -110,7 +124,7 @@ class ChannelsLastPooling {
 
   template <typename Rule>
   void backward_all(Rule, const T* x, const T* y, const T* dy, T* dx) const {
-    const int64_t in_w = window_.in_size[1], out_w = window_.out_size[1];
+    const int64_t out_h = window_.out_size[0], out_w = window_.out_size[1];
     const int64_t blocks = ceil_div(channels_, kBlock);
     parallel_for(pool_.batch * blocks, work(), [&](int64_t task) {
       const int64_t image = task / blocks;
@@ -120,25 +134,24 @@ class ChannelsLastPooling {
       for (int64_t position = 0; position < in_size_; ++position)
         for (int64_t c = first; c < last; ++c) to[position * channels_ + c] = T(0);
       for (int64_t position = 0; position < out_size_; ++position) {
-        const int64_t row = position / out_w, column = position % out_w;
-        int64_t row0, row1, column0, column1;
-        inside(0, row, &row0, &row1);
-        inside(1, column, &column0, &column1);
+        Place place;
+        set_axis(&place, 2, position / out_w / out_h);
+        set_axis(&place, 0, position / out_w % out_h);
+        set_axis(&place, 1, position % out_w);
         const int64_t out = (image * out_size_ + position) * channels_;
-        const V divisors = broadcast<T>(divisor(row, column));
+        const V divisors = broadcast<T>(divisor(place));
         for (int64_t c = first; c < last; c += kLanes) {
           const int64_t count = last - c;
           const V y_here = load_part(y + out + c, count);
           V dy_here = load_part(dy + out + c, count);
           if (pool_.mode == CONVPOOL_AVG) dy_here /= divisors;
           Mask open = ~Mask{};
-          for (int64_t r = row0; r < row1; ++r)
-            for (int64_t k = column0; k < column1; ++k) {
-              const int64_t at = (r * in_w + k) * channels_ + c;
-              const V share =
-                  Rule::gradient(load_part(x_here + at, count), y_here, dy_here, ~Mask{}, &open);
-              store_part(to + at, load_part(to + at, count) + share, count);
-            }
+          for_each_inside(place, [&](int64_t inside) {
+            const int64_t at = inside * channels_ + c;
+            const V share =
+                Rule::gradient(load_part(x_here + at, count), y_here, dy_here, ~Mask{}, &open);
+            store_part(to + at, load_part(to + at, count) + share, count);
+          });
         }
       }
     });
