@@ -633,6 +633,15 @@ def test_three_axes_with_channels_last_agree_with_the_loops(library, instruction
         (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
 
 
+@pytest.mark.parametrize(
+    'case', [case for case in THREE_AXES_CONVOLUTIONS[::2] if case[5][1:] == (3, 3)], ids=_text
+)
+def test_forced_winograd_over_three_axes_with_channels_last_agrees_with_the_loops(kernels, case):
+    results = convolution_results(kernels, case, algorithm=WINOGRAD, layout=CHANNELS_LAST)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected, rtol=2e-5)
+
+
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('size', [(1, 1), (5, 7), (1, 40)], ids=_text)
 @pytest.mark.parametrize('channels', [(1, 1), (3, 64), (37, 17), (300, 130)], ids=_text)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from test_kernels import (
     AUTO,
+    CHANNELS_LAST,
     IMPLICIT_GEMM,
     WINOGRAD,
     Convolution,
@@ -125,6 +126,14 @@ def test_forced_winograd_in_float64_agrees_with_the_loops(library, instruction_s
     for name, actual, expected in zip(('output', 'dx', 'dweight', 'dbias'), *results):
         assert actual.dtype == np.float64
         assert_close(name, actual, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: str(case).replace(' ', ''))
+def test_forced_winograd_with_channels_last_agrees_with_the_loops(kernels, case):
+    """What such layers have no transposition for: pixels are vectors of channels as they stand."""
+    results = convolution_results(kernels, case, algorithm=WINOGRAD, layout=CHANNELS_LAST)
+    for name, actual, expected in zip(('output', 'dx', 'dweight', 'dbias'), *results):
+        assert_close(name, actual, expected, rtol=1e-5 if name == 'output' else 2e-5)
 
 
 @pytest.mark.parametrize('case', CASES[::4], ids=lambda case: str(case).replace(' ', ''))

@@ -12,31 +12,6 @@ namespace convpool::CONVPOOL_ISA {
 
 namespace channels_last {
 
-// Each of `matrices` has rows * columns values: to[c][r] = from[r][c].
-template <typename T>
-inline void transpose(const T* from, int64_t matrices, int64_t rows, int64_t columns, T* to) {
-  constexpr int kLanes = Simd<T>::kLanes;
-  constexpr int64_t kBlock = 64;
-  const int64_t blocks = ceil_div(rows, kBlock);
-  parallel_for(
-      matrices * blocks, static_cast<double>(matrices * rows * columns), [&](int64_t task) {
-        const int64_t begin = task % blocks * kBlock, end = min_of(begin + kBlock, rows);
-        const int64_t whole = begin + (end - begin) / kLanes * kLanes;
-        const T* source = from + task / blocks * rows * columns;
-        T* target = to + task / blocks * rows * columns;
-        int64_t c = 0;
-        for (; c + kLanes <= columns; c += kLanes) {
-          for (int64_t r = begin; r < whole; r += kLanes)
-            transpose_square(source + r * columns + c, columns, target + c * rows + r, rows);
-          for (int64_t r = whole; r < end; ++r)
-            for (int k = 0; k < kLanes; ++k)
-              target[(c + k) * rows + r] = source[r * columns + c + k];
-        }
-        for (; c < columns; ++c)
-          for (int64_t r = begin; r < end; ++r) target[c * rows + r] = source[r * columns + c];
-      });
-}
-
 // How many values one image, its output and the weights have, and of what the latter are made.
 struct Sizes {
   int64_t in, out, taps, inputs;  // positions, positions, taps, input channels of a group
@@ -128,7 +103,7 @@ inline bool forward(const convpool_convolution& conv, const T* x, const T* weigh
     const size_t weight_at = arena.template reserve<T>(sizes.weight);
     if (!arena.allocate()) return false;
     T* turned = arena.template at<T>(weight_at);
-    transpose(weight, 1, conv.out_channels, conv.in_channels, turned);
+    transpose_matrices(weight, 1, conv.out_channels, conv.in_channels, turned);
     const int64_t rows = conv.batch * sizes.in;
     if (!implicit_gemm::multiply_matrices(rows, conv.in_channels, conv.out_channels, x,
                                           conv.in_channels, 1, turned, y))
@@ -146,19 +121,19 @@ inline bool forward(const convpool_convolution& conv, const T* x, const T* weigh
   if (!arena.allocate()) return false;
   T *first_weight = arena.template at<T>(weight_at), *first_x = arena.template at<T>(x_at);
   T *first_y = arena.template at<T>(y_at), *first_sum = arena.template at<T>(sum_at);
-  transpose(weight, conv.out_channels, sizes.taps, sizes.inputs, first_weight);
+  transpose_matrices(weight, conv.out_channels, sizes.taps, sizes.inputs, first_weight);
   return for_each_part(conv, images, [&](const convpool_convolution& part, int64_t image) {
-    transpose(x + image * sizes.x, part.batch, sizes.in, conv.in_channels, first_x);
+    transpose_matrices(x + image * sizes.x, part.batch, sizes.in, conv.in_channels, first_x);
     Epilogue<T> last = epilogue;
     if (epilogue.sum) {
-      transpose(epilogue.sum + image * sizes.y, part.batch, sizes.out, conv.out_channels,
-                first_sum);
+      transpose_matrices(epilogue.sum + image * sizes.y, part.batch, sizes.out, conv.out_channels,
+                         first_sum);
       last.sum = first_sum;
     }
     if (!algorithm_of<T>(part, CONVPOOL_FORWARD)
              .forward(part, first_x, first_weight, bias, last, first_y))
       return false;
-    transpose(first_y, part.batch, conv.out_channels, sizes.out, y + image * sizes.y);
+    transpose_matrices(first_y, part.batch, conv.out_channels, sizes.out, y + image * sizes.y);
     return true;
   });
 }
@@ -177,13 +152,13 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   if (!arena.allocate()) return false;
   T *first_weight = arena.template at<T>(weight_at), *first_dx = arena.template at<T>(dx_at);
   T* first_dy = arena.template at<T>(dy_at);
-  transpose(weight, conv.out_channels, sizes.taps, sizes.inputs, first_weight);
+  transpose_matrices(weight, conv.out_channels, sizes.taps, sizes.inputs, first_weight);
   return for_each_part(conv, images, [&](const convpool_convolution& part, int64_t image) {
-    transpose(dy + image * sizes.y, part.batch, sizes.out, conv.out_channels, first_dy);
+    transpose_matrices(dy + image * sizes.y, part.batch, sizes.out, conv.out_channels, first_dy);
     if (!algorithm_of<T>(part, CONVPOOL_BACKWARD_DATA)
              .backward_data(part, first_dy, first_weight, first_dx))
       return false;
-    transpose(first_dx, part.batch, conv.in_channels, sizes.in, dx + image * sizes.x);
+    transpose_matrices(first_dx, part.batch, conv.in_channels, sizes.in, dx + image * sizes.x);
     return true;
   });
 }
@@ -203,12 +178,12 @@ inline bool backward_weight(const convpool_convolution& conv, const T* x, const 
   T *first_weight = arena.template at<T>(weight_at), *first_x = arena.template at<T>(x_at);
   T* first_dy = arena.template at<T>(dy_at);
   return for_each_part(conv, conv.batch, [&](const convpool_convolution& whole, int64_t) {
-    transpose(x, conv.batch, sizes.in, conv.in_channels, first_x);
-    transpose(dy, conv.batch, sizes.out, conv.out_channels, first_dy);
+    transpose_matrices(x, conv.batch, sizes.in, conv.in_channels, first_x);
+    transpose_matrices(dy, conv.batch, sizes.out, conv.out_channels, first_dy);
     if (!algorithm_of<T>(whole, CONVPOOL_BACKWARD_WEIGHT)
              .backward_weight(whole, first_x, first_dy, first_weight))
       return false;
-    transpose(first_weight, conv.out_channels, sizes.inputs, sizes.taps, dweight);
+    transpose_matrices(first_weight, conv.out_channels, sizes.inputs, sizes.taps, dweight);
     return true;
   });
 }

@@ -11,6 +11,7 @@ namespace convpool::CONVPOOL_ISA {
 template <typename T>
 struct ConvolutionAlgorithm {
   convpool_algorithm id;
+  bool any_layout;  // arrays with channels last are read and written as they are
   bool (*supports)(const convpool_convolution& conv, convpool_pass pass);
   // An estimate of the time of a pass, in multiply-adds at the speed of the micro-kernel.
   double (*cost)(const convpool_convolution& conv, convpool_pass pass);
@@ -26,12 +27,12 @@ template <typename T>
 inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolution& conv,
                                                        convpool_pass pass) {
   static constexpr ConvolutionAlgorithm<T> kAlgorithms[] = {
-      {CONVPOOL_IMPLICIT_GEMM, implicit_gemm::supports, implicit_gemm::cost,
+      {CONVPOOL_IMPLICIT_GEMM, false, implicit_gemm::supports, implicit_gemm::cost,
        implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
        implicit_gemm::backward_weight<T>},
-      {CONVPOOL_WINOGRAD, winograd::supports<T>, winograd::cost<T>, winograd::forward<T>,
+      {CONVPOOL_WINOGRAD, true, winograd::supports<T>, winograd::cost<T>, winograd::forward<T>,
        winograd::backward_data<T>, winograd::backward_weight<T>},
-      {CONVPOOL_DEPTHWISE, depthwise::supports, depthwise::cost, depthwise::forward<T>,
+      {CONVPOOL_DEPTHWISE, false, depthwise::supports, depthwise::cost, depthwise::forward<T>,
        depthwise::backward_data<T>, depthwise::backward_weight<T>},
   };
   if (conv.algorithm != CONVPOOL_AUTO) {

@@ -60,14 +60,15 @@ inline bool multiply_matrices(int64_t rows, int64_t reduction, int64_t columns, 
   problem.h = problem.d = single_tap(1);
   problem.w = single_tap(columns);
   problem.in = b;
-  problem.in_channel_stride = columns;
+  problem.in_column_stride = 1;
+  problem.in_channel_stride = problem.in_row_stride = columns;
   problem.out = out;
   problem.out_channel_stride = problem.out_row_stride = columns;
   problem.out_column_stride = 1;
   problem.weight = a;
   problem.weight_output_stride = row_step;
   problem.weight_channel_stride = column_step;
-  problem.weight_row_stride = 1;
+  problem.weight_row_stride = problem.weight_column_stride = 1;
   return ImplicitGemm<T>::run(problem);
 }
 

@@ -63,8 +63,10 @@ struct TapConvolution {
   int64_t outputs;   // written, per group
   TapAxis h, w, d;
 
-  const T* in;  // rows are dense: the row stride is w.in_size
-  int64_t in_image_stride, in_channel_stride, in_slice_stride;
+  // With channels first, columns are neighbours and rows follow one another; with channels last,
+  // channels are neighbours. Only Winograd's convolution reads both.
+  const T* in;
+  int64_t in_image_stride, in_channel_stride, in_slice_stride, in_row_stride, in_column_stride;
   // Where it is not null, the convolution is pointwise and without groups, and `in` is null.
   const JoinedInput<T>* joined;
 
@@ -72,10 +74,10 @@ struct TapConvolution {
   int64_t out_image_stride, out_channel_stride, out_row_stride, out_column_stride;
   int64_t out_slice_stride;
 
-  // A[m, ch, t, i, j] at m * .. + ch * .. + d.index[t] * .. + h.index[i] * .. + w.index[j]
+  // A[m, ch, t, i, j] at m * .. + ch * .. + d.index[t] * .. + h.index[i] * .. + w.index[j] * ..
   const T* weight;
   int64_t weight_group_stride, weight_output_stride, weight_channel_stride, weight_row_stride;
-  int64_t weight_slice_stride;
+  int64_t weight_slice_stride, weight_column_stride;
   const T* bias;  // per output, may be null
   Epilogue<T> epilogue;
 
@@ -113,12 +115,12 @@ struct TapConvolution {
   }
   // Are those of one plane?
   bool plane_in_order() const {
-    return weight_row_stride == w.taps && w.index[0] == 0 && h.index[0] == 0 &&
-           (w.taps == 1 || w.index[1] == 1) && (h.taps == 1 || h.index[1] == 1);
+    return weight_column_stride == 1 && weight_row_stride == w.taps && w.index[0] == 0 &&
+           h.index[0] == 0 && (w.taps == 1 || w.index[1] == 1) && (h.taps == 1 || h.index[1] == 1);
   }
   // Are the weights of one output and plane those of a whole kernel, last tap first?
   bool weight_reversed() const {
-    if (weight_row_stride != w.taps) return false;
+    if (weight_column_stride != 1 || weight_row_stride != w.taps) return false;
     for (int64_t i = 0; i < h.taps; ++i)
       if (h.index[i] != h.taps - 1 - i) return false;
     for (int64_t j = 0; j < w.taps; ++j)
@@ -178,18 +180,25 @@ inline TapConvolution<T> forward_problem(const convpool_convolution& conv, int64
   forward_taps(window, 0, &problem.h);
   forward_taps(window, 1, &problem.w);
   forward_taps(window, 2, &problem.d);
-  problem.in_slice_stride = window.in_size[0] * window.in_size[1];
-  problem.in_channel_stride = window.in_size[2] * problem.in_slice_stride;
-  problem.in_image_stride = conv.in_channels * problem.in_channel_stride;
-  problem.out_row_stride = window.out_size[1];
-  problem.out_column_stride = 1;
-  problem.out_slice_stride = window.out_size[0] * window.out_size[1];
-  problem.out_channel_stride = window.out_size[2] * problem.out_slice_stride;
-  problem.out_image_stride = conv.out_channels * problem.out_channel_stride;
-  problem.weight_row_stride = window.kernel[1];
-  problem.weight_slice_stride = window.kernel[0] * window.kernel[1];
-  problem.weight_channel_stride = window.kernel[2] * problem.weight_slice_stride;
-  problem.weight_output_stride = problem.channels * problem.weight_channel_stride;
+  const bool last = conv.layout == CONVPOOL_CHANNEL_LAST;
+  problem.in_column_stride = last ? conv.in_channels : 1;
+  problem.in_row_stride = window.in_size[1] * problem.in_column_stride;
+  problem.in_slice_stride = window.in_size[0] * problem.in_row_stride;
+  problem.in_channel_stride = last ? 1 : window.in_size[2] * problem.in_slice_stride;
+  problem.in_image_stride =
+      window.in_size[2] * problem.in_slice_stride * (last ? 1 : conv.in_channels);
+  problem.out_column_stride = last ? conv.out_channels : 1;
+  problem.out_row_stride = window.out_size[1] * problem.out_column_stride;
+  problem.out_slice_stride = window.out_size[0] * problem.out_row_stride;
+  problem.out_channel_stride = last ? 1 : window.out_size[2] * problem.out_slice_stride;
+  problem.out_image_stride =
+      window.out_size[2] * problem.out_slice_stride * (last ? 1 : conv.out_channels);
+  problem.weight_column_stride = last ? problem.channels : 1;
+  problem.weight_row_stride = window.kernel[1] * problem.weight_column_stride;
+  problem.weight_slice_stride = window.kernel[0] * problem.weight_row_stride;
+  problem.weight_channel_stride = last ? 1 : window.kernel[2] * problem.weight_slice_stride;
+  problem.weight_output_stride =
+      problem.channels * window.kernel[0] * window.kernel[1] * window.kernel[2];
   problem.weight_group_stride = problem.outputs * problem.weight_output_stride;
   return problem;
 }
@@ -209,9 +218,11 @@ inline TapConvolution<T> backward_problem(const convpool_convolution& conv, int6
   problem.out_channel_stride = forward.in_channel_stride;
   problem.out_image_stride = forward.in_image_stride;
   problem.in_slice_stride = forward.out_slice_stride;
+  problem.in_row_stride = forward.out_row_stride;
+  problem.in_column_stride = forward.out_column_stride;
   problem.out_slice_stride = conv.window.stride[2] * forward.in_slice_stride;
-  problem.out_row_stride = conv.window.stride[0] * conv.window.in_size[1];
-  problem.out_column_stride = conv.window.stride[1];
+  problem.out_row_stride = conv.window.stride[0] * forward.in_row_stride;
+  problem.out_column_stride = conv.window.stride[1] * forward.in_column_stride;
   return problem;
 }
 

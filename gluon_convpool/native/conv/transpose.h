@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "../parallel.h"
 #include "../simd.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -110,6 +111,32 @@ CONVPOOL_INLINE void transpose_square(const T* from, int64_t from_pitch, T* to, 
   Transposer<T>::run(square);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) store<T>(to + i * to_pitch, square[i]);
+}
+
+// Each of `matrices` has rows * columns values: to[c][r] = from[r][c].
+template <typename T>
+inline void transpose_matrices(const T* from, int64_t matrices, int64_t rows, int64_t columns,
+                               T* to) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  constexpr int64_t kBlock = 64;
+  const int64_t blocks = ceil_div(rows, kBlock);
+  parallel_for(
+      matrices * blocks, static_cast<double>(matrices * rows * columns), [&](int64_t task) {
+        const int64_t begin = task % blocks * kBlock, end = min_of(begin + kBlock, rows);
+        const int64_t whole = begin + (end - begin) / kLanes * kLanes;
+        const T* source = from + task / blocks * rows * columns;
+        T* target = to + task / blocks * rows * columns;
+        int64_t c = 0;
+        for (; c + kLanes <= columns; c += kLanes) {
+          for (int64_t r = begin; r < whole; r += kLanes)
+            transpose_square(source + r * columns + c, columns, target + c * rows + r, rows);
+          for (int64_t r = whole; r < end; ++r)
+            for (int k = 0; k < kLanes; ++k)
+              target[(c + k) * rows + r] = source[r * columns + c + k];
+        }
+        for (; c < columns; ++c)
+          for (int64_t r = begin; r < end; ++r) target[c * rows + r] = source[r * columns + c];
+      });
 }
 
 }  // namespace convpool::CONVPOOL_ISA

@@ -105,7 +105,7 @@ class Winograd {
   // M of a task, which is read and written once for each pass.
   static constexpr int64_t kProductBytes = 512 << 10;
   // Channels whose taps are transformed at once.
-  static constexpr int64_t kTapChannels = 8;
+  static constexpr int64_t kTapChannels = kLanes > 8 ? kLanes : 8;
 
  public:
   Winograd(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
@@ -310,6 +310,26 @@ class Winograd {
       }
       return;
     }
+    if (outputs == kLanes && output_stride == 1) {
+      for (int64_t i = 0; i < channels; ++i)
+        for (int64_t t = 0; t < count; ++t, to += kLanes) {
+          const T* tap = view_.tap(group, c + i, t / tile_.rw, t % tile_.rw);
+          store<T>(to, tap ? load<T>(tap + m) : Vec<T>{});
+        }
+      return;
+    }
+    const bool planes_apart = view_.phases > 1 || conv_.d.taps > 1;
+    if (outputs == kLanes && conv_.weight_channel_stride == 1 && !planes_apart &&
+        channels >= kLanes) {
+      for (int64_t t = 0; t < count; ++t, to += kLanes) {
+        const T* tap = view_.tap(group, c, t / tile_.rw, t % tile_.rw) + m * output_stride;
+        for (int64_t i = 0; i < channels; i += kLanes) {
+          const int64_t at = min_of(i, channels - kLanes);
+          transpose_square(tap + at, output_stride, to + at * count * kLanes, count * kLanes);
+        }
+      }
+      return;
+    }
     const bool reversed = conv_.weight_reversed();
     if (whole && count >= kLanes && (reversed || conv_.plane_in_order())) {
       for (int64_t i = 0; i < channels; ++i, to += count * kLanes) {
@@ -419,10 +439,19 @@ class Winograd {
       for (int64_t lane = 0; lane < channels; ++lane)
         bias[lane] = conv_.bias[group * conv_.outputs + output + lane];
     const Vec<T> bias_vector = load<T>(bias);
-    const int64_t row_step = view_.h.dilation * conv_.out_row_stride, step = view_.w.dilation;
+    const int64_t row_step = view_.h.dilation * conv_.out_row_stride;
+    const int64_t step = view_.w.dilation * conv_.out_column_stride;
     const Epilogue<T> epilogue = conv_.epilogue;
     const T* sum = epilogue.sum_at(out, conv_.out);
     for (int64_t row = 0; row < rows; ++row, band += band_pitch(tile_), out += row_step) {
+      if (channels == kLanes && conv_.out_channel_stride == 1) {
+        for (int64_t k = 0; k < columns; ++k) {
+          Vec<T> value = load<T>(band + k * kLanes) + bias_vector;
+          if (sum) value += load<T>(sum + row * row_step + k * step);
+          store<T>(out + k * step, epilogue.active ? epilogue.apply(value) : value);
+        }
+        continue;
+      }
       if (channels == kLanes && columns >= kLanes && step == 1) {
         for (int64_t k = 0; k < columns; k += kLanes) {
           const int64_t at = min_of(k, columns - kLanes);

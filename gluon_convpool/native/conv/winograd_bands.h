@@ -29,12 +29,12 @@ struct TileGrid {
   }
 };
 
-// Every row_step-th row and column_step-th column of channels that lie `channel_stride` values
-// apart; rows are dense.
+// Every row_step-th row and column_step-th column of channels. Strides are in values; either
+// columns or channels are neighbours.
 template <typename T>
 struct ChannelPlanes {
   const T* data;
-  int64_t channel_stride, height, width, row_step, column_step;
+  int64_t channel_stride, row_stride, column_stride, height, width, row_step, column_step;
 };
 
 // The most columns of a band.
@@ -50,7 +50,9 @@ inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t chann
   const int64_t begin = x < 0 ? min_of(ceil_div(-x, step), columns) : 0;
   const int64_t after = x < image.width ? min_of(ceil_div(image.width - x, step), columns) : 0;
   const int64_t end = max_of(after, begin);
-  const bool squares = channels == kLanes && end - begin >= kLanes;
+  const bool side_by_side = image.channel_stride == 1;
+  const bool squares = !side_by_side && channels == kLanes && end - begin >= kLanes;
+  const int64_t column_pitch = step * image.column_stride;
   alignas(64) T dense[kLanes * kMostBandColumns];
   for (int64_t row = 0; row < rows; ++row, y += image.row_step, band += pitch) {
     const bool inside = y >= 0 && y < image.height;
@@ -62,7 +64,18 @@ inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t chann
     clear_columns(0, first);
     clear_columns(last, columns);
     if (first >= last) continue;
-    const T* from = image.data + y * image.width + x + first * step;
+    const T* from =
+        image.data + y * image.row_stride + x * image.column_stride + first * column_pitch;
+    if (side_by_side) {
+      T* to = band + first * kLanes + lane;
+      if (channels == kLanes)
+        for (int64_t k = first; k < last; ++k, from += column_pitch, to += kLanes)
+          store<T>(to, load<T>(from));
+      else
+        for (int64_t k = first; k < last; ++k, from += column_pitch, to += kLanes)
+          for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
+      continue;
+    }
     int64_t from_pitch = image.channel_stride;
     if (squares && step > 1) {
       for (int64_t c = 0; c < kLanes; ++c)
@@ -121,9 +134,7 @@ class NeighbourView {
         phases(h.stride * w.stride),
         channels(problem.planes() * phases) {}
 
-  static bool exists(const TapConvolution<T>& conv) {
-    return exists(conv.h) && exists(conv.w) && conv.out_column_stride == 1;
-  }
+  static bool exists(const TapConvolution<T>& conv) { return exists(conv.h) && exists(conv.w); }
   bool dense() const { return h.step() == 1 && w.step() == 1; }
 
   // kLanes channels from `channel` on, of the rows and columns of the view from (y, x) on.
@@ -133,7 +144,7 @@ class NeighbourView {
     const int64_t row = y * h.step() + conv.h.first() + image / w.dilation % h.dilation;
     const int64_t column = x * w.step() + conv.w.first() + image % w.dilation;
     for (int64_t lane = 0; lane < kLanes;) {
-      ChannelPlanes<T> planes{nullptr, 0, 0, 0, h.step(), w.step()};
+      ChannelPlanes<T> planes{nullptr, 0, 0, 0, 0, 0, h.step(), w.step()};
       int64_t count = kLanes - lane, phase = 0;
       if (channel + lane < channels) {
         phase = (channel + lane) / conv.channels;
@@ -144,6 +155,8 @@ class NeighbourView {
         if (slice)
           planes = {slice + (group * conv.channels + c) * conv.in_channel_stride,
                     conv.in_channel_stride,
+                    conv.in_row_stride,
+                    conv.in_column_stride,
                     conv.h.in_size,
                     conv.w.in_size,
                     h.step(),
@@ -164,11 +177,11 @@ class NeighbourView {
     const int64_t column = x * w.dilation + image % w.dilation;
     const T* dy = conv.out_image(image / (h.dilation * w.dilation)) +
                   (group * conv.outputs + output) * conv.out_channel_stride;
-    fill_band<T>(
-        {dy, conv.out_channel_stride, conv.h.out_size, conv.w.out_size, h.dilation, w.dilation}, 0,
-        count, row, column, rows, columns, band, pitch);
+    fill_band<T>({dy, conv.out_channel_stride, conv.out_row_stride, conv.out_column_stride,
+                  conv.h.out_size, conv.w.out_size, h.dilation, w.dilation},
+                 0, count, row, column, rows, columns, band, pitch);
     if (count < kLanes)
-      fill_band<T>({nullptr, 0, 0, 0, 1, 1}, count, kLanes - count, 0, 0, rows, columns, band,
+      fill_band<T>({nullptr, 0, 0, 0, 0, 0, 1, 1}, count, kLanes - count, 0, 0, rows, columns, band,
                    pitch);
   }
 
@@ -176,7 +189,7 @@ class NeighbourView {
   T* out(int64_t image, int64_t output, int64_t y, int64_t x) const {
     return conv.out_image(image / (h.dilation * w.dilation)) + output * conv.out_channel_stride +
            (y * h.dilation + image / w.dilation % h.dilation) * conv.out_row_stride +
-           x * w.dilation + image % w.dilation;
+           (x * w.dilation + image % w.dilation) * conv.out_column_stride;
   }
   // How many rows and columns of an image of the view lie inside, from y or x on.
   int64_t rows_from(int64_t image, int64_t y) const {
@@ -192,7 +205,7 @@ class NeighbourView {
     const int64_t row = i * h.stride + phase / w.stride, column = j * w.stride + phase % w.stride;
     if (row >= conv.h.taps || column >= conv.w.taps) return nullptr;
     return kernel(group, channel) + conv.h.index[row] * conv.weight_row_stride +
-           conv.w.index[column];
+           conv.w.index[column] * conv.weight_column_stride;
   }
   // The kernel that they belong to.
   const T* kernel(int64_t group, int64_t channel) const {

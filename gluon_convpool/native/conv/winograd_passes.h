@@ -126,7 +126,16 @@ template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
   return with_weight_gradient_problem(conv, x, dy, [&](const TapConvolution<T>& problem) {
     const WinogradTile<T>* tile = choose<T>(conv, CONVPOOL_BACKWARD_WEIGHT).tile;
-    return WinogradWeightGradient<T>(problem, *tile).run(dweight);
+    const WinogradWeightGradient<T> gradient(problem, *tile);
+    if (conv.layout == CONVPOOL_CHANNEL_FIRST) return gradient.run(dweight);
+    const int64_t taps = problem.d.taps * problem.taps();
+    Arena arena(Scratch::kLayout);
+    const size_t first_at = arena.template reserve<T>(conv.out_channels * problem.channels * taps);
+    if (!arena.allocate()) return false;
+    T* first = arena.template at<T>(first_at);
+    if (!gradient.run(first)) return false;
+    transpose_matrices(first, conv.out_channels, problem.channels, taps, dweight);
+    return true;
   });
 }
 
