@@ -1,6 +1,7 @@
 // Convolution of arrays whose channels come last, and weights in the order (output, kernel...,
-// input). A pointwise one is a product of matrices as they stand. Others are transposed to channels
-// first in scratch memory, a few images at a time, computed there, and transposed back.
+// input), by an algorithm that reads them the other way. A pointwise one is a product of matrices
+// as they stand. Others are transposed to channels first in scratch memory, a few images at a time,
+// computed there, and transposed back.
 #pragma once
 
 #include "../arena.h"
