@@ -107,6 +107,8 @@ CASES = (
         (2, 40, 24, 1, (50, 61), (3, 3), ONE, ONE, ONE),
         (1, 20, 9, 1, (3, 400), (5, 5), ONE, ONE, (2, 2)),
     ]
+    # So many that the gradient of the weight is added up in parts, which end within an image.
+    + [(3, 40, 40, 1, (70, 66), (3, 3), ONE, ONE, ONE)]
 )
 
 

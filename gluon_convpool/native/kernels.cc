@@ -96,6 +96,7 @@ ConvolutionAlgorithm<T> passes_of(const convpool_convolution& conv,
 void release_shared_scratch() {
   release_scratch(Scratch::kShared);
   release_scratch(Scratch::kLayout);
+  release_scratch(Scratch::kSubsampled);
 }
 
 // No output element: gradients are zero.

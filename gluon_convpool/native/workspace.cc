@@ -24,7 +24,7 @@ struct Buffer {
 };
 
 Buffer& buffer(Scratch which) {
-  thread_local Buffer buffers[3];
+  thread_local Buffer buffers[kScratchBuffers];
   return buffers[static_cast<int>(which)];
 }
 

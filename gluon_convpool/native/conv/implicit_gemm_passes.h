@@ -3,6 +3,7 @@
 
 #include "../parallel.h"
 #include "implicit_gemm.h"
+#include "subsample.h"
 #include "weight_gradient.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -25,9 +26,23 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   return weights * (1.15 * positions + out_of_order);
 }
 
+// body(values) with room for what a pointwise convolution with a stride reads; false where memory
+// is out.
+template <typename T, typename Body>
+inline bool with_subsampled(const convpool_convolution& conv, const Body& body) {
+  Arena arena(Scratch::kSubsampled);
+  const size_t values_at = arena.template reserve<T>(subsampled_size(conv));
+  return arena.allocate() && body(arena.template at<T>(values_at));
+}
+
 template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
                     const Epilogue<T>& epilogue, T* y) {
+  if (is_strided_pointwise(conv))
+    return with_subsampled<T>(conv, [&](T* values) {
+      subsample(conv, x, values);
+      return forward<T>(without_stride(conv), values, weight, bias, epilogue, y);
+    });
   return with_forward_problem(
       conv, x, weight, bias, epilogue, y,
       [&](const TapConvolution<T>& problem) { return ImplicitGemm<T>::run(problem); });
@@ -89,6 +104,12 @@ inline void clear_output(const TapConvolution<T>& conv) {
 // inputs and outputs exchanged.
 template <typename T>
 inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+  if (is_strided_pointwise(conv))
+    return with_subsampled<T>(conv, [&](T* values) {
+      if (!backward_data<T>(without_stride(conv), dy, weight, values)) return false;
+      spread(conv, values, dx);
+      return true;
+    });
   const convpool_window& window = conv.window;
   const TapStorage taps(window);
   if (!taps.get()) return false;
@@ -115,6 +136,11 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
 
 template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
+  if (is_strided_pointwise(conv))
+    return with_subsampled<T>(conv, [&](T* values) {
+      subsample(conv, x, values);
+      return backward_weight<T>(without_stride(conv), values, dy, dweight);
+    });
   return with_weight_gradient_problem(conv, x, dy, [&](const TapConvolution<T>& problem) {
     return WeightGradient<T>::run(problem, dweight);
   });

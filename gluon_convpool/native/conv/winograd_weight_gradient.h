@@ -7,8 +7,8 @@
 //   V: [plane][tile][channel]   D: [panel][plane][tile][output]   dU: [plane][channel][output]
 //
 // One task is a panel of NR outputs and a range of channels. It sums over all tiles in order, so
-// the result does not depend on the tasks. Batches too large for memory are added up a part at a
-// time.
+// the result does not depend on the tasks. Rows of tiles too many for the cache are added up a part
+// at a time.
 #pragma once
 
 #include "winograd.h"
@@ -21,7 +21,8 @@ class WinogradWeightGradient {
   static constexpr int kLanes = Simd<T>::kLanes;
   static constexpr int kNr = Block::kNr;
   static constexpr int64_t kBytes = sizeof(T);
-  // V and D of the images that are transformed at once: no more than scratch memory keeps.
+  // V and D of the rows of tiles that are transformed at once: no more than scratch memory keeps,
+  // and the products that read them find them in the last cache.
   static constexpr int64_t kPartBytes = 8 << 20;
   // dU of a task.
   static constexpr int64_t kTaskBytes = 160 << 10;
@@ -32,51 +33,51 @@ class WinogradWeightGradient {
   // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
   // unused.
   WinogradWeightGradient(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
-      : view_(conv), conv_(conv), tile_(tile) {
+      : view_(conv),
+        conv_(conv),
+        tile_(tile),
+        grid_(view_.batch, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw) {
     slices_ = ceil_div(view_.channels, kLanes);
     output_slices_ = ceil_div(conv.outputs, kLanes);
     panels_ = ceil_div(conv.outputs, kNr);
-    tiles_per_image_ = TileGrid(1, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw).count;
-    const int64_t image_bytes = tile.planes() * tiles_per_image_ * kBytes * conv.groups *
-                                (slices_ * kLanes + panels_ * kNr);
-    images_ = min_of(view_.batch, max_of(1, kPartBytes / image_bytes));
+    const int64_t row_bytes =
+        tile.planes() * grid_.columns * kBytes * conv.groups * (slices_ * kLanes + panels_ * kNr);
+    parts_ = min_of(rows(), ceil_div(rows() * row_bytes, kPartBytes));
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
     chunks_ = ceil_div(slices_, max_of(1, fitting / kLanes));
   }
 
   // As Winograd::cost().
   double cost() const {
-    const double tiles = static_cast<double>(view_.batch * tiles_per_image_);
+    const double tiles = static_cast<double>(grid_.count);
     const double channels = static_cast<double>(slices_ * kLanes);
     const double outputs = static_cast<double>(output_slices_ * kLanes);
     const double inputs = 10 * tiles * (channels + outputs);
     return static_cast<double>(conv_.groups * tile_.planes()) *
-           (inputs + channels * outputs * (1.05 * tiles + 16));
+           (inputs + channels * outputs * (1.05 * tiles + 16 * static_cast<double>(parts_)));
   }
 
   // Bytes that a call needs beside its arrays, without dU of each thread.
   double memory() const {
-    return static_cast<double>(
-        conv_.groups * (v_size(images_ * tiles_per_image_) + d_size(images_ * tiles_per_image_)) *
-        kBytes);
+    return static_cast<double>(conv_.groups * (v_size(most_tiles()) + d_size(most_tiles())) *
+                               kBytes);
   }
 
   // dweight is (groups * outputs, planes, taps), dense. Returns false where memory is out.
   bool run(T* dweight) const {
-    const int64_t most = images_ * tiles_per_image_;
     Arena arena(Scratch::kShared);
-    const size_t v_at = arena.template reserve<T>(conv_.groups * v_size(most));
-    const size_t d_at = arena.template reserve<T>(conv_.groups * d_size(most));
+    const size_t v_at = arena.template reserve<T>(conv_.groups * v_size(most_tiles()));
+    const size_t d_at = arena.template reserve<T>(conv_.groups * d_size(most_tiles()));
     if (!arena.allocate()) return false;
     T *v = arena.template at<T>(v_at), *d = arena.template at<T>(d_at);
     bool failed = false;
-    for (int64_t image = 0; image < view_.batch && !failed; image += images_) {
-      const int64_t images = min_of(images_, view_.batch - image);
-      transform_part(image, images, v, d, &failed);
+    for (int64_t part = 0; part < parts_ && !failed; ++part) {
+      const int64_t first = rows() * part / parts_, end = rows() * (part + 1) / parts_;
+      transform_part(first, end, v, d, &failed);
       parallel_for(conv_.groups * panels_ * chunks_, conv_.multiply_adds(), [&](int64_t task) {
         const int64_t chunk = task % chunks_, panel = task / chunks_ % panels_;
         const int64_t group = task / chunks_ / panels_;
-        if (!compute(group, panel, chunk, images * tiles_per_image_, v, d, image > 0, dweight))
+        if (!compute(group, panel, chunk, (end - first) * grid_.columns, v, d, part > 0, dweight))
           __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         release_scratch(Scratch::kTask);
       });
@@ -85,6 +86,8 @@ class WinogradWeightGradient {
   }
 
  private:
+  int64_t rows() const { return view_.batch * grid_.rows; }  // of tiles, in all images
+  int64_t most_tiles() const { return ceil_div(rows(), parts_) * grid_.columns; }
   int64_t tile_pitch() const { return slices_ * kLanes; }
   int64_t v_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * tile_pitch()); }
   int64_t v_size(int64_t tiles) const { return tile_.planes() * v_plane(tiles); }
@@ -95,11 +98,10 @@ class WinogradWeightGradient {
     return min_of(Block::kNv, output_slices_ - panel * Block::kNv);
   }
 
-  // V and D of `images` images from `image` on.
-  void transform_part(int64_t image, int64_t images, T* v, T* d, bool* failed) const {
-    const TileGrid grid(view_.batch, view_.h.out_size, view_.w.out_size, tile_.mh, tile_.mw);
-    const int64_t tiles = images * tiles_per_image_, first = image * tiles_per_image_;
-    const int64_t slices = slices_ + output_slices_, rows = images * grid.rows;
+  // V and D of the rows of tiles [first_row, end_row).
+  void transform_part(int64_t first_row, int64_t end_row, T* v, T* d, bool* failed) const {
+    const int64_t rows = end_row - first_row, first = first_row * grid_.columns;
+    const int64_t tiles = rows * grid_.columns, slices = slices_ + output_slices_;
     parallel_for(conv_.groups * rows * slices, conv_.multiply_adds(), [&](int64_t task) {
       const int64_t slice = task % slices, row = task / slices % rows;
       const int64_t group = task / slices / rows;
@@ -110,9 +112,9 @@ class WinogradWeightGradient {
         return;
       }
       T* band = arena.template at<T>(band_at);
-      const int64_t end = (row + 1) * grid.columns;
-      for (int64_t tile = row * grid.columns; tile < end;) {
-        const TileRun run = grid.run_at(first + tile, first + end, band_tiles(tile_));
+      const int64_t end = (row + 1) * grid_.columns;
+      for (int64_t tile = row * grid_.columns; tile < end;) {
+        const TileRun run = grid_.run_at(first + tile, first + end, band_tiles(tile_));
         if (slice < slices_)
           transform_input_run(view_, tile_, run, group, slice * kLanes,
                               v + group * v_size(tiles) + tile * tile_pitch() + slice * kLanes,
@@ -204,11 +206,11 @@ class WinogradWeightGradient {
   const NeighbourView<T> view_;
   const TapConvolution<T> conv_;
   const WinogradTile<T> tile_;
+  const TileGrid grid_;
   int64_t slices_, output_slices_;  // of kLanes channels and outputs of a group
   int64_t panels_;                  // of a group's outputs
-  int64_t tiles_per_image_;
-  int64_t images_;  // transformed at once
-  int64_t chunks_;  // of a group's channels, each of whole slices
+  int64_t parts_;                   // of the rows of tiles, each transformed at once
+  int64_t chunks_;                  // of a group's channels, each of whole slices
 };
 
 }  // namespace convpool::CONVPOOL_ISA
