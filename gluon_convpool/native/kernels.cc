@@ -97,6 +97,7 @@ void release_shared_scratch() {
   release_scratch(Scratch::kShared);
   release_scratch(Scratch::kLayout);
   release_scratch(Scratch::kSubsampled);
+  release_scratch(Scratch::kColumns);
 }
 
 // No output element: gradients are zero.

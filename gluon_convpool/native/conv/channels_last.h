@@ -7,6 +7,7 @@
 #include "../arena.h"
 #include "../parallel.h"
 #include "convolution.h"
+#include "matrix_product.h"
 #include "transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -106,8 +107,8 @@ inline bool forward(const convpool_convolution& conv, const T* x, const T* weigh
     T* turned = arena.template at<T>(weight_at);
     transpose_matrices(weight, 1, conv.out_channels, conv.in_channels, turned);
     const int64_t rows = conv.batch * sizes.in;
-    if (!implicit_gemm::multiply_matrices(rows, conv.in_channels, conv.out_channels, x,
-                                          conv.in_channels, 1, turned, y))
+    if (!multiply_matrices<T>(rows, conv.in_channels, conv.out_channels, {x, conv.in_channels, 1},
+                              turned, conv.out_channels, y))
       return false;
     finish(rows, conv.out_channels, bias, epilogue, y);
     return true;
@@ -143,8 +144,8 @@ template <typename T>
 inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
   const Sizes sizes(conv);
   if (is_product(conv))
-    return implicit_gemm::multiply_matrices(conv.batch * sizes.in, conv.out_channels,
-                                            conv.in_channels, dy, conv.out_channels, 1, weight, dx);
+    return multiply_matrices<T>(conv.batch * sizes.in, conv.out_channels, conv.in_channels,
+                                {dy, conv.out_channels, 1}, weight, conv.in_channels, dx);
   const int64_t images = images_at_once<T>(conv, sizes.weight, sizes.x + sizes.y);
   Arena arena(Scratch::kLayout);
   const size_t weight_at = arena.template reserve<T>(sizes.weight);
@@ -169,8 +170,8 @@ template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
   const Sizes sizes(conv);
   if (is_product(conv))
-    return implicit_gemm::multiply_matrices(conv.out_channels, conv.batch * sizes.in,
-                                            conv.in_channels, dy, 1, conv.out_channels, x, dweight);
+    return multiply_matrices<T>(conv.out_channels, conv.batch * sizes.in, conv.in_channels,
+                                {dy, 1, conv.out_channels}, x, conv.in_channels, dweight);
   Arena arena(Scratch::kLayout);
   const size_t weight_at = arena.template reserve<T>(sizes.weight);
   const size_t x_at = arena.template reserve<T>(conv.batch * sizes.x);

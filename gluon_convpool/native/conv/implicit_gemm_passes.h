@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../parallel.h"
+#include "few_outputs.h"
 #include "implicit_gemm.h"
 #include "subsample.h"
 #include "weight_gradient.h"
@@ -22,7 +23,9 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   const double positions =
       static_cast<double>(conv.batch * window.out_size[0] * window.out_size[1]) *
       static_cast<double>(window.out_size[2]);
-  const double out_of_order = pass == CONVPOOL_FORWARD ? 0 : 100;
+  const bool in_order = pass == CONVPOOL_FORWARD ||
+                        (pass == CONVPOOL_BACKWARD_DATA && FewOutputs<float>::serves(conv));
+  const double out_of_order = in_order ? 0 : 100;
   return weights * (1.15 * positions + out_of_order);
 }
 
@@ -60,33 +63,6 @@ inline bool forward_joined(const convpool_convolution& conv, const JoinedInput<T
                                  });
 }
 
-// out[m][n] = sum over k of a[m * row_step + k * column_step] * b[k][n], for b of shape
-// (reduction, columns) and out of (rows, columns): the pointwise convolution of an image of one
-// row.
-template <typename T>
-inline bool multiply_matrices(int64_t rows, int64_t reduction, int64_t columns, const T* a,
-                              int64_t row_step, int64_t column_step, const T* b, T* out) {
-  int64_t zero = 0;
-  const auto single_tap = [&](int64_t size) { return TapAxis{size, size, 1, 1, &zero, &zero}; };
-  TapConvolution<T> problem{};
-  problem.batch = problem.groups = 1;
-  problem.channels = reduction;
-  problem.outputs = rows;
-  problem.h = problem.d = single_tap(1);
-  problem.w = single_tap(columns);
-  problem.in = b;
-  problem.in_column_stride = 1;
-  problem.in_channel_stride = problem.in_row_stride = columns;
-  problem.out = out;
-  problem.out_channel_stride = problem.out_row_stride = columns;
-  problem.out_column_stride = 1;
-  problem.weight = a;
-  problem.weight_output_stride = row_step;
-  problem.weight_channel_stride = column_step;
-  problem.weight_row_stride = problem.weight_column_stride = 1;
-  return ImplicitGemm<T>::run(problem);
-}
-
 // No window reads these elements.
 template <typename T>
 inline void clear_output(const TapConvolution<T>& conv) {
@@ -110,6 +86,7 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
       spread(conv, values, dx);
       return true;
     });
+  if (FewOutputs<T>::serves(conv)) return FewOutputs<T>::run(conv, dy, weight, dx);
   const convpool_window& window = conv.window;
   const TapStorage taps(window);
   if (!taps.get()) return false;

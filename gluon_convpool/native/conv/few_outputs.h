@@ -1,0 +1,103 @@
+// The gradient of the data where outputs are few beside the weights. Elsewhere the weights are put
+// into the order of that gradient first, which few outputs do not pay for. Here they are read once
+// and as they stand: columns = dY^T * W is what each output gives to each value that its window
+// read, and is added up where the windows lie. A range of channels at a time, so that columns stay
+// small.
+#pragma once
+
+#include "../arena.h"
+#include "../parallel.h"
+#include "matrix_product.h"
+#include "transpose.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+template <typename T>
+class FewOutputs {
+  static constexpr int64_t kColumnBytes = 1 << 20;
+
+ public:
+  // In all images.
+  static constexpr int64_t kMostPositions = 128;
+
+  static bool serves(const convpool_convolution& conv) {
+    return conv.batch * product(conv.window.out_size) <= kMostPositions;
+  }
+
+  // Returns false where memory is out.
+  static bool run(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+    return FewOutputs(conv).run(dy, weight, dx);
+  }
+
+ private:
+  explicit FewOutputs(const convpool_convolution& conv)
+      : conv_(conv),
+        window_(conv.window),
+        positions_(product(window_.out_size)),
+        rows_(conv.batch * positions_),
+        taps_(product(window_.kernel)),
+        inputs_(conv.in_channels / conv.groups),
+        outputs_(conv.out_channels / conv.groups) {}
+
+  static int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
+
+  bool run(const T* dy, const T* weight, T* dx) const {
+    const int64_t fitting = kColumnBytes / (rows_ * taps_ * static_cast<int64_t>(sizeof(T)));
+    const int64_t chunk = min_of(inputs_, max_of(1, fitting));
+    Arena arena(Scratch::kColumns);
+    const size_t dy_at = arena.template reserve<T>(rows_ * conv_.out_channels);
+    const size_t columns_at = arena.template reserve<T>(rows_ * chunk * taps_);
+    if (!arena.allocate()) return false;
+    T *turned = arena.template at<T>(dy_at), *columns = arena.template at<T>(columns_at);
+    transpose_matrices(dy, conv_.batch, conv_.out_channels, positions_, turned);
+    for (int64_t group = 0; group < conv_.groups; ++group)
+      for (int64_t first = 0; first < inputs_; first += chunk) {
+        const int64_t channels = min_of(chunk, inputs_ - first);
+        const Matrix<T> a{turned + group * outputs_, conv_.out_channels, 1};
+        const T* b = weight + (group * outputs_ * inputs_ + first) * taps_;
+        if (!multiply_matrices(rows_, outputs_, channels * taps_, a, b, inputs_ * taps_, columns))
+          return false;
+        add_up(columns, group * inputs_ + first, channels, dx);
+      }
+    return true;
+  }
+
+  // The columns of channels [first, first + channels) to where their windows lie.
+  void add_up(const T* columns, int64_t first, int64_t channels, T* dx) const {
+    const int64_t *in = window_.in_size, *out = window_.out_size, *kernel = window_.kernel;
+    const double work = static_cast<double>(rows_ * channels * taps_);
+    parallel_for(conv_.batch * channels, work, [&](int64_t plane) {
+      const int64_t image = plane / channels, channel = plane % channels;
+      T* to = dx + (image * conv_.in_channels + first + channel) * product(in);
+      clear(to, product(in));
+      const T* from = columns + (image * positions_ * channels + channel) * taps_;
+      for (int64_t z = 0; z < out[2]; ++z)
+        for (int64_t r = 0; r < out[0]; ++r)
+          for (int64_t c = 0; c < out[1]; ++c, from += channels * taps_)
+            for (int64_t t = 0; t < kernel[2]; ++t)
+              for (int64_t i = 0; i < kernel[0]; ++i) {
+                const int64_t slice = place(2, z, t), row = place(0, r, i);
+                if (slice < 0 || slice >= in[2] || row < 0 || row >= in[0]) continue;
+                const T* tap = from + (t * kernel[0] + i) * kernel[1];
+                T* line = to + (slice * in[0] + row) * in[1];
+                for (int64_t j = 0; j < kernel[1]; ++j) {
+                  const int64_t column = place(1, c, j);
+                  if (column >= 0 && column < in[1]) line[column] += tap[j];
+                }
+              }
+    });
+  }
+
+  // Where tap `tap` of output `out` lies on axis d.
+  int64_t place(int d, int64_t out, int64_t tap) const {
+    return out * window_.stride[d] + tap * window_.dilation[d] - window_.pad[d];
+  }
+
+  const convpool_convolution& conv_;
+  const convpool_window& window_;
+  const int64_t positions_, rows_;  // outputs of an image, and of all images
+  const int64_t taps_;
+  const int64_t inputs_, outputs_;  // channels of a group
+};
+
+}  // namespace convpool::CONVPOOL_ISA
