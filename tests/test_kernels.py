@@ -594,6 +594,15 @@ def test_convolution_with_channels_last_agrees_with_the_loops(
         (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
 
 
+@pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('case', CONVOLUTIONS[::3] + DEPTHWISE_CONVOLUTIONS[::6], ids=_text)
+def test_an_empty_batch_has_zero_gradients(library, instruction_set, case, dtype, layout):
+    actual, _ = convolution_results(library, (0,) + case[1:], dtype=dtype, layout=layout)
+    for name, one in zip(NAMES, actual):
+        assert (one == 0).all(), name
+
+
 def test_a_batch_with_channels_last_is_computed_in_parts(library):
     """Scratch memory of 11 MB, which is kept from call to call: five images of 5 MB by twos."""
     case = (5, 16, 16, 1, (200, 200), (1, 3), ONE, ONE, (0, 1))

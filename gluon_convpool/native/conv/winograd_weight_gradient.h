@@ -42,7 +42,8 @@ class WinogradWeightGradient {
     panels_ = ceil_div(conv.outputs, kNr);
     const int64_t row_bytes =
         tile.planes() * grid_.columns * kBytes * conv.groups * (slices_ * kLanes + panels_ * kNr);
-    parts_ = min_of(rows(), ceil_div(rows() * row_bytes, kPartBytes));
+    // An empty batch has one as well, so that what it costs can be asked.
+    parts_ = max_of(1, min_of(rows(), ceil_div(rows() * row_bytes, kPartBytes)));
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
     chunks_ = ceil_div(slices_, max_of(1, fitting / kLanes));
   }
