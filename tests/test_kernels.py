@@ -230,6 +230,20 @@ CONVOLUTIONS = (
     + [(1, 2, 3, 1, (40, 40), (33, 31), ONE, ONE, (3, 2)), (8, 96, 40, 1, (1, 1)) + GEOMETRIES[0]]
 )
 
+# So few channels that the gradient of the data is added up from columns: of all outputs at once,
+# and of some rows at a time.
+CONVOLUTIONS_OF_FEW_CHANNELS = [
+    (2, c, 16, g, (8, 19)) + geometry
+    for c, g in ((1, 1), (3, 1), (8, 2))
+    for geometry in GEOMETRIES
+    if geometry[0] != ONE
+] + [
+    (1, 3, 17, 1, (33, 30), (7, 7), (2, 2), ONE, (3, 3)),
+    (2, 2, 20, 1, (90, 81), (5, 5), ONE, ONE, (2, 2)),
+    (3, 1, 16, 1, (1, 500), (1, 80), (1, 4), ONE, (0, 38)),
+    (1, 1, 16, 1, (5, 6), (4, 4), (6, 5), ONE, (3, 3)),
+]
+
 
 # Any kernel, stride, dilation and padding where every output reads one channel; the widths put
 # tiles of one and two vectors and the end of a row everywhere.
@@ -256,6 +270,12 @@ DEPTHWISE_GEOMETRIES = [  # kernel, stride, dilation, pad
 ]
 DEPTHWISE_SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 14, 15, 16, 17, 20, 31, 32, 33, 48, 64, 65]
 DEPTHWISE_SMALL = [(7, 7), (14, 14), (5, 6), (11, 9), (20, 5), (8, 13)]
+# Enough channels to fill a vector with, and some behind it.
+DEPTHWISE_OF_MANY_CHANNELS = [
+    (2, channels, channels, channels, DEPTHWISE_SMALL[i % len(DEPTHWISE_SMALL)]) + geometry
+    for i, geometry in enumerate(DEPTHWISE_GEOMETRIES)
+    for channels in (16, 19 + i)
+]
 DEPTHWISE_CONVOLUTIONS = (
     [
         (2, 3, 3 * (1 + i % 2), 3, (height, width)) + geometry
@@ -271,12 +291,7 @@ DEPTHWISE_CONVOLUTIONS = (
     ]
     + [(3, 1, 2, 1, (150, 40)) + DEPTHWISE_GEOMETRIES[i] for i in (0, 1, 2, 9, 18)]
     + [(1, 2, 18, 2, (9, 300)) + DEPTHWISE_GEOMETRIES[i] for i in (0, 3)]
-    # Enough channels to fill a vector with, and some behind it.
-    + [
-        (2, channels, channels, channels, DEPTHWISE_SMALL[i % len(DEPTHWISE_SMALL)]) + geometry
-        for i, geometry in enumerate(DEPTHWISE_GEOMETRIES)
-        for channels in (16, 19 + i)
-    ]
+    + DEPTHWISE_OF_MANY_CHANNELS
 )
 
 
@@ -292,6 +307,14 @@ def test_convolution_agrees_with_the_loops(kernels, case):
         assert_close(name, actual, expected)
 
 
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('case', CONVOLUTIONS_OF_FEW_CHANNELS, ids=_text)
+def test_few_channels_agree_with_the_loops(kernels, case, dtype):
+    results = convolution_results(kernels, case, algorithm=IMPLICIT_GEMM, dtype=dtype)
+    for name, actual, expected in zip(NAMES, *results):
+        (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
+
+
 @pytest.mark.parametrize('case', CONVOLUTIONS[::5], ids=_text)
 def test_each_instruction_set_agrees_with_the_loops(library, instruction_set, case):
     for name, actual, expected in zip(
@@ -300,7 +323,7 @@ def test_each_instruction_set_agrees_with_the_loops(library, instruction_set, ca
         assert_close(name, actual, expected)
 
 
-@pytest.mark.parametrize('case', CONVOLUTIONS[::3], ids=_text)
+@pytest.mark.parametrize('case', CONVOLUTIONS[::3] + CONVOLUTIONS_OF_FEW_CHANNELS[::5], ids=_text)
 def test_the_number_of_threads_does_not_change_a_bit(library, thread_count, case):
     results = []
     for threads in (1, 2, 3, 8):
@@ -530,6 +553,7 @@ THREE_AXES_CONVOLUTIONS = [
 ] + [
     (1, 20, 40, 1) + THREE_AXES_GEOMETRIES[0],
     (1, 100, 6, 1, (2, 3, 9), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    *((2, 3, 20, 1, *geometry) for geometry in THREE_AXES_GEOMETRIES),  # few channels
 ]
 
 
@@ -592,6 +616,34 @@ def test_convolution_with_channels_last_agrees_with_the_loops(
     results = convolution_results(library, case, dtype=dtype, layout=CHANNELS_LAST)
     for name, actual, expected in zip(NAMES, *results):
         (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
+
+
+# Rows of one, four and eight outputs that have all taps, and what is left of them.
+DEPTHWISE_CHANNELS_LAST = DEPTHWISE_OF_MANY_CHANNELS + [
+    (2, 16 + i, 16 + i, 16 + i, (5, 8 + i)) + geometry
+    for i, geometry in enumerate(DEPTHWISE_GEOMETRIES)
+]
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('case', DEPTHWISE_CHANNELS_LAST, ids=_text)
+def test_depthwise_with_channels_last_agrees_with_the_loops(kernels, case, dtype):
+    results = convolution_results(kernels, case, dtype=dtype, layout=CHANNELS_LAST)
+    for name, actual, expected in zip(NAMES, *results):
+        (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
+
+
+@pytest.mark.parametrize('case', DEPTHWISE_CHANNELS_LAST[::4], ids=_text)
+def test_depthwise_with_channels_last_has_the_same_bits_for_any_number_of_threads(
+    library, thread_count, case
+):
+    results = []
+    for threads in (1, 2, 3, 8):
+        thread_count(threads)
+        results.append(convolution_results(library, case, layout=CHANNELS_LAST)[0])
+    for other in results[1:]:
+        for first, second in zip(results[0], other):
+            np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])

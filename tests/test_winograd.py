@@ -87,6 +87,7 @@ def test_the_matrices_compute_a_correlation_exactly(size):
 # Kernel sizes that have a tile; sizes of the output below, at and above whole tiles; channels
 # around the vectors of every instruction set; padding below, at and above that of equal size.
 KERNELS = [(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1)]
+LONG_KERNELS = [(1, 9), (9, 1), (1, 80), (7, 7), (9, 9)]
 SIZES = [(4, 4), (7, 9), (13, 8), (16, 27)]
 CHANNELS = [(8, 16), (5, 7), (17, 33), (33, 9), (130, 20)]
 ONE = (1, 1)
@@ -102,13 +103,28 @@ CASES = (
     + [(2, 9, 10, 1, (13, 17), (3, 3), ONE, (2, 2), (2, 2))]
     + [(1, 6, 12, 2, (15, 16), (3, 3), ONE, (3, 2), (1, 3))]
     + [(1, 8, 9, 1, (4, 40), (1, 7), ONE, (1, 3), (0, 5))]
+    # A kernel longer than a tile's taps as more channels, the last of them with taps of zero.
+    + [
+        (2, 9, 10, 1, (3, 40), (1, 9), ONE, ONE, (0, 4)),
+        (1, 5, 8, 1, (41, 2), (9, 1), ONE, ONE, (3, 0)),
+        (1, 6, 9, 1, (1, 150), (1, 80), ONE, ONE, (0, 40)),
+        (2, 3, 8, 1, (1, 120), (1, 80), (1, 4), ONE, (0, 37)),
+        (1, 6, 12, 2, (2, 60), (1, 13), ONE, (1, 3), (0, 18)),
+        (1, 9, 17, 1, (15, 14), (7, 7), ONE, ONE, (3, 3)),
+        (2, 8, 9, 1, (13, 12), (6, 9), ONE, ONE, (2, 4)),
+        (1, 3, 16, 1, (50, 47), (11, 11), (4, 4), ONE, (2, 2)),
+        (1, 4, 8, 1, (20, 23), (10, 5), (2, 1), ONE, (4, 2)),
+    ]
     # Many tiles, so that all taps are transformed first and tiles are computed in blocks.
     + [
         (2, 40, 24, 1, (50, 61), (3, 3), ONE, ONE, ONE),
         (1, 20, 9, 1, (3, 400), (5, 5), ONE, ONE, (2, 2)),
     ]
     # So many that the gradient of the weight is added up in parts, which end within an image.
-    + [(3, 40, 40, 1, (70, 66), (3, 3), ONE, ONE, ONE)]
+    + [
+        (3, 40, 40, 1, (70, 66), (3, 3), ONE, ONE, ONE),
+        (2, 48, 40, 1, (1, 3001), (1, 9), ONE, ONE, (0, 4)),
+    ]
 )
 
 
@@ -160,12 +176,11 @@ def network_like(generator, shape, kind):
 
 
 @functools.lru_cache(maxsize=1)
-def accuracy_problem(kernel, kind):
-    stride = (2, 2) if kernel == (7, 7) else ONE
+def accuracy_problem(kernel, stride, kind):
     generator = np.random.RandomState(0)
     channels, size = 64, (18, 18)
-    out = tuple((n - 1) // s + 1 for n, s in zip(size, stride))
     pad = (kernel[0] // 2, kernel[1] // 2)
+    out = tuple((n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, pad, kernel, stride))
     x = network_like(generator, (1, channels) + size, kind).astype('float32')
     scale = np.sqrt(2 / (channels * kernel[0] * kernel[1]))
     weight = (generator.normal(size=(32, channels) + kernel) * scale).astype('float32')
@@ -188,9 +203,13 @@ def accuracy_problem(kernel, kind):
     ids=['implicit GEMM', 'Winograd'],
 )
 @pytest.mark.parametrize('kind', ['relu', 'mean', 'range'])
-@pytest.mark.parametrize('kernel', [*KERNELS, (7, 7)], ids=str)
-def test_the_error_stays_within_the_promise(library, algorithm, limit, kernel, kind):
-    problem, x, weight, expected = accuracy_problem(kernel, kind)
+@pytest.mark.parametrize(
+    'kernel, stride',
+    [(kernel, ONE) for kernel in KERNELS + LONG_KERNELS] + [((7, 7), (2, 2)), ((11, 11), (4, 4))],
+    ids=str,
+)
+def test_the_error_stays_within_the_promise(library, algorithm, limit, kernel, stride, kind):
+    problem, x, weight, expected = accuracy_problem(kernel, stride, kind)
     problem.algorithm = algorithm
     y = Guarded(expected.shape)
     status = library.convpool_convolution_forward(
@@ -202,7 +221,7 @@ def test_the_error_stays_within_the_promise(library, algorithm, limit, kernel, k
 
 @pytest.mark.parametrize('value, served', [('0', AUTO), ('1', WINOGRAD), ('', WINOGRAD)])
 def test_the_environment_switches_winograd_off(library, value, served):
-    problem = accuracy_problem((3, 3), 'relu')[0]
+    problem = accuracy_problem((3, 3), ONE, 'relu')[0]
     problem.algorithm = WINOGRAD
     program = (
         'import ctypes, sys;'

@@ -83,9 +83,9 @@ convpool_status status_of(bool done) { return done ? CONVPOOL_OK : CONVPOOL_OUT_
 template <typename T>
 ConvolutionAlgorithm<T> passes_of(const convpool_convolution& conv,
                                   const ConvolutionAlgorithm<T>& algorithm) {
-  if (conv.layout == CONVPOOL_CHANNEL_FIRST || algorithm.any_layout) return algorithm;
+  if (conv.layout == CONVPOOL_CHANNEL_FIRST || algorithm.any_layout(conv)) return algorithm;
   return {algorithm.id,
-          true,
+          algorithm.any_layout,
           algorithm.supports,
           algorithm.cost,
           channels_last::forward<T>,

@@ -11,7 +11,8 @@ namespace convpool::CONVPOOL_ISA {
 template <typename T>
 struct ConvolutionAlgorithm {
   convpool_algorithm id;
-  bool any_layout;  // arrays with channels last are read and written as they are
+  // Are arrays with channels last read and written as they are?
+  bool (*any_layout)(const convpool_convolution& conv);
   bool (*supports)(const convpool_convolution& conv, convpool_pass pass);
   // An estimate of the time of a pass, in multiply-adds at the speed of the micro-kernel.
   double (*cost)(const convpool_convolution& conv, convpool_pass pass);
@@ -26,14 +27,16 @@ struct ConvolutionAlgorithm {
 template <typename T>
 inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolution& conv,
                                                        convpool_pass pass) {
+  const auto never = [](const convpool_convolution&) { return false; };
+  const auto always = [](const convpool_convolution&) { return true; };
   static constexpr ConvolutionAlgorithm<T> kAlgorithms[] = {
-      {CONVPOOL_IMPLICIT_GEMM, false, implicit_gemm::supports, implicit_gemm::cost,
+      {CONVPOOL_IMPLICIT_GEMM, never, implicit_gemm::supports, implicit_gemm::cost,
        implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
        implicit_gemm::backward_weight<T>},
-      {CONVPOOL_WINOGRAD, true, winograd::supports<T>, winograd::cost<T>, winograd::forward<T>,
+      {CONVPOOL_WINOGRAD, always, winograd::supports<T>, winograd::cost<T>, winograd::forward<T>,
        winograd::backward_data<T>, winograd::backward_weight<T>},
-      {CONVPOOL_DEPTHWISE, false, depthwise::supports, depthwise::cost, depthwise::forward<T>,
-       depthwise::backward_data<T>, depthwise::backward_weight<T>},
+      {CONVPOOL_DEPTHWISE, depthwise::any_layout<T>, depthwise::supports, depthwise::cost,
+       depthwise::forward<T>, depthwise::backward_data<T>, depthwise::backward_weight<T>},
   };
   if (conv.algorithm != CONVPOOL_AUTO) {
     for (const ConvolutionAlgorithm<T>& algorithm : kAlgorithms) {

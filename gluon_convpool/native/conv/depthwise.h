@@ -8,6 +8,7 @@
 
 #include "../arena.h"
 #include "../parallel.h"
+#include "depthwise_channels_last.h"
 #include "depthwise_lanes.h"
 #include "depthwise_tiles.h"
 #include "plane_strip.h"
@@ -376,6 +377,12 @@ inline bool supports(const convpool_convolution& conv, convpool_pass pass) {
          (conv.window.stride[0] <= kMaxPhaseStride && conv.window.stride[1] <= kMaxPhaseStride);
 }
 
+// Are arrays with channels last read and written as they are?
+template <typename T>
+inline bool any_layout(const convpool_convolution& conv) {
+  return DepthwiseChannelsLast<T>::fits(conv);
+}
+
 // Measured: this takes 2.2 times what the multiply-adds alone would take; the matrix product, whose
 // estimate is for many outputs that share what it packs, takes 1.65 + 12.2 / outputs times
 // its estimate here. What counts is the ratio: the two meet at about 50 outputs of a channel.
@@ -402,6 +409,7 @@ inline bool forward(const convpool_convolution& conv, const T* x, const T* weigh
                     const Epilogue<T>& epilogue, T* y) {
   return with_forward_problem(
       conv, x, weight, bias, epilogue, y, [&](const TapConvolution<T>& problem) {
+        if (conv.layout == CONVPOOL_CHANNEL_LAST) return DepthwiseChannelsLast<T>::forward(problem);
         return compute<T>(problem, 1, problem.taps(), [](int64_t, int64_t, TapAxis*, TapAxis*) {});
       });
 }
@@ -414,6 +422,8 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   problem.in = dy;
   problem.weight = weight;
   problem.out = dx;
+  if (conv.layout == CONVPOOL_CHANNEL_LAST)
+    return DepthwiseChannelsLast<T>::backward_data(conv.window, problem);
   const TapAxis h = problem.h, w = problem.w;
   int64_t offset[2][2];
   backward_span(conv.window, 0, offset[0], &problem.h);
@@ -430,6 +440,8 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
 template <typename T>
 inline bool backward_weight(const convpool_convolution& conv, const T* x, const T* dy, T* dweight) {
   return with_weight_gradient_problem(conv, x, dy, [&](const TapConvolution<T>& problem) {
+    if (conv.layout == CONVPOOL_CHANNEL_LAST)
+      return DepthwiseChannelsLast<T>::weight_gradient(problem, dweight);
     return DepthwiseLanes<T>::fits(problem, 1)
                ? DepthwiseLanes<T>::weight_gradient(problem, dweight)
                : Depthwise<T>::weight_gradient(problem, dweight);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../parallel.h"
+#include "few_inputs.h"
 #include "few_outputs.h"
 #include "implicit_gemm.h"
 #include "subsample.h"
@@ -87,6 +88,7 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
       return true;
     });
   if (FewOutputs<T>::serves(conv)) return FewOutputs<T>::run(conv, dy, weight, dx);
+  if (FewInputs<T>::serves(conv)) return FewInputs<T>::run(conv, dy, weight, dx);
   const convpool_window& window = conv.window;
   const TapStorage taps(window);
   if (!taps.get()) return false;

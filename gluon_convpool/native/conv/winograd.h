@@ -43,6 +43,7 @@ struct WinogradTile {
   int th() const { return mh + rh - 1; }
   int tw() const { return mw + rw - 1; }
   int planes() const { return th() * tw(); }
+  int taps() const { return rh * rw; }
 };
 
 template <typename T, int MH, int RH, int MW, int RW>
@@ -109,7 +110,7 @@ class Winograd {
 
  public:
   Winograd(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
-      : view_(conv),
+      : view_(conv, tile.rh, tile.rw),
         conv_(conv),
         tile_(tile),
         grid_(view_.batch, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw),
@@ -284,7 +285,7 @@ class Winograd {
   void transform_taps(int64_t group, int64_t panel, int64_t c0, int64_t c1, T* u) const {
     constexpr int64_t kMostTaps = 49;
     alignas(64) T taps[kTapChannels * kMostTaps * kLanes];
-    const int64_t count = tile_.rh * tile_.rw, vectors = panel_vectors(panel);
+    const int64_t count = tile_.taps(), vectors = panel_vectors(panel);
     for (int64_t c = c0; c < c1; c += kTapChannels) {
       const int64_t channels = min_of(kTapChannels, c1 - c);
       for (int64_t v = 0; v < vectors; ++v) {
@@ -299,7 +300,7 @@ class Winograd {
 
   // [channel][tap][lane], where lane is an output from m on; zero behind the last output.
   void gather_taps(int64_t group, int64_t m, int64_t c, int64_t channels, T* to) const {
-    const int64_t count = tile_.rh * tile_.rw, outputs = min_of(kLanes, conv_.outputs - m);
+    const int64_t count = tile_.taps(), outputs = min_of(kLanes, conv_.outputs - m);
     const int64_t values = channels * count, output_stride = conv_.weight_output_stride;
     const bool whole = outputs == kLanes && view_.dense();
     if (whole && conv_.d.taps == 1 && conv_.weight_in_order() && values >= kLanes) {
@@ -318,7 +319,7 @@ class Winograd {
         }
       return;
     }
-    const bool planes_apart = view_.phases > 1 || conv_.d.taps > 1;
+    const bool planes_apart = !view_.whole() || conv_.d.taps > 1;
     if (outputs == kLanes && conv_.weight_channel_stride == 1 && !planes_apart &&
         channels >= kLanes) {
       for (int64_t t = 0; t < count; ++t, to += kLanes) {

@@ -103,39 +103,52 @@ inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t chann
 // With stride s, the inputs that a tap reads lie s apart: the image is s x s smaller ones, and
 // their channels are as many more channels, each with every s-th tap. With dilation d, the outputs
 // that read the same inputs lie d apart: both images are d x d smaller ones, each an image of its
-// own. The taps of the depth are as many more channels, too.
+// own. A kernel longer than the taps of a tile is several shorter ones, one behind the other: the
+// image from where each begins is a channel more, too. So are the taps of the depth.
 template <typename T>
 class NeighbourView {
  public:
   struct Axis {
     int64_t stride, dilation;
     int64_t taps;      // of the view; where the kernel has none behind its end, they are zero
+    int64_t parts;     // into which a channel is cut: for each run of such taps, the stride's
     int64_t out_size;  // of the largest of the smaller images
 
-    explicit Axis(const TapAxis& axis)
-        : stride(axis.stride), dilation(axis.taps > 1 ? axis.shift(1) : 1) {
-      taps = ceil_div(axis.taps, stride);
+    Axis(const TapAxis& axis, int64_t view_taps)
+        : stride(axis.stride), dilation(axis.taps > 1 ? axis.shift(1) : 1), taps(view_taps) {
+      parts = stride * ceil_div(axis.taps, stride * taps);
       out_size = ceil_div(axis.out_size, dilation);
     }
     int64_t step() const { return stride * dilation; }
+    // Where in the image a part begins.
+    int64_t start(int64_t part) const { return part % stride + part / stride * taps * step(); }
+    // The kernel's tap that is tap `t` of a part.
+    int64_t tap(int64_t part, int64_t t) const {
+      return part % stride + (part / stride * taps + t) * stride;
+    }
   };
 
   const TapConvolution<T> conv;
   const Axis h, w;
   const int64_t batch;
-  const int64_t phases;    // of a channel
+  const int64_t parts;     // of a channel
   const int64_t channels;  // of a group
 
-  explicit NeighbourView(const TapConvolution<T>& problem)
+  NeighbourView(const TapConvolution<T>& problem, int64_t h_taps, int64_t w_taps)
       : conv(problem),
-        h(problem.h),
-        w(problem.w),
+        h(problem.h, h_taps),
+        w(problem.w, w_taps),
         batch(problem.images() * h.dilation * w.dilation),
-        phases(h.stride * w.stride),
-        channels(problem.planes() * phases) {}
+        parts(h.parts * w.parts),
+        channels(problem.planes() * parts) {}
 
-  static bool exists(const TapConvolution<T>& conv) { return exists(conv.h) && exists(conv.w); }
-  bool dense() const { return h.step() == 1 && w.step() == 1; }
+  // Is there a view of so many taps, none of them always zero for want of as many in the kernel?
+  static bool exists(const TapConvolution<T>& conv, int64_t h_taps, int64_t w_taps) {
+    return exists(conv.h, h_taps) && exists(conv.w, w_taps);
+  }
+  // Is a channel of the view a channel as it stands, with the whole kernel?
+  bool whole() const { return parts == 1; }
+  bool dense() const { return whole() && h.step() == 1 && w.step() == 1; }
 
   // kLanes channels from `channel` on, of the rows and columns of the view from (y, x) on.
   void fill(int64_t group, int64_t channel, int64_t image, int64_t y, int64_t x, int64_t rows,
@@ -145,13 +158,13 @@ class NeighbourView {
     const int64_t column = x * w.step() + conv.w.first() + image % w.dilation;
     for (int64_t lane = 0; lane < kLanes;) {
       ChannelPlanes<T> planes{nullptr, 0, 0, 0, 0, 0, h.step(), w.step()};
-      int64_t count = kLanes - lane, phase = 0;
+      int64_t count = kLanes - lane, part = 0;
       if (channel + lane < channels) {
-        phase = (channel + lane) / conv.channels;
+        part = (channel + lane) / conv.channels;
         const int64_t c = (channel + lane) % conv.channels;
         count = min_of(count, conv.channels - c);
-        const T* slice = conv.in_slice(image / (h.dilation * w.dilation), phase / phases);
-        phase %= phases;
+        const T* slice = conv.in_slice(image / (h.dilation * w.dilation), part / parts);
+        part %= parts;
         if (slice)
           planes = {slice + (group * conv.channels + c) * conv.in_channel_stride,
                     conv.in_channel_stride,
@@ -162,8 +175,8 @@ class NeighbourView {
                     h.step(),
                     w.step()};
       }
-      fill_band(planes, lane, count, row + phase / w.stride, column + phase % w.stride, rows,
-                columns, band, pitch);
+      fill_band(planes, lane, count, row + h.start(part / w.parts),
+                column + w.start(part % w.parts), rows, columns, band, pitch);
       lane += count;
     }
   }
@@ -199,11 +212,18 @@ class NeighbourView {
     return inside(conv.w, w.dilation, image % w.dilation, x);
   }
 
-  // Tap (i, j) of a channel of the view, of the first output of a group; null where there is none.
+  // The row and column in the kernel of tap (i, j) of a channel of the view; false where there is
+  // none.
+  bool find_tap(int64_t channel, int64_t i, int64_t j, int64_t* row, int64_t* column) const {
+    const int64_t part = channel / conv.channels % parts;
+    *row = h.tap(part / w.parts, i);
+    *column = w.tap(part % w.parts, j);
+    return *row < conv.h.taps && *column < conv.w.taps;
+  }
+  // That tap of the first output of a group; null where there is none.
   const T* tap(int64_t group, int64_t channel, int64_t i, int64_t j) const {
-    const int64_t phase = channel / conv.channels % phases;
-    const int64_t row = i * h.stride + phase / w.stride, column = j * w.stride + phase % w.stride;
-    if (row >= conv.h.taps || column >= conv.w.taps) return nullptr;
+    int64_t row, column;
+    if (!find_tap(channel, i, j, &row, &column)) return nullptr;
     return kernel(group, channel) + conv.h.index[row] * conv.weight_row_stride +
            conv.w.index[column] * conv.weight_column_stride;
   }
@@ -211,16 +231,18 @@ class NeighbourView {
   const T* kernel(int64_t group, int64_t channel) const {
     return conv.weight + group * conv.weight_group_stride + conv.weight_offset(plane(channel));
   }
-  // The plane that a channel of the view is, or a phase of.
+  // The plane that a channel of the view is, or a part of.
   int64_t plane(int64_t channel) const {
-    return channel % conv.channels * conv.d.taps + channel / (conv.channels * phases);
+    return channel % conv.channels * conv.d.taps + channel / (conv.channels * parts);
   }
 
  private:
-  static bool exists(const TapAxis& axis) {
+  static bool exists(const TapAxis& axis, int64_t taps) {
     for (int64_t t = 1; t < axis.taps; ++t)
       if (axis.shift(t) != t * axis.shift(1)) return false;
-    return axis.taps > 0 && (axis.stride == 1 || axis.taps == 1 || axis.shift(1) == 1);
+    const int64_t phase_taps = ceil_div(axis.taps, axis.stride);
+    return (phase_taps == taps || (phase_taps > taps && taps > 1)) &&
+           (axis.stride == 1 || axis.taps == 1 || axis.shift(1) == 1);
   }
   static int64_t inside(const TapAxis& axis, int64_t dilation, int64_t phase, int64_t from) {
     return max_of(0, ceil_div(axis.out_size - phase, dilation) - from);

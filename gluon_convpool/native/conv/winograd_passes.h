@@ -28,10 +28,8 @@ struct Choice {
 template <typename T, template <typename> class Computation>
 inline Choice<T> choose_tile(const TapConvolution<T>& problem, double most_bytes) {
   Choice<T> best{nullptr, 0};
-  if (!NeighbourView<T>::exists(problem)) return best;
-  const NeighbourView<T> view(problem);
   for (const WinogradTile<T>* tile : kTiles<T>) {
-    if (tile->rh != view.h.taps || tile->rw != view.w.taps) continue;
+    if (!NeighbourView<T>::exists(problem, tile->rh, tile->rw)) continue;
     const Computation<T> computation(problem, *tile);
     if (computation.memory() > most_bytes) continue;
     const double cost = computation.cost();
@@ -69,12 +67,11 @@ inline TapConvolution<T> problem_of(const convpool_convolution& conv, convpool_p
 template <typename T>
 inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
-  constexpr int64_t kLongest = 7;
+  constexpr int64_t kLongest = 128;
   for (const int64_t size : window.kernel)
     if (size > kLongest) return {nullptr, 0};
-  // Each phase of a stride's data gradient has taps of its own, and few of them; and no gradient of
-  // the view's taps is one of the kernel's as it stands.
-  if (pass != CONVPOOL_FORWARD)
+  // Each phase of a stride's data gradient has taps of its own, and few of them.
+  if (pass == CONVPOOL_BACKWARD_DATA)
     for (const int64_t stride : window.stride)
       if (stride != 1) return {nullptr, 0};
   int64_t taps[6 * kLongest];

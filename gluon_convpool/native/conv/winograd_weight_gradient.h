@@ -7,8 +7,8 @@
 //   V: [plane][tile][channel]   D: [panel][plane][tile][output]   dU: [plane][channel][output]
 //
 // One task is a panel of NR outputs and a range of channels. It sums over all tiles in order, so
-// the result does not depend on the tasks. Rows of tiles too many for the cache are added up a part
-// at a time.
+// the result does not depend on the tasks. Tiles too many for the cache are added up a part at a
+// time.
 #pragma once
 
 #include "winograd.h"
@@ -21,29 +21,31 @@ class WinogradWeightGradient {
   static constexpr int kLanes = Simd<T>::kLanes;
   static constexpr int kNr = Block::kNr;
   static constexpr int64_t kBytes = sizeof(T);
-  // V and D of the rows of tiles that are transformed at once: no more than scratch memory keeps,
-  // and the products that read them find them in the last cache.
+  // V and D of the tiles that are transformed at once: no more than scratch memory keeps, and the
+  // products that read them find them in the last cache.
   static constexpr int64_t kPartBytes = 8 << 20;
   // dU of a task.
   static constexpr int64_t kTaskBytes = 160 << 10;
   // Channels whose taps are written at once.
   static constexpr int64_t kTapChannels = 8;
+  // Runs of tiles that are transformed in a task.
+  static constexpr int64_t kPieceRuns = 2;
 
  public:
   // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
   // unused.
   WinogradWeightGradient(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
-      : view_(conv),
+      : view_(conv, tile.rh, tile.rw),
         conv_(conv),
         tile_(tile),
         grid_(view_.batch, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw) {
     slices_ = ceil_div(view_.channels, kLanes);
     output_slices_ = ceil_div(conv.outputs, kLanes);
     panels_ = ceil_div(conv.outputs, kNr);
-    const int64_t row_bytes =
-        tile.planes() * grid_.columns * kBytes * conv.groups * (slices_ * kLanes + panels_ * kNr);
+    const int64_t tile_bytes =
+        tile.planes() * kBytes * conv.groups * (slices_ * kLanes + panels_ * kNr);
     // An empty batch has one as well, so that what it costs can be asked.
-    parts_ = max_of(1, min_of(rows(), ceil_div(rows() * row_bytes, kPartBytes)));
+    parts_ = max_of(1, min_of(grid_.count, ceil_div(grid_.count * tile_bytes, kPartBytes)));
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
     chunks_ = ceil_div(slices_, max_of(1, fitting / kLanes));
   }
@@ -73,12 +75,12 @@ class WinogradWeightGradient {
     T *v = arena.template at<T>(v_at), *d = arena.template at<T>(d_at);
     bool failed = false;
     for (int64_t part = 0; part < parts_ && !failed; ++part) {
-      const int64_t first = rows() * part / parts_, end = rows() * (part + 1) / parts_;
+      const int64_t first = grid_.count * part / parts_, end = grid_.count * (part + 1) / parts_;
       transform_part(first, end, v, d, &failed);
       parallel_for(conv_.groups * panels_ * chunks_, conv_.multiply_adds(), [&](int64_t task) {
         const int64_t chunk = task % chunks_, panel = task / chunks_ % panels_;
         const int64_t group = task / chunks_ / panels_;
-        if (!compute(group, panel, chunk, (end - first) * grid_.columns, v, d, part > 0, dweight))
+        if (!compute(group, panel, chunk, end - first, v, d, part > 0, dweight))
           __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         release_scratch(Scratch::kTask);
       });
@@ -87,8 +89,7 @@ class WinogradWeightGradient {
   }
 
  private:
-  int64_t rows() const { return view_.batch * grid_.rows; }  // of tiles, in all images
-  int64_t most_tiles() const { return ceil_div(rows(), parts_) * grid_.columns; }
+  int64_t most_tiles() const { return ceil_div(grid_.count, parts_); }
   int64_t tile_pitch() const { return slices_ * kLanes; }
   int64_t v_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * tile_pitch()); }
   int64_t v_size(int64_t tiles) const { return tile_.planes() * v_plane(tiles); }
@@ -99,13 +100,13 @@ class WinogradWeightGradient {
     return min_of(Block::kNv, output_slices_ - panel * Block::kNv);
   }
 
-  // V and D of the rows of tiles [first_row, end_row).
-  void transform_part(int64_t first_row, int64_t end_row, T* v, T* d, bool* failed) const {
-    const int64_t rows = end_row - first_row, first = first_row * grid_.columns;
-    const int64_t tiles = rows * grid_.columns, slices = slices_ + output_slices_;
-    parallel_for(conv_.groups * rows * slices, conv_.multiply_adds(), [&](int64_t task) {
-      const int64_t slice = task % slices, row = task / slices % rows;
-      const int64_t group = task / slices / rows;
+  // V and D of the tiles [first, end).
+  void transform_part(int64_t first, int64_t end, T* v, T* d, bool* failed) const {
+    const int64_t tiles = end - first, slices = slices_ + output_slices_;
+    const int64_t pieces = ceil_div(tiles, kPieceRuns * band_tiles(tile_));
+    parallel_for(conv_.groups * pieces * slices, conv_.multiply_adds(), [&](int64_t task) {
+      const int64_t slice = task % slices, piece = task / slices % pieces;
+      const int64_t group = task / slices / pieces;
       Arena arena(Scratch::kTask);
       const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch(tile_));
       if (!arena.allocate()) {
@@ -113,9 +114,9 @@ class WinogradWeightGradient {
         return;
       }
       T* band = arena.template at<T>(band_at);
-      const int64_t end = (row + 1) * grid_.columns;
-      for (int64_t tile = row * grid_.columns; tile < end;) {
-        const TileRun run = grid_.run_at(first + tile, first + end, band_tiles(tile_));
+      const int64_t stop = tiles * (piece + 1) / pieces;
+      for (int64_t tile = tiles * piece / pieces; tile < stop;) {
+        const TileRun run = grid_.run_at(first + tile, first + stop, band_tiles(tile_));
         if (slice < slices_)
           transform_input_run(view_, tile_, run, group, slice * kLanes,
                               v + group * v_size(tiles) + tile * tile_pitch() + slice * kLanes,
@@ -147,7 +148,7 @@ class WinogradWeightGradient {
     const int64_t du_plane = winograd_plane_pitch<T>(channels * pitch);
     Arena arena(Scratch::kTask);
     const size_t du_at = arena.template reserve<T>(tile_.planes() * du_plane);
-    const size_t taps_at = arena.template reserve<T>(kTapChannels * conv_.taps() * kLanes);
+    const size_t taps_at = arena.template reserve<T>(kTapChannels * tile_.taps() * kLanes);
     if (!arena.allocate()) return false;
     T *du = arena.template at<T>(du_at), *taps = arena.template at<T>(taps_at);
 
@@ -173,8 +174,13 @@ class WinogradWeightGradient {
         const int64_t count = min_of(kTapChannels, channels - c);
         for (int64_t i = 0; i < count; ++i)
           tile_.weight_gradient(du + (c + i) * pitch + v * kLanes, du_plane,
-                                taps + i * conv_.taps() * kLanes);
+                                taps + i * tile_.taps() * kLanes);
         const int64_t m = panel * kNr + v * kLanes;
+        if (!view_.whole()) {
+          for (int64_t i = 0; i < count; ++i)
+            write_part(group, m, c0 + c + i, taps + i * tile_.taps() * kLanes, accumulate, dweight);
+          continue;
+        }
         if (conv_.d.taps == 1) {
           write_taps(group, m, c0 + c, count * conv_.taps(), taps, accumulate, dweight);
           continue;
@@ -204,13 +210,27 @@ class WinogradWeightGradient {
         to[k] = taps[k * kLanes + lane] + (accumulate ? to[k] : T(0));
   }
 
+  // The same of a channel of the view that is a part of a plane.
+  void write_part(int64_t group, int64_t m, int64_t channel, const T* taps, bool accumulate,
+                  T* dweight) const {
+    const int64_t outputs = min_of(kLanes, conv_.outputs - m), row = conv_.reduction();
+    T* plane = dweight + (group * conv_.outputs + m) * row + view_.plane(channel) * conv_.taps();
+    for (int64_t t = 0; t < tile_.taps(); ++t, taps += kLanes) {
+      int64_t i, j;
+      if (!view_.find_tap(channel, t / tile_.rw, t % tile_.rw, &i, &j)) continue;
+      T* to = plane + i * conv_.w.taps + j;
+      for (int64_t lane = 0; lane < outputs; ++lane, to += row)
+        *to = taps[lane] + (accumulate ? *to : T(0));
+    }
+  }
+
   const NeighbourView<T> view_;
   const TapConvolution<T> conv_;
   const WinogradTile<T> tile_;
   const TileGrid grid_;
   int64_t slices_, output_slices_;  // of kLanes channels and outputs of a group
   int64_t panels_;                  // of a group's outputs
-  int64_t parts_;                   // of the rows of tiles, each transformed at once
+  int64_t parts_;                   // of the tiles, each transformed at once
   int64_t chunks_;                  // of a group's channels, each of whole slices
 };
 

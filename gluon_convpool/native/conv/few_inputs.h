@@ -1,0 +1,153 @@
+// The gradient of the data where channels are few beside the outputs. A product whose rows are the
+// channels would leave most of the micro-kernel's rows empty, and read all of dY for each of the
+// others. Here columns = W^T * dY, with a row for each channel and tap, is what each output gives
+// to each value that its window read, and is added up where the windows lie. Some rows of an image
+// at a time, so that columns stay small.
+#pragma once
+
+#include "../arena.h"
+#include "../parallel.h"
+#include "matrix_product.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+template <typename T>
+class FewInputs {
+  static constexpr int64_t kColumnBytes = 1 << 20;
+  // Measured with 64 outputs of 3x3 to 7x7: of more channels the product alone is as fast.
+  static constexpr int64_t kMostInputs = 4, kFewestOutputs = 16, kFewestTaps = 4;
+  static constexpr int64_t kRowsOfTask = 8;
+
+ public:
+  static bool serves(const convpool_convolution& conv) {
+    return conv.in_channels / conv.groups <= kMostInputs &&
+           conv.out_channels / conv.groups >= kFewestOutputs &&
+           product(conv.window.kernel) >= kFewestTaps;
+  }
+
+  // Returns false where memory is out.
+  static bool run(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
+    return FewInputs(conv).run(dy, weight, dx);
+  }
+
+ private:
+  explicit FewInputs(const convpool_convolution& conv)
+      : conv_(conv),
+        window_(conv.window),
+        taps_(product(window_.kernel)),
+        inputs_(conv.in_channels / conv.groups),
+        outputs_(conv.out_channels / conv.groups),
+        in_plane_(product(window_.in_size)),
+        out_plane_(product(window_.out_size)),
+        reach_((window_.kernel[1] - 1) * window_.dilation[1]),
+        // A phase of a row has a value for each output, and those that the first and the last
+        // outputs' taps reach beside them.
+        margin_(ceil_div(max_of(reach_, window_.pad[1]), window_.stride[1]) + 1),
+        line_(ceil_div(max_of(window_.in_size[1], window_.out_size[1] * window_.stride[1]) + reach_,
+                       window_.stride[1]) +
+              2 * margin_) {}
+
+  static int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
+
+  bool run(const T* dy, const T* weight, T* dx) const {
+    clear(dx, conv_.batch * conv_.in_channels * in_plane_);
+    const int64_t rows = window_.out_size[0], width = window_.out_size[1];
+    const int64_t row_bytes = inputs_ * taps_ * width * static_cast<int64_t>(sizeof(T));
+    const int64_t bands = min_of(rows, ceil_div(rows * row_bytes, kColumnBytes));
+    Arena arena(Scratch::kColumns);
+    const size_t columns_at =
+        arena.template reserve<T>(inputs_ * taps_ * width * ceil_div(rows, bands));
+    if (!arena.allocate()) return false;
+    T* columns = arena.template at<T>(columns_at);
+    for (int64_t image = 0; image < conv_.batch; ++image)
+      for (int64_t group = 0; group < conv_.groups; ++group)
+        for (int64_t slice = 0; slice < window_.out_size[2]; ++slice)
+          for (int64_t band = 0; band < bands; ++band) {
+            const int64_t first = rows * band / bands, end = rows * (band + 1) / bands;
+            const Matrix<T> a{weight + group * outputs_ * inputs_ * taps_, 1, inputs_ * taps_};
+            const T* b = dy + (image * conv_.out_channels + group * outputs_) * out_plane_ +
+                         (slice * rows + first) * width;
+            if (!multiply_matrices(inputs_ * taps_, outputs_, (end - first) * width, a, b,
+                                   out_plane_, columns))
+              return false;
+            if (!add_up(columns, slice, first, end,
+                        dx + (image * conv_.in_channels + group * inputs_) * in_plane_))
+              return false;
+          }
+    return true;
+  }
+
+  // The columns of the outputs in rows [first, end) of a slice to the channels of a group.
+  bool add_up(const T* columns, int64_t slice, int64_t first, int64_t end, T* dx) const {
+    const int64_t step = window_.stride[0], dilation = window_.dilation[0];
+    const int64_t top = max_of(0, first * step - window_.pad[0]);
+    const int64_t bottom = min_of(window_.in_size[0], (end - 1) * step - window_.pad[0] +
+                                                          (window_.kernel[0] - 1) * dilation + 1);
+    if (top >= bottom) return true;
+    const int64_t pieces = ceil_div(bottom - top, kRowsOfTask);
+    const double work = static_cast<double>((end - first) * window_.out_size[1] * inputs_ * taps_);
+    bool failed = false;
+    parallel_for(inputs_ * window_.kernel[2] * pieces, work, [&](int64_t task) {
+      const int64_t piece = task % pieces, t = task / pieces % window_.kernel[2];
+      const int64_t channel = task / pieces / window_.kernel[2];
+      const int64_t in_slice = slice * window_.stride[2] + t * window_.dilation[2] - window_.pad[2];
+      if (in_slice < 0 || in_slice >= window_.in_size[2]) return;
+      Arena arena(Scratch::kTask);
+      const size_t lines_at = arena.template reserve<T>(window_.stride[1] * line_);
+      if (!arena.allocate()) {
+        __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+        return;
+      }
+      T* lines = arena.template at<T>(lines_at);
+      const int64_t positions = (end - first) * window_.out_size[1];
+      const T* of_slice =
+          columns + (channel * taps_ + t * window_.kernel[0] * window_.kernel[1]) * positions;
+      T* plane = dx + channel * in_plane_ + in_slice * window_.in_size[0] * window_.in_size[1];
+      const int64_t row_end = top + (bottom - top) * (piece + 1) / pieces;
+      for (int64_t row = top + (bottom - top) * piece / pieces; row < row_end; ++row) {
+        clear(lines, window_.stride[1] * line_);
+        for (int64_t i = 0; i < window_.kernel[0]; ++i) {
+          const int64_t from = row + window_.pad[0] - i * dilation;
+          if (from < first * step || from % step != 0 || from / step >= end) continue;
+          add_row(of_slice + i * window_.kernel[1] * positions +
+                      (from / step - first) * window_.out_size[1],
+                  positions, lines);
+        }
+        put(lines, plane + row * window_.in_size[1]);
+      }
+      release_scratch(Scratch::kTask);
+    });
+    return !failed;
+  }
+
+  // What a row of outputs gives through a row of taps, `pitch` values from tap to tap.
+  void add_row(const T* columns, int64_t pitch, T* lines) const {
+    constexpr int kLanes = Simd<T>::kLanes;
+    const int64_t width = window_.out_size[1], step = window_.stride[1];
+    for (int64_t j = 0; j < window_.kernel[1]; ++j, columns += pitch) {
+      // Output 0 reads column `place`, which is number `place / step` of its phase.
+      const int64_t place = j * window_.dilation[1] - window_.pad[1] + margin_ * step;
+      T* to = lines + place % step * line_ + place / step;
+      int64_t k = 0;
+      for (; k + kLanes <= width; k += kLanes)
+        store<T>(to + k, load<T>(to + k) + load<T>(columns + k));
+      for (; k < width; ++k) to[k] += columns[k];
+    }
+  }
+
+  void put(const T* lines, T* row) const {
+    const int64_t step = window_.stride[1], width = window_.in_size[1];
+    for (int64_t phase = 0; phase < min_of(step, width); ++phase) {
+      const T* line = lines + phase * line_ + margin_;
+      for (int64_t k = phase; k < width; k += step) row[k] += *line++;
+    }
+  }
+
+  const convpool_convolution& conv_;
+  const convpool_window& window_;
+  const int64_t taps_, inputs_, outputs_;  // the channels are those of a group
+  const int64_t in_plane_, out_plane_;
+  const int64_t reach_, margin_, line_;
+};
+
+}  // namespace convpool::CONVPOOL_ISA
