@@ -89,28 +89,17 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
     });
   if (FewOutputs<T>::serves(conv)) return FewOutputs<T>::run(conv, dy, weight, dx);
   if (FewInputs<T>::serves(conv)) return FewInputs<T>::run(conv, dy, weight, dx);
-  const convpool_window& window = conv.window;
-  const TapStorage taps(window);
+  const TapStorage taps(conv.window);
   if (!taps.get()) return false;
-  TapConvolution<T> problem = backward_problem<T>(conv, taps.get());
-  problem.in = dy;
-  problem.weight = weight;
-
-  for (int64_t slice = 0; slice < window.stride[2]; ++slice)
-    for (int64_t row = 0; row < window.stride[0]; ++row)
-      for (int64_t column = 0; column < window.stride[1]; ++column) {
-        backward_taps(window, 0, row, &problem.h);
-        backward_taps(window, 1, column, &problem.w);
-        backward_taps(window, 2, slice, &problem.d);
-        if (problem.images() * problem.positions() == 0) continue;
-        problem.out = dx + (slice * window.in_size[0] + row) * window.in_size[1] + column;
-        if (problem.d.taps * problem.taps() == 0) {
-          clear_output(problem);
-        } else if (!ImplicitGemm<T>::run(problem)) {
-          return false;
-        }
-      }
-  return true;
+  TapConvolution<T> gradient = backward_problem<T>(conv, taps.get());
+  gradient.in = dy;
+  gradient.weight = weight;
+  return for_each_phase(conv, gradient, [&](TapConvolution<T> problem, int64_t first) {
+    problem.out = dx + first;
+    if (problem.d.taps * problem.taps() > 0) return ImplicitGemm<T>::run(problem);
+    clear_output(problem);
+    return true;
+  });
 }
 
 template <typename T>

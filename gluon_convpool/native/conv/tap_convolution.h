@@ -226,6 +226,29 @@ inline TapConvolution<T> backward_problem(const convpool_convolution& conv, int6
   return problem;
 }
 
+// Calls body(problem, first) for each phase of the stride that has positions: with its taps, of
+// which there may be none, and where in dx its output begins. Stops where body returns false, and
+// returns that.
+template <typename T, typename Body>
+inline bool for_each_phase(const convpool_convolution& conv, TapConvolution<T> problem,
+                           const Body& body) {
+  const convpool_window& window = conv.window;
+  const int64_t column_stride = problem.out_column_stride / window.stride[1];
+  const int64_t row_stride = problem.out_row_stride / window.stride[0];
+  const int64_t slice_stride = problem.out_slice_stride / window.stride[2];
+  for (int64_t slice = 0; slice < window.stride[2]; ++slice)
+    for (int64_t row = 0; row < window.stride[0]; ++row)
+      for (int64_t column = 0; column < window.stride[1]; ++column) {
+        backward_taps(window, 0, row, &problem.h);
+        backward_taps(window, 1, column, &problem.w);
+        backward_taps(window, 2, slice, &problem.d);
+        if (problem.images() * problem.positions() == 0) continue;
+        if (!body(problem, slice * slice_stride + row * row_stride + column * column_stride))
+          return false;
+      }
+  return true;
+}
+
 // Room for the taps of a problem, freed when it goes out of scope.
 class TapStorage {
  public:

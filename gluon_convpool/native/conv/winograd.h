@@ -134,8 +134,10 @@ class Winograd {
     const double reduction = static_cast<double>(view_.channels + 8 * passes_);
     const double inputs = 10 * tiles * channels, products = 1.05 * tiles * outputs * reduction;
     const double taps = 8 * channels * outputs, results = 8 * tiles * outputs;
-    return static_cast<double>(conv_.groups * tile_.planes()) *
-           (inputs + taps + products + results);
+    // Taps of a part are gathered one by one.
+    const double gathered = view_.whole() ? 0 : 40 * channels * outputs * tile_.taps();
+    return static_cast<double>(conv_.groups) *
+           (tile_.planes() * (inputs + taps + products + results) + gathered);
   }
 
   // Bytes that a call needs beside its arrays, without the blocks that each thread has.
@@ -304,7 +306,7 @@ class Winograd {
     const int64_t values = channels * count, output_stride = conv_.weight_output_stride;
     const bool whole = outputs == kLanes && view_.dense();
     if (whole && conv_.d.taps == 1 && conv_.weight_in_order() && values >= kLanes) {
-      const T* from = view_.kernel(group, c) + m * output_stride;
+      const T* from = view_.taps(group, c).kernel + m * output_stride;
       for (int64_t k = 0; k < values; k += kLanes) {
         const int64_t at = min_of(k, values - kLanes);
         transpose_square(from + at, output_stride, to + at * kLanes, kLanes);
@@ -313,28 +315,29 @@ class Winograd {
     }
     if (outputs == kLanes && output_stride == 1) {
       for (int64_t i = 0; i < channels; ++i)
-        for (int64_t t = 0; t < count; ++t, to += kLanes) {
-          const T* tap = view_.tap(group, c + i, t / tile_.rw, t % tile_.rw);
+        for_each_tap(group, c + i, [&](const T* tap) {
           store<T>(to, tap ? load<T>(tap + m) : Vec<T>{});
-        }
+          to += kLanes;
+        });
       return;
     }
     const bool planes_apart = !view_.whole() || conv_.d.taps > 1;
     if (outputs == kLanes && conv_.weight_channel_stride == 1 && !planes_apart &&
         channels >= kLanes) {
-      for (int64_t t = 0; t < count; ++t, to += kLanes) {
-        const T* tap = view_.tap(group, c, t / tile_.rw, t % tile_.rw) + m * output_stride;
+      for_each_tap(group, c, [&](const T* tap) {
         for (int64_t i = 0; i < channels; i += kLanes) {
           const int64_t at = min_of(i, channels - kLanes);
-          transpose_square(tap + at, output_stride, to + at * count * kLanes, count * kLanes);
+          transpose_square(tap + m * output_stride + at, output_stride, to + at * count * kLanes,
+                           count * kLanes);
         }
-      }
+        to += kLanes;
+      });
       return;
     }
     const bool reversed = conv_.weight_reversed();
     if (whole && count >= kLanes && (reversed || conv_.plane_in_order())) {
       for (int64_t i = 0; i < channels; ++i, to += count * kLanes) {
-        const T* from = view_.kernel(group, c + i) + m * output_stride;
+        const T* from = view_.taps(group, c + i).kernel + m * output_stride;
         for (int64_t k = 0; k < count; k += kLanes) {
           const int64_t at = min_of(k, count - kLanes);
           if (reversed)
@@ -346,12 +349,19 @@ class Winograd {
       return;
     }
     for (int64_t i = 0; i < channels; ++i)
-      for (int64_t h = 0; h < tile_.rh; ++h)
-        for (int64_t w = 0; w < tile_.rw; ++w, to += kLanes) {
-          const T* tap = view_.tap(group, c + i, h, w);
-          for (int64_t lane = 0; lane < kLanes; ++lane)
-            to[lane] = tap && lane < outputs ? tap[(m + lane) * output_stride] : T(0);
-        }
+      for_each_tap(group, c + i, [&](const T* tap) {
+        for (int64_t lane = 0; lane < kLanes; ++lane)
+          to[lane] = tap && lane < outputs ? tap[(m + lane) * output_stride] : T(0);
+        to += kLanes;
+      });
+  }
+
+  // body(tap of the group's first output, or null) for the taps of a channel of the view in order.
+  template <typename Body>
+  void for_each_tap(int64_t group, int64_t channel, const Body& body) const {
+    const typename NeighbourView<T>::Taps taps = view_.taps(group, channel);
+    for (int64_t i = 0; i < tile_.rh; ++i)
+      for (int64_t j = 0; j < tile_.rw; ++j) body(view_.tap(taps, i, j));
   }
 
   // ------------------------------------------------------------------ products and outputs

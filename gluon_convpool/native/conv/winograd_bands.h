@@ -144,7 +144,7 @@ class NeighbourView {
 
   // Is there a view of so many taps, none of them always zero for want of as many in the kernel?
   static bool exists(const TapConvolution<T>& conv, int64_t h_taps, int64_t w_taps) {
-    return exists(conv.h, h_taps) && exists(conv.w, w_taps);
+    return conv.d.taps > 0 && exists(conv.h, h_taps) && exists(conv.w, w_taps);
   }
   // Is a channel of the view a channel as it stands, with the whole kernel?
   bool whole() const { return parts == 1; }
@@ -212,24 +212,29 @@ class NeighbourView {
     return inside(conv.w, w.dilation, image % w.dilation, x);
   }
 
-  // The row and column in the kernel of tap (i, j) of a channel of the view; false where there is
-  // none.
-  bool find_tap(int64_t channel, int64_t i, int64_t j, int64_t* row, int64_t* column) const {
+  // Where the taps of a channel of the view are found.
+  struct Taps {
+    const T* kernel;  // of the first output of the group
+    int64_t h_part, w_part;
+  };
+  Taps taps(int64_t group, int64_t channel) const {
     const int64_t part = channel / conv.channels % parts;
-    *row = h.tap(part / w.parts, i);
-    *column = w.tap(part % w.parts, j);
+    const T* kernel =
+        conv.weight + group * conv.weight_group_stride + conv.weight_offset(plane(channel));
+    return {kernel, part / w.parts, part % w.parts};
+  }
+  // The row and column in the kernel of tap (i, j); false where there is none.
+  bool find_tap(const Taps& of, int64_t i, int64_t j, int64_t* row, int64_t* column) const {
+    *row = h.tap(of.h_part, i);
+    *column = w.tap(of.w_part, j);
     return *row < conv.h.taps && *column < conv.w.taps;
   }
-  // That tap of the first output of a group; null where there is none.
-  const T* tap(int64_t group, int64_t channel, int64_t i, int64_t j) const {
+  // That tap of the first output of the group; null where there is none.
+  const T* tap(const Taps& of, int64_t i, int64_t j) const {
     int64_t row, column;
-    if (!find_tap(channel, i, j, &row, &column)) return nullptr;
-    return kernel(group, channel) + conv.h.index[row] * conv.weight_row_stride +
+    if (!find_tap(of, i, j, &row, &column)) return nullptr;
+    return of.kernel + conv.h.index[row] * conv.weight_row_stride +
            conv.w.index[column] * conv.weight_column_stride;
-  }
-  // The kernel that they belong to.
-  const T* kernel(int64_t group, int64_t channel) const {
-    return conv.weight + group * conv.weight_group_stride + conv.weight_offset(plane(channel));
   }
   // The plane that a channel of the view is, or a part of.
   int64_t plane(int64_t channel) const {

@@ -52,36 +52,35 @@ inline double array_bytes(const convpool_convolution& conv) {
   return (in + out + weight) * static_cast<double>(sizeof(T));
 }
 
-// The data gradient of a convolution with stride 1 is one with the taps flipped.
+// Bytes that a pass may need beside its arrays. Training holds so many arrays that the gradient of
+// the weight may need more; and what stays in cache anyway may be had by the smallest convolution.
 template <typename T>
-inline TapConvolution<T> problem_of(const convpool_convolution& conv, convpool_pass pass,
-                                    int64_t* taps) {
-  if (pass != CONVPOOL_BACKWARD_DATA) return forward_problem<T>(conv, taps);
-  TapConvolution<T> problem = backward_problem<T>(conv, taps);
-  backward_taps(conv.window, 0, 0, &problem.h);
-  backward_taps(conv.window, 1, 0, &problem.w);
-  backward_taps(conv.window, 2, 0, &problem.d);
-  return problem;
+inline double most_bytes(const convpool_convolution& conv, convpool_pass pass) {
+  const double arrays = array_bytes<T>(conv), cache = 256 << 10, most = 64 << 20;
+  if (pass == CONVPOOL_BACKWARD_WEIGHT) return cache + 5 * arrays;
+  return cache + 2 * arrays < most ? cache + 2 * arrays : most;
 }
 
 template <typename T>
 inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
-  const convpool_window& window = conv.window;
   constexpr int64_t kLongest = 128;
-  for (const int64_t size : window.kernel)
+  for (const int64_t size : conv.window.kernel)
     if (size > kLongest) return {nullptr, 0};
-  // Each phase of a stride's data gradient has taps of its own, and few of them.
-  if (pass == CONVPOOL_BACKWARD_DATA)
-    for (const int64_t stride : window.stride)
-      if (stride != 1) return {nullptr, 0};
   int64_t taps[6 * kLongest];
-  const TapConvolution<T> problem = problem_of<T>(conv, pass, taps);
-  // Training holds so many arrays that the gradient of the weight may need more; and what stays in
-  // cache anyway may be had by the smallest convolution.
-  const double arrays = array_bytes<T>(conv), cache = 256 << 10, most = 64 << 20;
+  const double most = most_bytes<T>(conv, pass);
+  if (pass == CONVPOOL_FORWARD)
+    return choose_tile<T, Winograd>(forward_problem<T>(conv, taps), most);
   if (pass == CONVPOOL_BACKWARD_WEIGHT)
-    return choose_tile<T, WinogradWeightGradient>(problem, cache + 5 * arrays);
-  return choose_tile<T, Winograd>(problem, cache + 2 * arrays < most ? cache + 2 * arrays : most);
+    return choose_tile<T, WinogradWeightGradient>(forward_problem<T>(conv, taps), most);
+  // All phases of the stride or none, each with the tile that suits its taps.
+  Choice<T> all{nullptr, 0};
+  for_each_phase(conv, backward_problem<T>(conv, taps),
+                 [&](const TapConvolution<T>& problem, int64_t) {
+                   const Choice<T> phase = choose_tile<T, Winograd>(problem, most);
+                   all = {phase.tile, all.cost + phase.cost};
+                   return phase.tile != nullptr;
+                 });
+  return all;
 }
 
 template <typename T>
@@ -95,28 +94,26 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
 }
 
 template <typename T>
-inline bool run(const convpool_convolution& conv, convpool_pass pass, const T* in, const T* weight,
-                const T* bias, const Epilogue<T>& epilogue, T* out) {
-  const TapStorage taps(conv.window);
-  if (!taps.get()) return false;
-  TapConvolution<T> problem = problem_of<T>(conv, pass, taps.get());
-  problem.in = in;
-  problem.weight = weight;
-  problem.bias = bias;
-  problem.epilogue = epilogue;
-  problem.out = out;
-  return Winograd<T>(problem, *choose<T>(conv, pass).tile).run();
-}
-
-template <typename T>
 inline bool forward(const convpool_convolution& conv, const T* x, const T* weight, const T* bias,
                     const Epilogue<T>& epilogue, T* y) {
-  return run<T>(conv, CONVPOOL_FORWARD, x, weight, bias, epilogue, y);
+  return with_forward_problem(
+      conv, x, weight, bias, epilogue, y, [&](const TapConvolution<T>& problem) {
+        return Winograd<T>(problem, *choose<T>(conv, CONVPOOL_FORWARD).tile).run();
+      });
 }
 
 template <typename T>
 inline bool backward_data(const convpool_convolution& conv, const T* dy, const T* weight, T* dx) {
-  return run<T>(conv, CONVPOOL_BACKWARD_DATA, dy, weight, nullptr, {}, dx);
+  const TapStorage taps(conv.window);
+  if (!taps.get()) return false;
+  TapConvolution<T> gradient = backward_problem<T>(conv, taps.get());
+  gradient.in = dy;
+  gradient.weight = weight;
+  const double most = most_bytes<T>(conv, CONVPOOL_BACKWARD_DATA);
+  return for_each_phase(conv, gradient, [&](TapConvolution<T> problem, int64_t first) {
+    problem.out = dx + first;
+    return Winograd<T>(problem, *choose_tile<T, Winograd>(problem, most).tile).run();
+  });
 }
 
 template <typename T>

@@ -55,9 +55,11 @@ class WinogradWeightGradient {
     const double tiles = static_cast<double>(grid_.count);
     const double channels = static_cast<double>(slices_ * kLanes);
     const double outputs = static_cast<double>(output_slices_ * kLanes);
-    const double inputs = 10 * tiles * (channels + outputs);
-    return static_cast<double>(conv_.groups * tile_.planes()) *
-           (inputs + channels * outputs * (1.05 * tiles + 16 * static_cast<double>(parts_)));
+    const double inputs = 10 * tiles * (channels + outputs), parts = static_cast<double>(parts_);
+    const double products = channels * outputs * (1.05 * tiles + 16 * parts);
+    // Taps of a channel's part are written one by one.
+    const double scattered = view_.whole() ? 0 : 160 * parts * channels * outputs * tile_.taps();
+    return static_cast<double>(conv_.groups) * (tile_.planes() * (inputs + products) + scattered);
   }
 
   // Bytes that a call needs beside its arrays, without dU of each thread.
@@ -215,9 +217,10 @@ class WinogradWeightGradient {
                   T* dweight) const {
     const int64_t outputs = min_of(kLanes, conv_.outputs - m), row = conv_.reduction();
     T* plane = dweight + (group * conv_.outputs + m) * row + view_.plane(channel) * conv_.taps();
+    const typename NeighbourView<T>::Taps places = view_.taps(group, channel);
     for (int64_t t = 0; t < tile_.taps(); ++t, taps += kLanes) {
       int64_t i, j;
-      if (!view_.find_tap(channel, t / tile_.rw, t % tile_.rw, &i, &j)) continue;
+      if (!view_.find_tap(places, t / tile_.rw, t % tile_.rw, &i, &j)) continue;
       T* to = plane + i * conv_.w.taps + j;
       for (int64_t lane = 0; lane < outputs; ++lane, to += row)
         *to = taps[lane] + (accumulate ? *to : T(0));
