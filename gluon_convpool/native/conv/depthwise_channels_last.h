@@ -170,7 +170,7 @@ class DepthwiseChannelsLast {
     const auto run = [&](int64_t column, auto count) {
       // What the next ones read of the kernel's last row, which no row above has read yet: too many
       // places at once for the processor to see them coming.
-      if (taps.rows > 0)
+      if (taps.count() > 0)
         prefetch(in + (column + count) * step + taps.shift[taps.count() - 1], count * step);
       body(taps, in + column * step, column, count);
     };
