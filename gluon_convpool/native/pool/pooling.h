@@ -3,7 +3,9 @@
 // A window's work is shared with its neighbours: each output row first reduces its input rows, of
 // all slices, column by column, then reduces neighbouring columns. Columns whose distance from the
 // first leaves the same rest modulo the stride are put side by side in between, so that both steps
-// run on whole vectors.
+// run on whole vectors. Rows are often shorter than a vector, so that several of them, of whatever
+// planes, go through the second step together: a band. Its rows are columns_ outputs apart, of
+// which those behind out_w_ are not used.
 #pragma once
 
 #include <string.h>
@@ -11,6 +13,7 @@
 #include "../arena.h"
 #include "../convpool.h"
 #include "../parallel.h"
+#include "../runs.h"
 #include "rules.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -20,6 +23,8 @@ class Pooling {
   static constexpr int kLanes = Simd<T>::kLanes;
   using V = Vec<T>;
   using Mask = decltype(V{} == V{});
+  // All bands of a task are to stay in L1 with what they read and write.
+  static constexpr int64_t kBandBytes = 8 << 10;
 
  public:
   // Both return false where memory is out.
@@ -127,32 +132,53 @@ class Pooling {
       counts[c] = static_cast<T>(counted(c, stride_w_, kernel_w_, pad_w_, in_w_));
   }
 
-  // Where tap j finds the column of output 0 in a row that split() has rearranged.
-  int64_t tap_shift(int64_t j) const { return j % stride_w_ * columns_ + j / stride_w_; }
-
-  // Padded row -> [phase][column], and back, adding to what is inside the image.
-  void split(const T* row, T* to) const {
-    for (int64_t phase = 0; phase < stride_w_; ++phase, to += columns_) {
-      const int64_t count = max_of(0, ceil_div(width_ - phase, stride_w_));
-      if (stride_w_ == 2)
-        for (int64_t k = 0; k < count; ++k) to[k] = row[phase + 2 * k];
-      else
-        for (int64_t k = 0; k < count; ++k) to[k] = row[phase + k * stride_w_];
-    }
+  // Output rows of a band, of `rows` in all, where each is that many runs of values.
+  int64_t band_rows(int64_t rows, int64_t runs) const {
+    return max_of(1, min_of(rows, kBandBytes / (runs * band_size(1) * int64_t{sizeof(T)})));
   }
-  void add_split(const T* from, T* row) const {
-    for (int64_t phase = 0; phase < stride_w_; ++phase, from += columns_) {
-      // Columns k with 0 <= phase + k * stride - pad < inside.
-      const int64_t k0 = phase < pad_w_ ? ceil_div(pad_w_ - phase, stride_w_) : 0;
-      const int64_t k1 = ceil_div(max_of(0, inside_ + pad_w_ - phase), stride_w_);
-      T* to = row + phase - pad_w_;
-      if (stride_w_ == 1)
-        for (int64_t k = k0; k < k1; ++k) to[k] += from[k];
-      else if (stride_w_ == 2)
-        for (int64_t k = k0; k < k1; ++k) to[2 * k] += from[k];
-      else
-        for (int64_t k = k0; k < k1; ++k) to[k * stride_w_] += from[k];
+  int64_t band_size(int64_t rows) const { return rows * columns_ * stride_w_; }
+
+  // Where the taps of output 0 are, one after the other, in a band that split() has rearranged.
+  class TapPlace {
+   public:
+    TapPlace(const Pooling& pooling, int64_t rows)
+        : stride_(pooling.stride_w_), phase_size_(rows * pooling.columns_) {}
+    int64_t at() const { return at_; }
+    void next() {
+      at_ += phase_size_;
+      if (++phase_ < stride_) return;
+      phase_ = 0;
+      at_ += 1 - stride_ * phase_size_;
     }
+
+   private:
+    const int64_t stride_, phase_size_;
+    int64_t phase_ = 0, at_ = 0;
+  };
+
+  // [row][column] -> [phase][row][column of the phase], and back. Up to a vector behind the last
+  // value is read.
+  void split(const T* band, int64_t rows, T* to) const {
+    const int64_t size = rows * columns_;
+    if (stride_w_ == 2) return split_columns(to, to + size, band, size, 2 * (size + kLanes));
+    for (int64_t phase = 0; phase < stride_w_; ++phase)
+      gather_columns(to + phase * size, band + phase, size, stride_w_);
+  }
+  void join(const T* phases, int64_t rows, T* to) const {
+    const int64_t size = rows * columns_;
+    if (stride_w_ == 2) return interleave_columns(to, phases, phases + size, 2 * size);
+    for (int64_t phase = 0; phase < stride_w_; ++phase, phases += size)
+      for (int64_t k = 0; k < size; ++k) to[phase + k * stride_w_] = phases[k];
+  }
+
+  // The output rows of a part, one after the other: divisions cost as much as a short row.
+  struct OutputRow {
+    int64_t plane, row;
+  };
+  static void step(OutputRow* at, int64_t row0, int64_t row1) {
+    if (++at->row < row1) return;
+    at->row = row0;
+    ++at->plane;
   }
 
   template <typename Rule>
@@ -163,32 +189,42 @@ class Pooling {
           y[plane] = reduce_plane<Rule>(x + plane * in_size());
         return true;
       }
+      const int64_t count = (plane1 - plane0) * (row1 - row0), most = band_rows(count, 1);
+      const int64_t pitch = columns_ * stride_w_;
       Arena arena(Scratch::kTask);
-      const size_t row_at = arena.template reserve<T>(width_ + kLanes);
-      const size_t split_at = arena.template reserve<T>(columns_ * stride_w_ + kLanes);
-      const size_t count_at = arena.template reserve<T>(out_w_);
+      const size_t band_at = arena.template reserve<T>(band_size(most) + 2 * kLanes);
+      const size_t split_at = arena.template reserve<T>(band_size(most) + kernel_w_ + kLanes);
+      const size_t count_at = arena.template reserve<T>(out_w_ + kLanes);
       if (!arena.allocate()) return false;
-      T *row_data = arena.template at<T>(row_at), *split_data = arena.template at<T>(split_at);
+      T *band = arena.template at<T>(band_at), *split_data = arena.template at<T>(split_at);
       T* counts = arena.template at<T>(count_at);
-      for (int64_t k = 0; k < width_; ++k) row_data[k] = Rule::identity();
+      for (int64_t k = 0; k < band_size(most); ++k) band[k] = Rule::identity();
       if (average_) column_counts(counts);
-      for (int64_t plane = plane0; plane < plane1; ++plane)
-        for (int64_t row = row0; row < row1; ++row) {
-          reduce_rows<Rule>(x + plane * in_size(), window_rows(row), row_data + pad_w_);
-          const T* columns = row_data;
-          if (stride_w_ > 1) {
-            split(row_data, split_data);
-            columns = split_data;
-          }
-          T* to = y + (plane * out_rows() + row) * out_w_;
-          reduce_columns<Rule>(columns, to);
-          if (average_) {
-            const T rows = row_count(row);
-            for (int64_t c = 0; c < out_w_; ++c) to[c] /= rows * counts[c];
-          } else {
-            for (int64_t c = 0; c < out_w_; ++c) to[c] = Rule::finish(to[c]);
-          }
+      OutputRow at{plane0, row0};
+      // A part has several planes only where it has all of their rows: its outputs are one run.
+      T* to = y + (plane0 * out_rows() + row0) * out_w_;
+      for (int64_t first = 0; first < count; first += most) {
+        const int64_t rows = min_of(most, count - first);
+        const OutputRow start = at;
+        for (int64_t b = 0; b < rows; ++b, step(&at, row0, row1))
+          reduce_rows<Rule>(x + at.plane * in_size(), window_rows(at.row),
+                            band + b * pitch + pad_w_);
+        const T* columns = band;
+        if (stride_w_ > 1) {
+          split(band, rows, split_data);
+          columns = split_data;
         }
+        if (columns_ == out_w_ && !average_) {
+          reduce_columns<Rule>(columns, rows, rows * columns_, T(1), nullptr, to);
+          to += rows * out_w_;
+          continue;
+        }
+        OutputRow done = start;
+        for (int64_t b = 0; b < rows; ++b, step(&done, row0, row1), to += out_w_)
+          reduce_columns<Rule>(columns + b * columns_, rows, out_w_,
+                               average_ ? row_count(done.row) : T(1), average_ ? counts : nullptr,
+                               to);
+      }
       return true;
     });
   }
@@ -197,66 +233,55 @@ class Pooling {
   template <typename Rule>
   void reduce_rows(const T* x, const WindowRows& window, T* to) const {
     x += window.first * in_w_;
-    if (window.slices == 1) return reduce_rows<Rule>(x, window.rows, to);
     const int64_t slice_pitch = in_h_ * in_w_;
-    int64_t c = 0;
-    for (; c + kLanes <= inside_; c += kLanes) {
+    const auto reduce = [&](auto load_at) {
       V sum = broadcast<T>(Rule::identity());
       for (int64_t s = 0; s < window.slices; ++s)
         for (int64_t r = 0; r < window.rows; ++r)
-          sum = Rule::combine(sum, Rule::prepare(load<T>(x + s * slice_pitch + r * in_w_ + c)));
-      store<T>(to + c, sum);
+          sum = Rule::combine(sum, Rule::prepare(load_at(x + s * slice_pitch + r * in_w_)));
+      return sum;
+    };
+    if (inside_ < kLanes) {
+      store_part(to, reduce([&](const T* row) { return load_part(row, inside_); }), inside_);
+      return;
     }
-    for (; c < inside_; ++c) {
-      T sum = Rule::identity();
-      for (int64_t s = 0; s < window.slices; ++s)
-        for (int64_t r = 0; r < window.rows; ++r)
-          sum = Rule::combine(sum, Rule::prepare(x[s * slice_pitch + r * in_w_ + c]));
-      to[c] = sum;
-    }
-  }
-
-  // The same of one slice.
-  template <typename Rule>
-  void reduce_rows(const T* x, int64_t rows, T* to) const {
-    int64_t c = 0;
-    for (; c + kLanes <= inside_; c += kLanes) {
-      V sum = broadcast<T>(Rule::identity());
-      for (int64_t r = 0; r < rows; ++r)
-        sum = Rule::combine(sum, Rule::prepare(load<T>(x + r * in_w_ + c)));
-      store<T>(to + c, sum);
-    }
-    for (; c < inside_; ++c) {
-      T sum = Rule::identity();
-      for (int64_t r = 0; r < rows; ++r) sum = Rule::combine(sum, Rule::prepare(x[r * in_w_ + c]));
-      to[c] = sum;
+    for (int64_t k = 0; k < inside_; k += kLanes) {
+      const int64_t c = min_of(k, inside_ - kLanes);
+      store<T>(to + c, reduce([&](const T* row) { return load<T>(row + c); }));
     }
   }
 
-  // Reads up to a vector behind the last column; what it finds there is not used.
+  // Of `count` outputs that stand side by side in a band of so many rows, each divided by row_count
+  // * counts[its column] where there are counts. Reads up to a vector behind the last column; what
+  // it finds there is not used.
   template <typename Rule>
-  void reduce_columns(const T* columns, T* y) const {
-    for (int64_t c = 0; c < out_w_; c += kLanes) {
+  void reduce_columns(const T* columns, int64_t rows, int64_t count, T row_count, const T* counts,
+                      T* y) const {
+    for (int64_t c = 0; c < count; c += kLanes) {
+      TapPlace tap(*this, rows);
       V sum = load<T>(columns + c);
-      for (int64_t j = 1; j < kernel_w_; ++j)
-        sum = Rule::combine(sum, load<T>(columns + tap_shift(j) + c));
-      store_part(y + c, sum, out_w_ - c);
+      for (int64_t j = 1; j < kernel_w_; ++j) {
+        tap.next();
+        sum = Rule::combine(sum, load<T>(columns + tap.at() + c));
+      }
+      if (counts) sum /= load<T>(counts + c) * row_count;
+      store_part(y + c, Rule::finish(sum), count - c);
     }
   }
 
   static CONVPOOL_INLINE void store_part(T* to, V value, int64_t count) {
-    if (count >= kLanes) {
-      store<T>(to, value);
-    } else {
-      memcpy(to, &value, static_cast<size_t>(count) * sizeof(T));
-    }
+    if (count >= kLanes) return store<T>(to, value);
+    T values[kLanes];
+    store<T>(values, value);
+    copy_short<T, kLanes / 2>(to, values, count);
   }
 
+  // Zero behind the last value.
   static CONVPOOL_INLINE V load_part(const T* from, int64_t count) {
     if (count >= kLanes) return load<T>(from);
-    V value = {};
-    memcpy(&value, from, static_cast<size_t>(count) * sizeof(T));
-    return value;
+    T values[kLanes] = {};
+    copy_short<T, kLanes / 2>(values, from, count);
+    return load<T>(values);
   }
 
   template <typename Rule>
@@ -280,53 +305,173 @@ class Pooling {
   template <typename Rule>
   bool backward_all(Rule, const T* x, const T* y, const T* dy, T* dx) const {
     return for_each_part(false, [&](int64_t plane0, int64_t plane1, int64_t, int64_t) {
+      if (whole_plane_) {
+        for (int64_t plane = plane0; plane < plane1; ++plane)
+          spread_plane<Rule>(x + plane * in_size(), y[plane], dy[plane], dx + plane * in_size());
+        return true;
+      }
+      const int64_t count = (plane1 - plane0) * out_rows();
+      const int64_t taps = Rule::kByTap ? min_of(kernel_d_, in_d_) * min_of(kernel_h_, in_h_) : 1;
+      const int64_t most = band_rows(count, taps), size = band_size(most);
       Arena arena(Scratch::kTask);
-      const int64_t padded = columns_ * stride_w_ + kLanes;
-      const int64_t rows =
-          Rule::kByTap && !whole_plane_ ? min_of(kernel_d_, in_d_) * min_of(kernel_h_, in_h_) : 1;
-      const size_t x_at = arena.template reserve<T>(rows * padded);
-      const size_t gradient_at = arena.template reserve<T>(rows * padded);
-      const size_t inside_at = arena.template reserve<T>(padded);
-      const size_t row_at = arena.template reserve<T>(width_ + kLanes);
-      const size_t count_at = arena.template reserve<T>(out_w_);
+      GradientBand band{};
+      band.pitch = size + kernel_w_ + 2 * kLanes;
+      const size_t x_at = arena.template reserve<T>(taps * band.pitch);
+      const size_t gradient_at = arena.template reserve<T>(taps * band.pitch);
+      const size_t inside_at = arena.template reserve<T>(band.pitch);
+      const size_t y_at = arena.template reserve<T>(2 * (most * columns_ + kLanes));
+      const size_t row_at = arena.template reserve<T>(band.pitch);
+      const size_t count_at = arena.template reserve<T>(out_w_ + kLanes);
       if (!arena.allocate()) return false;
-      const Buffers buffers{arena.template at<T>(x_at),
-                            arena.template at<T>(gradient_at),
-                            padded,
-                            arena.template at<T>(inside_at),
-                            arena.template at<T>(row_at),
-                            arena.template at<T>(count_at)};
-      for (int64_t k = 0; k < width_; ++k)
-        buffers.row[k] = k >= pad_w_ && k < pad_w_ + inside_ ? T(1) : T(0);
-      split(buffers.row, buffers.inside);
-      if (average_) column_counts(buffers.counts);
-      for (int64_t plane = plane0; plane < plane1; ++plane) {
-        T* to = dx + plane * in_size();
-        if (whole_plane_) {
-          spread_plane<Rule>(x + plane * in_size(), y[plane], dy[plane], to);
-          continue;
+      band.x = arena.template at<T>(x_at);
+      band.gradient = arena.template at<T>(gradient_at);
+      band.inside = arena.template at<T>(inside_at);
+      band.y = arena.template at<T>(y_at);
+      band.dy = band.y + most * columns_ + kLanes;
+      band.rows_apart = arena.template at<T>(row_at);
+      band.counts = arena.template at<T>(count_at);
+      if (average_) column_counts(band.counts);
+      clear(band.rows_apart, band.pitch);
+      clear(band.y, 2 * (most * columns_ + kLanes));
+      clear(dx + plane0 * in_size(), (plane1 - plane0) * in_size());
+      OutputRow at{plane0, 0};
+      for (int64_t first = 0; first < count;) {
+        // The windows of a band reach as many rows each.
+        band.start = at;
+        band.window = window_rows(at.row);
+        int64_t rows = 0;
+        do {
+          ++rows;
+          step(&at, 0, out_rows());
+          if (rows == most || first + rows == count) break;
+          const WindowRows next = window_rows(at.row);
+          if (next.slices != band.window.slices || next.rows != band.window.rows) break;
+        } while (true);
+        if (rows != band.rows) {
+          band.rows = rows;
+          if (Rule::kByTap) mark_inside(&band);
         }
-        for (int64_t k = 0; k < in_size(); ++k) to[k] = T(0);
-        for (int64_t row = 0; row < out_rows(); ++row) {
-          const int64_t out = plane * out_size() + row * out_w_;
-          if constexpr (Rule::kByTap)
-            spread_by_tap<Rule>(x + plane * in_size(), y + out, dy + out, row, buffers, to);
-          else
-            spread_by_row(dy + out, row, buffers, to);
-        }
+        spread<Rule>(band, x, y, dy, dx);
+        first += rows;
       }
       return true;
     });
   }
 
-  struct Buffers {
-    T *x,
-        *gradient;  // as many rows as a window has, of `pitch` values each, as split() leaves them
-    int64_t pitch;
-    T* inside;  // one such row: 1 inside the image, 0 in the padding
-    T* row;     // one padded row
-    T* counts;  // per output column
+  // Some output rows, whose windows have as many rows of the input each, and what their gradient
+  // needs: x and its gradient with a band for each row of the windows.
+  struct GradientBand {
+    OutputRow start;
+    WindowRows window;  // of the first of them
+    int64_t rows;
+    T *x, *gradient;
+    int64_t pitch;  // from one row of the windows to the next
+    T* inside;      // 1 inside the image, 0 in the padding, as split() leaves it
+    T *y, *dy;      // rows columns_ apart, with zeros between them
+    T* rows_apart;  // a band as it is before split(); its padding is zero
+    T* counts;      // per output column
   };
+
+  void mark_inside(GradientBand* band) const {
+    const int64_t pitch = columns_ * stride_w_;
+    for (int64_t b = 0; b < band->rows; ++b)
+      for (int64_t k = 0; k < pitch; ++k)
+        band->rows_apart[b * pitch + k] = k >= pad_w_ && k < pad_w_ + inside_ ? T(1) : T(0);
+    split_or_copy(band->rows_apart, band->rows, band->inside);
+    clear(band->rows_apart, band->rows * pitch);
+  }
+
+  void split_or_copy(const T* rows_apart, int64_t rows, T* to) const {
+    if (stride_w_ > 1) return split(rows_apart, rows, to);
+    gather_columns(to, rows_apart, band_size(rows), 1);
+  }
+
+  // Calls body(row of the band, its output row, its window).
+  template <typename Body>
+  void for_each_row(const GradientBand& band, const Body& body) const {
+    OutputRow at = band.start;
+    for (int64_t b = 0; b < band.rows; ++b, step(&at, 0, out_rows()))
+      body(b, at, window_rows(at.row));
+  }
+
+  // The outputs of a band, columns_ apart and with a vector of zeros behind them.
+  void copy_outputs(const GradientBand& band, const T* from, T* to) const {
+    from += (band.start.plane * out_rows() + band.start.row) * out_w_;
+    const bool dense = columns_ == out_w_;
+    const int64_t runs = dense ? 1 : band.rows, length = dense ? band.rows * out_w_ : out_w_;
+    for (int64_t run = 0; run < runs; ++run)
+      gather_columns(to + run * columns_, from + run * out_w_, length, 1);
+    clear(to + band.rows * columns_, kLanes);
+  }
+
+  template <typename Rule>
+  void spread(const GradientBand& band, const T* x, const T* y, const T* dy, T* dx) const {
+    const int64_t pitch = columns_ * stride_w_, rows = band.rows, size = rows * columns_;
+    const int64_t window_rows_count = band.window.slices * band.window.rows;
+    const int64_t taps = Rule::kByTap ? window_rows_count : 1;
+    for (int64_t r = 0; r < taps; ++r) clear(band.gradient + r * band.pitch, band.pitch);
+    copy_outputs(band, dy, band.dy);
+    if constexpr (Rule::kByTap) {
+      copy_outputs(band, y, band.y);
+      for (int64_t r = 0; r < taps; ++r) {
+        for_each_row(band, [&](int64_t b, const OutputRow& at, const WindowRows& window) {
+          gather_columns(band.rows_apart + b * pitch + pad_w_,
+                         x + at.plane * in_size() + row_of(window, r) * in_w_, inside_, 1);
+        });
+        split_or_copy(band.rows_apart, rows, band.x + r * band.pitch);
+      }
+      for (int64_t c = 0; c < size; c += kLanes) {
+        const V y_here = load<T>(band.y + c), dy_here = load<T>(band.dy + c);
+        Mask open = ~Mask{};
+        for (int64_t r = 0; r < taps; ++r) {
+          TapPlace tap(*this, rows);
+          for (int64_t j = 0; j < kernel_w_; ++j, tap.next()) {
+            const int64_t place = r * band.pitch + tap.at() + c;
+            const Mask inside = load<T>(band.inside + tap.at() + c) != V{};
+            const V share = Rule::gradient(load<T>(band.x + place), y_here, dy_here, inside, &open);
+            store<T>(band.gradient + place, load<T>(band.gradient + place) + share);
+          }
+        }
+      }
+    } else {
+      // Every value of a window takes the same share: spread over one row, it is that of each.
+      if (average_)
+        for_each_row(band, [&](int64_t b, const OutputRow& at, const WindowRows&) {
+          const T row_counts = row_count(at.row);
+          for (int64_t c = 0; c < out_w_; ++c)
+            band.dy[b * columns_ + c] /= band.counts[c] * row_counts;
+        });
+      for (int64_t c = 0; c < size; c += kLanes) {
+        const V share = load<T>(band.dy + c);
+        TapPlace tap(*this, rows);
+        for (int64_t j = 0; j < kernel_w_; ++j, tap.next()) {
+          T* to = band.gradient + tap.at() + c;
+          store<T>(to, load<T>(to) + share);
+        }
+      }
+    }
+    // To the rows of the image, in the order of the outputs, whatever the bands are.
+    const T* shares = band.gradient;
+    if (stride_w_ > 1) {
+      for (int64_t r = 0; r < taps; ++r)
+        join(band.gradient + r * band.pitch, rows, band.x + r * band.pitch);
+      shares = band.x;
+    }
+    for_each_row(band, [&](int64_t b, const OutputRow& at, const WindowRows& window) {
+      for (int64_t r = 0; r < window_rows_count; ++r)
+        add_run(shares + (Rule::kByTap ? r * band.pitch : 0) + b * pitch + pad_w_,
+                dx + at.plane * in_size() + row_of(window, r) * in_w_);
+    });
+  }
+
+  // Adds what a row of a band has inside the image.
+  void add_run(const T* from, T* to) const {
+    int64_t k = 0;
+    for (; k + kLanes <= inside_; k += kLanes)
+      store<T>(to + k, load<T>(to + k) + load<T>(from + k));
+    if (k < inside_)
+      store_part(to + k, load_part(to + k, inside_ - k) + load<T>(from + k), inside_ - k);
+  }
 
   template <typename Rule>
   void spread_plane(const T* x, T y, T dy, T* dx) const {
@@ -344,54 +489,6 @@ class Pooling {
         store_part(dx + k, Rule::gradient(load_part(x + k, size - k), y_here, dy_here, open, &open),
                    size - k);
     }
-  }
-
-  // Each value's share depends on the value: tap by tap.
-  template <typename Rule>
-  void spread_by_tap(const T* x, const T* y, const T* dy, int64_t row, const Buffers& b,
-                     T* dx) const {
-    const WindowRows window = window_rows(row);
-    const int64_t rows = window.slices * window.rows;
-    for (int64_t r = 0; r < rows; ++r) {
-      memcpy(b.row + pad_w_, x + row_of(window, r) * in_w_,
-             static_cast<size_t>(inside_) * sizeof(T));
-      split(b.row, b.x + r * b.pitch);
-      memset(b.gradient + r * b.pitch, 0, static_cast<size_t>(b.pitch) * sizeof(T));
-    }
-    for (int64_t c = 0; c < out_w_; c += kLanes) {
-      const V y_here = load_part(y + c, out_w_ - c), dy_here = load_part(dy + c, out_w_ - c);
-      Mask open = ~Mask{};
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t j = 0; j < kernel_w_; ++j) {
-          const int64_t at = r * b.pitch + tap_shift(j) + c;
-          const Mask inside = load<T>(b.inside + tap_shift(j) + c) != V{};
-          const V share = Rule::gradient(load<T>(b.x + at), y_here, dy_here, inside, &open);
-          store<T>(b.gradient + at, load<T>(b.gradient + at) + share);
-        }
-    }
-    for (int64_t r = 0; r < rows; ++r)
-      add_split(b.gradient + r * b.pitch, dx + row_of(window, r) * in_w_);
-  }
-
-  // Every value of a window takes the same share: spread it over one row, add that to each.
-  void spread_by_row(const T* dy, int64_t row, const Buffers& b, T* dx) const {
-    memset(b.gradient, 0, static_cast<size_t>(b.pitch) * sizeof(T));
-    const T rows = average_ ? row_count(row) : T(1);
-    for (int64_t c = 0; c < out_w_; c += kLanes) {
-      V share = load_part(dy + c, out_w_ - c);
-      if (average_) {
-        V counts = load_part(b.counts + c, out_w_ - c);
-        if (out_w_ - c < kLanes) counts = counts == V{} ? broadcast<T>(T(1)) : counts;
-        share /= counts * broadcast<T>(rows);
-      }
-      for (int64_t j = 0; j < kernel_w_; ++j) {
-        T* to = b.gradient + tap_shift(j) + c;
-        store<T>(to, load<T>(to) + share);
-      }
-    }
-    const WindowRows window = window_rows(row);
-    for (int64_t r = 0; r < window.slices * window.rows; ++r)
-      add_split(b.gradient, dx + row_of(window, r) * in_w_);
   }
 
   const bool average_, count_pad_;

@@ -23,7 +23,10 @@ struct MaxRule {
   static CONVPOOL_INLINE V combine(V a, V b) {
     return ((b > a) | (b != b)) ? b : a;
   }
-  static T finish(T y) { return y; }
+  template <typename V>
+  static CONVPOOL_INLINE V finish(V y) {
+    return y;
+  }
   // The first maximum in row-major order takes the gradient. `inside` tells padding apart, which
   // may equal the maximum where that is -inf; `open` tells whether the window still looks.
   template <typename V, typename Mask>
@@ -48,7 +51,10 @@ struct SumRule {
   static CONVPOOL_INLINE V combine(V a, V b) {
     return a + b;
   }
-  static T finish(T y) { return y; }
+  template <typename V>
+  static CONVPOOL_INLINE V finish(V y) {
+    return y;
+  }
   template <typename V, typename Mask>
   static CONVPOOL_INLINE V gradient(V, V, V dy, Mask, Mask*) {
     return dy;
@@ -69,8 +75,14 @@ struct LpRule {
   static CONVPOOL_INLINE V combine(V a, V b) {
     return a + b;
   }
-  static T finish(T y) {
-    return static_cast<T>(P == 2 ? sqrt(static_cast<double>(y)) : cbrt(static_cast<double>(y)));
+  static CONVPOOL_INLINE T finish(T y) {
+    if (P == 3) return static_cast<T>(cbrt(static_cast<double>(y)));
+    return sizeof(T) == sizeof(float) ? static_cast<T>(__builtin_sqrtf(static_cast<float>(y)))
+                                      : static_cast<T>(__builtin_sqrt(static_cast<double>(y)));
+  }
+  static CONVPOOL_INLINE Vec<T> finish(Vec<T> y) {
+    for (int lane = 0; lane < Simd<T>::kLanes; ++lane) y[lane] = finish(T(y[lane]));
+    return y;
   }
   // dy * (x / y)^(p - 1), and 0 where y is: the ratio first, because powers of y may underflow.
   template <typename V, typename Mask>

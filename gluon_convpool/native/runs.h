@@ -1,0 +1,108 @@
+// Runs of values copied, cleared, and taken apart and joined by every second value, in vectors
+// however short they are.
+#pragma once
+
+#include "simd.h"
+
+namespace convpool::CONVPOOL_ISA {
+
+// Copies count < 2 * Size values by their two ends, or clears them where `from` is null. Rows are
+// often this short, and then a call of memcpy or memset is what takes the time.
+template <typename T, int Size>
+CONVPOOL_INLINE void copy_short(T* to, const T* from, int64_t count) {
+  if (count >= Size) {
+    T head[Size] = {}, tail[Size] = {};
+    if (from) {
+      __builtin_memcpy(head, from, sizeof(head));
+      __builtin_memcpy(tail, from + count - Size, sizeof(tail));
+    }
+    __builtin_memcpy(to, head, sizeof(head));
+    __builtin_memcpy(to + count - Size, tail, sizeof(tail));
+  } else if constexpr (Size > 1) {
+    copy_short<T, Size / 2>(to, from, count);
+  }
+}
+
+template <typename T>
+CONVPOOL_INLINE void clear(T* to, int64_t count) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  if (count < kLanes) {
+    copy_short<T, kLanes / 2>(to, nullptr, count);
+    return;
+  }
+  for (int64_t k = 0; k < count; k += kLanes) store<T>(to + min_of(k, count - kLanes), Vec<T>{});
+}
+
+// to[k] = from[k * step] for k < count.
+template <typename T>
+CONVPOOL_INLINE void gather_columns(T* to, const T* from, int64_t count, int64_t step) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  if (step == 1 && count < kLanes) {
+    copy_short<T, kLanes / 2>(to, from, count);
+  } else if (step == 1) {
+    for (int64_t k = 0; k < count; k += kLanes) {
+      const int64_t at = min_of(k, count - kLanes);
+      store<T>(to + at, load<T>(from + at));
+    }
+  } else if (step == 2) {
+    for (int64_t k = 0; k < count; ++k) to[k] = from[2 * k];
+  } else {
+    for (int64_t k = 0; k < count; ++k) to[k] = from[k * step];
+  }
+}
+
+// even[k] = from[2 * k], odd[k] = from[2 * k + 1] for k < pairs. Of the `readable` values from
+// `from` on, a few that are not asked for may be read.
+template <typename T>
+CONVPOOL_INLINE void split_columns(T* even, T* odd, const T* from, int64_t pairs,
+                                   int64_t readable) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  Vec<T> pair[2];
+  if (pairs >= kLanes) {
+    for (int64_t k = 0; k < pairs; k += kLanes) {
+      const int64_t at = min_of(k, pairs - kLanes);
+      deinterleave<T>(from + 2 * at, pair);
+      store<T>(even + at, pair[0]);
+      store<T>(odd + at, pair[1]);
+    }
+  } else if (readable >= 2 * kLanes) {
+    T values[2][kLanes];
+    deinterleave<T>(from, pair);
+    store<T>(values[0], pair[0]);
+    store<T>(values[1], pair[1]);
+    copy_short<T, kLanes / 2>(even, values[0], pairs);
+    copy_short<T, kLanes / 2>(odd, values[1], pairs);
+  } else {
+    for (int64_t k = 0; k < pairs; ++k) {
+      even[k] = from[2 * k];
+      odd[k] = from[2 * k + 1];
+    }
+  }
+}
+
+// to[2 * k] = even[k], to[2 * k + 1] = odd[k], `count` values in all. Up to a vector behind the
+// last value of both is read.
+template <typename T>
+CONVPOOL_INLINE void interleave_columns(T* to, const T* even, const T* odd, int64_t count) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  if (count < 2 * kLanes) {
+    Vec<T> pair[2];
+    T values[2 * kLanes];
+    interleave<T>(load<T>(even), load<T>(odd), pair);
+    store<T>(values, pair[0]);
+    store<T>(values + kLanes, pair[1]);
+    copy_short<T, kLanes>(to, values, count);
+    return;
+  }
+  const int64_t last = count / 2 - kLanes;
+  for (int64_t k = 0; k < last + kLanes; k += kLanes) {
+    const int64_t at = min_of(k, last);
+    Vec<T> pair[2];
+    interleave<T>(load<T>(even + at), load<T>(odd + at), pair);
+    store<T>(to + 2 * at, pair[0]);
+    store<T>(to + 2 * at + kLanes, pair[1]);
+  }
+  if (count % 2 != 0) to[count - 1] = even[count / 2];
+}
+
+}  // namespace convpool::CONVPOOL_ISA
