@@ -4,8 +4,9 @@
 // neighbours; panels that reach over the end of a row, or that many outputs use for a single tap,
 // are cut out of the strip first.
 //
-// One task is a range of output positions of one image and group, and a range of its outputs.
-// A value of C is summed by one task, in the same order whatever the tasks are.
+// One task is a range of output positions of one group and one set of images, and a range of its
+// outputs. A set is one image, or all of them where an image alone would leave much of its last
+// panel empty. A value of C is summed by one task, in the same order whatever the tasks are.
 #pragma once
 
 #include "../arena.h"
@@ -28,6 +29,9 @@ class ImplicitGemm {
   // each channel at once.
   static constexpr int64_t kCutBytes = 32 << 10;
   static constexpr int64_t kFewestCut = 6;
+  // Images join in a set where they fill less than 8 of 9 places of their own panels.
+  static constexpr int64_t kFewestFilled = 8, kPlacesOfFilled = 9;
+  static constexpr int64_t kMostJoinedPanels = 8;
   // Channels of A that are packed for one panel after the other.
   static constexpr int64_t kPackedTogether = 8;
   static constexpr int64_t kBytes = sizeof(T);
@@ -41,8 +45,11 @@ class ImplicitGemm {
 
  private:
   explicit ImplicitGemm(const TapConvolution<T>& conv) : conv_(conv) {
-    const int64_t taps = conv.taps();
-    panels_ = ceil_div(conv.positions(), kNr);
+    const int64_t taps = conv.taps(), own_panels = ceil_div(conv.positions(), kNr);
+    const bool join = !conv.joined && own_panels <= kMostJoinedPanels &&
+                      own_panels * kNr * kFewestFilled > conv.positions() * kPlacesOfFilled;
+    set_ = join ? conv.images() : 1;
+    panels_ = ceil_div(set_ * conv.positions(), kNr);
     output_panels_ = ceil_div(conv.outputs, Block::kMr);
 
     // A task's panels of B have kPanels * kKc rows in all: few panels are long, short ones are
@@ -58,24 +65,32 @@ class ImplicitGemm {
     // counts is the largest task that there could be.
     const int64_t rows = min_of(task_panels * kNr / conv.w.out_size + 2, conv.h.out_size);
     const int64_t strip_row = conv.w.out_size * conv.w.stride + conv.w.extent();
-    const int64_t strip_channel = (rows * conv.h.stride + conv.h.extent()) * strip_row * kBytes;
+    const int64_t images = min_of(task_panels * kNr / conv.positions() + 2, set_);
+    const int64_t strip_channel =
+        images * (rows * conv.h.stride + conv.h.extent()) * strip_row * kBytes;
     int64_t per_chunk = longest / taps;
-    if (!conv.is_pointwise()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
+    if (!image_in_place()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
     chunks_ = ceil_div(conv.planes(), max_of(1, per_chunk));
 
     // In place, weights are read with one stream a row; packed, with one stream in all, which is a
     // little faster and pays once they are read often.
-    pack_ = !conv.weight_in_order() || conv.images() * panels_ > 40;
+    pack_ = !conv.weight_in_order() || sets() * panels_ > 40;
   }
 
-  // Splits the positions of an image and the outputs of a group into tasks so that the threads end
+  int64_t sets() const { return conv_.images() / set_; }
+  // The image itself is read in place of a strip where each output reads what stands at its own
+  // position.
+  bool image_in_place() const { return set_ == 1 && conv_.is_pointwise(); }
+
+  // Splits the positions of a set and the outputs of a group into tasks so that the threads end
   // early together. Tasks that share positions cut the same panels of B, tasks that share outputs
   // read the same panels of A. Costs are in products of two panels, which a cut takes the time of,
   // and reading a panel of A from beyond L2 half of.
   void plan_tasks(int64_t most_panels) {
-    const int64_t images = conv_.images() * conv_.groups, threads = num_threads();
+    const int64_t sets_of_groups = sets() * conv_.groups, threads = num_threads();
     const int64_t fewest = ceil_div(panels_, most_panels);
-    const int64_t most = min_of(panels_, max_of(fewest, ceil_div(2 * threads, images)) + threads);
+    const int64_t most =
+        min_of(panels_, max_of(fewest, ceil_div(2 * threads, sets_of_groups)) + threads);
     double best = 0;
     position_tasks_ = 0;
     for (int64_t positions = fewest; positions <= most; ++positions)
@@ -84,7 +99,7 @@ class ImplicitGemm {
         const double output_panels = static_cast<double>(ceil_div(output_panels_, outputs));
         const double task = panels * (output_panels + 1) + 0.5 * output_panels;
         const double cost =
-            static_cast<double>(ceil_div(images * positions * outputs, threads)) * task;
+            static_cast<double>(ceil_div(sets_of_groups * positions * outputs, threads)) * task;
         if (position_tasks_ != 0 && cost >= best) continue;
         best = cost;
         position_tasks_ = positions;
@@ -98,16 +113,15 @@ class ImplicitGemm {
       packed = pack_weights();
       if (!packed) return false;
     }
-    const int64_t tasks_per_image = position_tasks_ * output_tasks_;
+    const int64_t tasks_per_set = position_tasks_ * output_tasks_;
     bool failed = false;
-    parallel_for(
-        conv_.images() * conv_.groups * tasks_per_image, conv_.multiply_adds(), [&](int64_t task) {
-          const int64_t image = task / tasks_per_image;
-          if (!compute(image / conv_.groups, image % conv_.groups,
-                       task % tasks_per_image / output_tasks_, task % output_tasks_, packed))
-            __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-          release_scratch(Scratch::kTask);
-        });
+    parallel_for(sets() * conv_.groups * tasks_per_set, conv_.multiply_adds(), [&](int64_t task) {
+      const int64_t set = task / tasks_per_set;
+      if (!compute(set / conv_.groups * set_, set % conv_.groups,
+                   task % tasks_per_set / output_tasks_, task % output_tasks_, packed))
+        __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+      release_scratch(Scratch::kTask);
+    });
     return !failed;
   }
 
@@ -165,22 +179,52 @@ class ImplicitGemm {
     return packed;
   }
 
-  // A run of one micro-panel's positions that lie in one output row.
-  struct Segment {
-    int64_t row, column;  // of the output
-    int64_t from;         // in the strip, for the first tap
-    int64_t at, length;   // in the panel
+  // The strips of the images that a task reads, one behind the other in each channel.
+  struct Strips : StripShape {
+    int64_t first_image, images;
+    int64_t image_pitch;
+
+    Strips(const StripShape& one, int64_t first, int64_t count)
+        : StripShape(one), first_image(first), images(count), image_pitch(one.channel_pitch) {
+      this->channel_pitch *= count;
+    }
   };
 
-  int64_t find_segments(int64_t position, int64_t count, const StripShape& strip,
+  // For positions [p0, p1) of the set that begins with an image.
+  Strips strips(int64_t set_begin, int64_t p0, int64_t p1) const {
+    const int64_t plane = conv_.positions(), width = conv_.w.out_size;
+    const int64_t first = p0 / plane, images = (p1 - 1) / plane - first + 1;
+    const int64_t begin = p0 - first * plane, end = p1 - first * plane;  // of a single image
+    const int64_t row0 = images > 1 ? 0 : begin / width;
+    const int64_t row1 = images > 1 ? conv_.h.out_size : (end - 1) / width + 1;
+    const bool one_row = images == 1 && row1 - row0 == 1;
+    return {{conv_.h, conv_.w, row0, row1, one_row ? begin - row0 * width : 0,
+             one_row ? end - row0 * width : width},
+            set_begin + first,
+            images};
+  }
+
+  // A run of one micro-panel's positions that lie in one output row.
+  struct Segment {
+    int64_t to;          // in the output, from its first value
+    int64_t from;        // in the strips, for the first tap
+    int64_t at, length;  // in the panel
+  };
+
+  int64_t find_segments(int64_t set_begin, int64_t position, int64_t count, const Strips& strip,
                         Segment* segments) const {
+    const int64_t plane = conv_.positions(), width = conv_.w.out_size;
     int64_t n = 0;
     for (int64_t at = 0; at < count; ++n) {
-      const int64_t row = (position + at) / conv_.w.out_size;
-      const int64_t column = (position + at) % conv_.w.out_size;
-      const int64_t length = min_of(conv_.w.out_size - column, count - at);
-      segments[n] = {row, column, (row - strip.row0) * strip.row_step + column - strip.column0, at,
-                     length};
+      const int64_t image = set_ == 1 ? 0 : (position + at) / plane;
+      const int64_t row = (position + at - image * plane) / width;
+      const int64_t column = position + at - image * plane - row * width;
+      const int64_t length = min_of(width - column, count - at);
+      segments[n] = {conv_.out_image(set_begin + image) - conv_.out + row * conv_.out_row_stride +
+                         column * conv_.out_column_stride,
+                     (set_begin + image - strip.first_image) * strip.image_pitch +
+                         (row - strip.row0) * strip.row_step + column - strip.column0,
+                     at, length};
       at += length;
     }
     return n;
@@ -214,8 +258,9 @@ class ImplicitGemm {
   }
 
   struct PanelOfB {
-    int64_t position, count;  // of the image's flattened outputs
+    int64_t position, count;  // of the set's flattened outputs
     int64_t vectors, segment_count;
+    bool dense;  // are its outputs neighbours, and fill whole vectors?
     SideB<T> side;
     Segment segments[kNr];
   };
@@ -299,29 +344,25 @@ class ImplicitGemm {
     }
   }
 
-  bool compute(int64_t image, int64_t group, int64_t position_task, int64_t output_task,
+  // Of the set that begins with an image.
+  bool compute(int64_t set_begin, int64_t group, int64_t position_task, int64_t output_task,
                const T* packed) const {
-    const int64_t positions = conv_.positions(), taps = conv_.taps();
+    const int64_t positions = set_ * conv_.positions(), taps = conv_.taps();
     const int64_t p0 = panels_ * position_task / position_tasks_ * kNr;
     const int64_t p1 = min_of(positions, panels_ * (position_task + 1) / position_tasks_ * kNr);
     const int64_t panel0 = output_panels_ * output_task / output_tasks_;
     const int64_t panel1 = output_panels_ * (output_task + 1) / output_tasks_;
     if (p0 >= p1 || panel0 >= panel1) return true;
 
-    const int64_t row0 = p0 / conv_.w.out_size, row1 = (p1 - 1) / conv_.w.out_size + 1;
-    const bool one_row = row1 - row0 == 1;
-    const StripShape strip(conv_.h, conv_.w, row0, row1, one_row ? p0 - row0 * conv_.w.out_size : 0,
-                           one_row ? p1 - row0 * conv_.w.out_size : conv_.w.out_size);
-    // The image itself is read in place of a strip where each output reads what stands at its own
-    // position.
-    const bool image_in_place = conv_.is_pointwise();
+    const Strips strip = strips(set_begin, p0, p1);
+    const bool in_place = image_in_place();
     const int64_t chunk_channels = ceil_div(conv_.planes(), chunks_);
     const int64_t longest = chunk_channels * taps;
     const int64_t panel_count = ceil_div(p1 - p0, kNr);
 
     Arena arena(Scratch::kTask);
     const size_t strip_at =
-        arena.template reserve<T>(image_in_place ? 0 : chunk_channels * strip.channel_pitch + kNr);
+        arena.template reserve<T>(in_place ? 0 : chunk_channels * strip.channel_pitch + kNr);
     const size_t panel_at = arena.template reserve<T>(panel_count * longest * kNr + kLanes);
     const size_t panels_at = arena.template reserve<PanelOfB>(panel_count);
     const size_t shift_at = arena.template reserve<int64_t>(taps);
@@ -334,18 +375,20 @@ class ImplicitGemm {
     for (int64_t i = 0; i < conv_.h.taps; ++i)
       for (int64_t j = 0; j < conv_.w.taps; ++j)
         tap_shift[i * conv_.w.taps + j] = strip.tap_shift(conv_.h, conv_.w, i, j);
-    const int64_t channel_pitch = image_in_place ? conv_.in_channel_stride : strip.channel_pitch;
+    const int64_t channel_pitch = in_place ? conv_.in_channel_stride : strip.channel_pitch;
     int64_t* k_offset = arena.template at<int64_t>(offset_at);
     for (int64_t k = 0; k < longest; ++k)
       k_offset[k] = k / taps * channel_pitch + tap_shift[k % taps];
     const T** channel_data = arena.template at<const T*>(channel_at);
-    const bool rows_follow = image_in_place || strip.row_step == conv_.w.out_size;
+    const bool rows_follow =
+        in_place || (strip.row_step == conv_.w.out_size &&
+                     (strip.images == 1 || strip.image_pitch == conv_.positions()));
     // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
     // single tap has lines of its own for each channel, up to three for two vectors.
     const bool cut_all = taps == 1 && (panel1 - panel0 > 4 || conv_.joined);
     const bool single_run = taps == 1 && rows_follow;
 
-    T* out = conv_.out_image(image) + group * conv_.outputs * conv_.out_channel_stride;
+    T* out = conv_.out + group * conv_.outputs * conv_.out_channel_stride;
     const T* bias = conv_.bias ? conv_.bias + group * conv_.outputs : nullptr;
 
     for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
@@ -353,21 +396,26 @@ class ImplicitGemm {
       const T* source = strip_data;
       if (conv_.joined)
         source = nullptr;
-      else if (image_in_place)
-        source = conv_.in_slice(image, 0) +
-                 (group * conv_.channels + c0) * conv_.in_channel_stride + row0 * conv_.w.in_size +
-                 strip.column0;
+      else if (in_place)
+        source = conv_.in_slice(set_begin, 0) +
+                 (group * conv_.channels + c0) * conv_.in_channel_stride +
+                 strip.row0 * conv_.w.in_size + strip.column0;
       else
-        fill_strip(conv_, strip, image, group, c0, channels, strip_data);
+        for (int64_t i = 0; i < strip.images; ++i)
+          fill_strip(conv_, strip, strip.first_image + i, group, c0, channels,
+                     strip_data + i * strip.image_pitch);
       const PanelOfB* last = nullptr;  // that is to be cut narrower than the others
       for (int64_t p = p0; p < p1; p += kNr) {
         PanelOfB& b = panels[(p - p0) / kNr];
         b.position = p;
         b.count = min_of(kNr, p1 - p);
         b.vectors = ceil_div(b.count, kLanes);
-        b.segment_count = find_segments(p, b.count, strip, b.segments);
+        b.segment_count = find_segments(set_begin, p, b.count, strip, b.segments);
+        const Segment& end = b.segments[b.segment_count - 1];
+        b.dense = conv_.dense_output() && b.count == b.vectors * kLanes &&
+                  end.to - b.segments[0].to == end.at;
         // The last vector may reach behind the end of a strip, but not of an image.
-        const bool readable = !image_in_place || b.count == b.vectors * kLanes;
+        const bool readable = !in_place || b.count == b.vectors * kLanes;
         if (!cut_all && readable && (b.segment_count == 1 || rows_follow)) {
           b.side = {source + b.segments[0].from, k_offset};
           continue;
@@ -381,8 +429,8 @@ class ImplicitGemm {
           last = &b;
       }
       if (single_run)
-        find_channels(source ? source + panels[0].segments[0].from : nullptr, channel_pitch, image,
-                      p0, c0, channels, channel_data);
+        find_channels(source ? source + panels[0].segments[0].from : nullptr, channel_pitch,
+                      set_begin, p0, c0, channels, channel_data);
       if (last)
         cut_last_panel(channel_data, c0, last->position - p0, last->count, channels,
                        panel_data + (last->position - p0) * longest);
@@ -424,15 +472,15 @@ class ImplicitGemm {
     const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
     T* c = out + m0 * conv_.out_channel_stride;
     const T* row_bias = bias ? bias + m0 : nullptr;
-    const bool whole = conv_.dense_output() && b.count == b.vectors * kLanes;
     alignas(64) T spill[Block::kMr * kNr];
     TileOfC<T> tile{spill, kNr, nullptr, false};
     const Epilogue<T>* epilogue =
         conv_.epilogue.active && c0 + channels == conv_.planes() ? &conv_.epilogue : nullptr;
-    if (whole)
-      tile = {c + b.position, conv_.out_channel_stride,
-              row_bias,       c0 > 0,
-              epilogue,       conv_.epilogue.sum_at(c + b.position, conv_.out)};
+    T* first = c + b.segments[0].to;
+    if (b.dense)
+      tile = {first,    conv_.out_channel_stride,
+              row_bias, c0 > 0,
+              epilogue, conv_.epilogue.sum_at(first, conv_.out)};
     int64_t row_offset[Block::kMr];
     SideA<T> a{};
     if (pack_) {
@@ -445,7 +493,7 @@ class ImplicitGemm {
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
     }
     MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
-    if (!whole) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
+    if (!b.dense) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
   }
 
   // Adds a tile that stands apart to where it belongs.
@@ -455,7 +503,7 @@ class ImplicitGemm {
       const T first = bias ? bias[m] : T(0);
       for (const Segment* s = b.segments; s < b.segments + b.segment_count; ++s) {
         const T* from = spill + s->at;
-        T* to = c + s->row * conv_.out_row_stride + s->column * conv_.out_column_stride;
+        T* to = c + s->to;
         const int64_t step = conv_.out_column_stride;
         for (int64_t k = 0; k < s->length; ++k)
           to[k * step] = from[k] + (accumulate ? to[k * step] : first);
@@ -468,8 +516,9 @@ class ImplicitGemm {
   }
 
   const TapConvolution<T> conv_;
-  int64_t panels_, output_panels_;         // micro-panels of B in an image, of A in a group
-  int64_t position_tasks_, output_tasks_;  // per image and group
+  int64_t set_;                            // images whose positions are one run
+  int64_t panels_, output_panels_;         // micro-panels of B in a set, of A in a group
+  int64_t position_tasks_, output_tasks_;  // per set and group
   int64_t chunks_;                         // passes over the reduction, each of whole channels
   bool pack_;
 };
