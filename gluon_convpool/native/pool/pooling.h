@@ -60,6 +60,9 @@ class Pooling {
     width_ = (out_w_ - 1) * stride_w_ + kernel_w_;
     columns_ = ceil_div(width_, stride_w_);
     inside_ = max_of(0, min_of(in_w_, width_ - pad_w_));
+    tiled_ = kernel_d_ == stride_d_ && kernel_h_ == stride_h_ && kernel_w_ == stride_w_ &&
+             pad_d_ == 0 && pad_h_ == 0 && pad_w_ == 0 && in_d_ == out_d_ * stride_d_ &&
+             in_h_ == out_h_ * stride_h_ && in_w_ == out_w_ * stride_w_;
     whole_plane_ = out_d_ == 1 && out_h_ == 1 && out_w_ == 1 && pad_d_ == 0 && pad_h_ == 0 &&
                    pad_w_ == 0 && kernel_d_ >= in_d_ && kernel_h_ >= in_h_ && kernel_w_ >= in_w_;
   }
@@ -296,9 +299,20 @@ class Pooling {
         chain[i] = Rule::combine(chain[i], Rule::prepare(load<T>(x + k + i * kLanes)));
     V all = chain[0];
     for (int i = 1; i < kChains; ++i) all = Rule::combine(all, chain[i]);
-    T result = all[0];
-    for (int lane = 1; lane < kLanes; ++lane) result = Rule::combine(result, T(all[lane]));
-    for (; k < size; ++k) result = Rule::combine(result, Rule::prepare(x[k]));
+    for (; k + kLanes <= size; k += kLanes) all = Rule::combine(all, Rule::prepare(load<T>(x + k)));
+    if (k < size) {
+      T rest[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) rest[lane] = Rule::identity();
+      copy_short<T, kLanes / 2>(rest, x + k, size - k);
+      all = Rule::combine(all, Rule::prepare(load<T>(rest)));
+    }
+    T lanes[kLanes];
+    store<T>(lanes, all);
+#pragma GCC unroll 8
+    for (int half = kLanes / 2; half > 0; half /= 2)
+      for (int lane = 0; lane < half; ++lane)
+        lanes[lane] = Rule::combine(lanes[lane], lanes[lane + half]);
+    const T result = lanes[0];
     return average_ ? result / static_cast<T>(size) : Rule::finish(result);
   }
 
@@ -312,28 +326,33 @@ class Pooling {
       }
       const int64_t count = (plane1 - plane0) * out_rows();
       const int64_t taps = Rule::kByTap ? min_of(kernel_d_, in_d_) * min_of(kernel_h_, in_h_) : 1;
-      const int64_t most = band_rows(count, taps), size = band_size(most);
+      const int64_t most = band_rows(count, taps * (Rule::kByTap ? 2 : 1));
       Arena arena(Scratch::kTask);
       GradientBand band{};
-      band.pitch = size + kernel_w_ + 2 * kLanes;
+      band.pitch = band_size(most) + kernel_w_ + 2 * kLanes;
+      band.share_pitch = ceil_div(kernel_w_, stride_w_) + most * columns_ + kLanes;
       const size_t x_at = arena.template reserve<T>(taps * band.pitch);
-      const size_t gradient_at = arena.template reserve<T>(taps * band.pitch);
+      const size_t gradient_at = arena.template reserve<T>(band.pitch);
       const size_t inside_at = arena.template reserve<T>(band.pitch);
-      const size_t y_at = arena.template reserve<T>(2 * (most * columns_ + kLanes));
+      const size_t y_at = arena.template reserve<T>(2 * band.share_pitch);
+      const size_t share_at =
+          arena.template reserve<T>(Rule::kByTap ? taps * kernel_w_ * band.share_pitch : 0);
       const size_t row_at = arena.template reserve<T>(band.pitch);
       const size_t count_at = arena.template reserve<T>(out_w_ + kLanes);
       if (!arena.allocate()) return false;
+      const int64_t lead = ceil_div(kernel_w_, stride_w_);
       band.x = arena.template at<T>(x_at);
       band.gradient = arena.template at<T>(gradient_at);
       band.inside = arena.template at<T>(inside_at);
       band.y = arena.template at<T>(y_at);
-      band.dy = band.y + most * columns_ + kLanes;
+      band.dy = band.y + band.share_pitch + lead;
+      band.shares = Rule::kByTap ? arena.template at<T>(share_at) + lead : band.dy;
       band.rows_apart = arena.template at<T>(row_at);
       band.counts = arena.template at<T>(count_at);
       if (average_) column_counts(band.counts);
-      clear(band.rows_apart, band.pitch);
-      clear(band.y, 2 * (most * columns_ + kLanes));
-      clear(dx + plane0 * in_size(), (plane1 - plane0) * in_size());
+      set_padding(&band, most);
+      clear(band.y, 2 * band.share_pitch);
+      if (Rule::kByTap) clear(band.shares - lead, taps * kernel_w_ * band.share_pitch);
       OutputRow at{plane0, 0};
       for (int64_t first = 0; first < count;) {
         // The windows of a band reach as many rows each.
@@ -364,13 +383,21 @@ class Pooling {
     OutputRow start;
     WindowRows window;  // of the first of them
     int64_t rows;
-    T *x, *gradient;
-    int64_t pitch;  // from one row of the windows to the next
-    T* inside;      // 1 inside the image, 0 in the padding, as split() leaves it
-    T *y, *dy;      // rows columns_ apart, with zeros between them
-    T* rows_apart;  // a band as it is before split(); its padding is zero
-    T* counts;      // per output column
+    T* x;                 // then its gradient, as rows_apart
+    T* gradient;          // of one row of the windows, as split() leaves it
+    int64_t pitch;        // from one row of the windows to the next
+    T* shares;            // for each row of the windows and tap, by output; zeros before the first
+    int64_t share_pitch;  // from one tap to the next
+    T* inside;            // 1 inside the image, 0 in the padding, as split() leaves it
+    T *y, *dy;            // rows columns_ apart, with zeros between them
+    T* rows_apart;        // a band as it is before split(); its padding is NaN
+    T* counts;            // per output column
   };
+
+  // Padding is NaN: no comparison finds it equal to a maximum.
+  void set_padding(GradientBand* band, int64_t rows) const {
+    for (int64_t k = 0; k < band_size(rows); ++k) band->rows_apart[k] = static_cast<T>(NAN);
+  }
 
   void mark_inside(GradientBand* band) const {
     const int64_t pitch = columns_ * stride_w_;
@@ -378,7 +405,7 @@ class Pooling {
       for (int64_t k = 0; k < pitch; ++k)
         band->rows_apart[b * pitch + k] = k >= pad_w_ && k < pad_w_ + inside_ ? T(1) : T(0);
     split_or_copy(band->rows_apart, band->rows, band->inside);
-    clear(band->rows_apart, band->rows * pitch);
+    set_padding(band, band->rows);
   }
 
   void split_or_copy(const T* rows_apart, int64_t rows, T* to) const {
@@ -404,12 +431,45 @@ class Pooling {
     clear(to + band.rows * columns_, kLanes);
   }
 
+  static bool has_nan(const T* values, int64_t count) {
+    Mask found{};
+    for (int64_t k = 0; k < count; k += kLanes) {
+      const V value = load<T>(values + k);
+      found |= value != value;
+    }
+    bool any = false;
+    for (int lane = 0; lane < kLanes; ++lane) any = any || found[lane];
+    return any;
+  }
+
+  // Each value of a window has a share of its own. No output is NaN if `Ordered`.
+  template <typename Rule, bool Ordered>
+  void spread_to_taps(const GradientBand& band, int64_t window_rows_count) const {
+    for (int64_t c = 0; c < band.rows * columns_; c += kLanes) {
+      const V y_here = load<T>(band.y + c), dy_here = load<T>(band.dy + c);
+      Mask open = ~Mask{};
+      for (int64_t r = 0; r < window_rows_count; ++r) {
+        TapPlace tap(*this, band.rows);
+        for (int64_t j = 0; j < kernel_w_; ++j, tap.next()) {
+          const V x_here = load<T>(band.x + r * band.pitch + tap.at() + c);
+          V share;
+          if constexpr (Ordered) {
+            share = Rule::ordered_gradient(x_here, y_here, dy_here, &open);
+          } else {
+            const Mask inside = load<T>(band.inside + tap.at() + c) != V{};
+            share = Rule::gradient(x_here, y_here, dy_here, inside, &open);
+          }
+          store<T>(band.shares + (r * kernel_w_ + j) * band.share_pitch + c, share);
+        }
+      }
+    }
+  }
+
   template <typename Rule>
   void spread(const GradientBand& band, const T* x, const T* y, const T* dy, T* dx) const {
     const int64_t pitch = columns_ * stride_w_, rows = band.rows, size = rows * columns_;
     const int64_t window_rows_count = band.window.slices * band.window.rows;
     const int64_t taps = Rule::kByTap ? window_rows_count : 1;
-    for (int64_t r = 0; r < taps; ++r) clear(band.gradient + r * band.pitch, band.pitch);
     copy_outputs(band, dy, band.dy);
     if constexpr (Rule::kByTap) {
       copy_outputs(band, y, band.y);
@@ -420,18 +480,13 @@ class Pooling {
         });
         split_or_copy(band.rows_apart, rows, band.x + r * band.pitch);
       }
-      for (int64_t c = 0; c < size; c += kLanes) {
-        const V y_here = load<T>(band.y + c), dy_here = load<T>(band.dy + c);
-        Mask open = ~Mask{};
-        for (int64_t r = 0; r < taps; ++r) {
-          TapPlace tap(*this, rows);
-          for (int64_t j = 0; j < kernel_w_; ++j, tap.next()) {
-            const int64_t place = r * band.pitch + tap.at() + c;
-            const Mask inside = load<T>(band.inside + tap.at() + c) != V{};
-            const V share = Rule::gradient(load<T>(band.x + place), y_here, dy_here, inside, &open);
-            store<T>(band.gradient + place, load<T>(band.gradient + place) + share);
-          }
-        }
+      if constexpr (Rule::kFirstOnly) {
+        if (has_nan(band.y, size))
+          spread_to_taps<Rule, false>(band, taps);
+        else
+          spread_to_taps<Rule, true>(band, taps);
+      } else {
+        spread_to_taps<Rule, false>(band, taps);
       }
     } else {
       // Every value of a window takes the same share: spread over one row, it is that of each.
@@ -441,27 +496,42 @@ class Pooling {
           for (int64_t c = 0; c < out_w_; ++c)
             band.dy[b * columns_ + c] /= band.counts[c] * row_counts;
         });
-      for (int64_t c = 0; c < size; c += kLanes) {
-        const V share = load<T>(band.dy + c);
-        TapPlace tap(*this, rows);
-        for (int64_t j = 0; j < kernel_w_; ++j, tap.next()) {
-          T* to = band.gradient + tap.at() + c;
-          store<T>(to, load<T>(to) + share);
-        }
-      }
+    }
+    for (int64_t r = 0; r < taps; ++r) {
+      T* gradient = stride_w_ > 1 ? band.gradient : band.x + r * band.pitch;
+      if constexpr (Rule::kByTap)
+        gather_shares(band.shares + r * kernel_w_ * band.share_pitch, band.share_pitch, rows,
+                      gradient);
+      else
+        gather_shares(band.shares, 0, rows, gradient);
+      if (stride_w_ > 1) join(gradient, rows, band.x + r * band.pitch);
     }
     // To the rows of the image, in the order of the outputs, whatever the bands are.
-    const T* shares = band.gradient;
-    if (stride_w_ > 1) {
-      for (int64_t r = 0; r < taps; ++r)
-        join(band.gradient + r * band.pitch, rows, band.x + r * band.pitch);
-      shares = band.x;
-    }
     for_each_row(band, [&](int64_t b, const OutputRow& at, const WindowRows& window) {
-      for (int64_t r = 0; r < window_rows_count; ++r)
-        add_run(shares + (Rule::kByTap ? r * band.pitch : 0) + b * pitch + pad_w_,
-                dx + at.plane * in_size() + row_of(window, r) * in_w_);
+      if (at.row == 0 && !tiled_) clear(dx + at.plane * in_size(), in_size());
+      for (int64_t r = 0; r < window_rows_count; ++r) {
+        const T* from = band.x + (Rule::kByTap ? r * band.pitch : 0) + b * pitch + pad_w_;
+        T* to = dx + at.plane * in_size() + row_of(window, r) * in_w_;
+        if (tiled_)
+          gather_columns(to, from, inside_, 1);
+        else
+          add_run(from, to);
+      }
     });
+  }
+
+  // What all taps that read a value give it, from shares that lie by output. The taps of a value
+  // are those of its phase.
+  void gather_shares(const T* shares, int64_t tap_pitch, int64_t rows, T* to) const {
+    const int64_t size = rows * columns_;
+    for (int64_t phase = 0; phase < stride_w_; ++phase, to += size)
+      for (int64_t c = 0; c < size; c += kLanes) {
+        V sum{};
+        const T* from = shares + phase * tap_pitch + c;
+        for (int64_t j = phase; j < kernel_w_; j += stride_w_, from += stride_w_ * tap_pitch - 1)
+          sum += load<T>(from);
+        store<T>(to + c, sum);
+      }
   }
 
   // Adds what a row of a band has inside the image.
@@ -499,6 +569,7 @@ class Pooling {
   int64_t columns_;  // of one phase
   int64_t inside_;   // columns of the image among them
   bool whole_plane_;
+  bool tiled_;  // does every value belong to exactly one window?
 };
 
 }  // namespace convpool::CONVPOOL_ISA

@@ -35,6 +35,13 @@ struct MaxRule {
     *open &= ~here;
     return here ? dy : V{};
   }
+  // The same where y is not NaN, and padding is.
+  template <typename V, typename Mask>
+  static CONVPOOL_INLINE V ordered_gradient(V x, V y, V dy, Mask* open) {
+    const Mask here = *open & (x == y);
+    *open &= ~here;
+    return here ? dy : V{};
+  }
 };
 
 // Sums, for sum and (divided later) average.
