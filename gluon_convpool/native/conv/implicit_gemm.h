@@ -29,9 +29,10 @@ class ImplicitGemm {
   // each channel at once.
   static constexpr int64_t kCutBytes = 32 << 10;
   static constexpr int64_t kFewestCut = 6;
-  // Images join in a set where they fill less than 8 of 9 places of their own panels.
-  static constexpr int64_t kFewestFilled = 8, kPlacesOfFilled = 9;
-  static constexpr int64_t kMostJoinedPanels = 8;
+  // Images of so few positions join in a set where they leave a ninth of their own panels empty.
+  // With more of them, writing outputs that are no neighbours takes longer than what is saved
+  // (measured with 49 and 196).
+  static constexpr int64_t kMostJoined = 32, kFewestFilled = 8, kPlacesOfFilled = 9;
   // Channels of A that are packed for one panel after the other.
   static constexpr int64_t kPackedTogether = 8;
   static constexpr int64_t kBytes = sizeof(T);
@@ -46,11 +47,17 @@ class ImplicitGemm {
  private:
   explicit ImplicitGemm(const TapConvolution<T>& conv) : conv_(conv) {
     const int64_t taps = conv.taps(), own_panels = ceil_div(conv.positions(), kNr);
-    const bool join = !conv.joined && own_panels <= kMostJoinedPanels &&
+    const bool join = !conv.joined && conv.positions() <= kMostJoined &&
                       own_panels * kNr * kFewestFilled > conv.positions() * kPlacesOfFilled;
     set_ = join ? conv.images() : 1;
     panels_ = ceil_div(set_ * conv.positions(), kNr);
-    output_panels_ = ceil_div(conv.outputs, Block::kMr);
+
+    // In place, weights are read with one stream a row; packed, with one stream in all, which is a
+    // little faster and pays once they are read often.
+    pack_ = !conv.weight_in_order() || sets() * panels_ > 40;
+    // Rows a multiple of a page apart share a set of L1, which has 8 places or more.
+    const bool rows_collide = !pack_ && conv.weight_output_stride * kBytes % 4096 == 0;
+    output_panels_ = ceil_div(conv.outputs, rows_collide ? min_of(Block::kMr, 7) : Block::kMr);
 
     // A task's panels of B have kPanels * kKc rows in all: few panels are long, short ones are
     // many.
@@ -71,10 +78,6 @@ class ImplicitGemm {
     int64_t per_chunk = longest / taps;
     if (!image_in_place()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
     chunks_ = ceil_div(conv.planes(), max_of(1, per_chunk));
-
-    // In place, weights are read with one stream a row; packed, with one stream in all, which is a
-    // little faster and pays once they are read often.
-    pack_ = !conv.weight_in_order() || sets() * panels_ > 40;
   }
 
   int64_t sets() const { return conv_.images() / set_; }
