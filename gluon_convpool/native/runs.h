@@ -23,6 +23,26 @@ CONVPOOL_INLINE void copy_short(T* to, const T* from, int64_t count) {
   }
 }
 
+// The first `count` lanes of a vector, all of them where there are as many.
+template <typename T>
+CONVPOOL_INLINE void store_part(T* to, Vec<T> value, int64_t count) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  if (count >= kLanes) return store<T>(to, value);
+  T values[kLanes];
+  store<T>(values, value);
+  copy_short<T, kLanes / 2>(to, values, count);
+}
+
+// Zero behind the last value.
+template <typename T>
+CONVPOOL_INLINE Vec<T> load_part(const T* from, int64_t count) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  if (count >= kLanes) return load<T>(from);
+  T values[kLanes] = {};
+  copy_short<T, kLanes / 2>(values, from, count);
+  return load<T>(values);
+}
+
 template <typename T>
 CONVPOOL_INLINE void clear(T* to, int64_t count) {
   constexpr int kLanes = Simd<T>::kLanes;

@@ -101,16 +101,19 @@ class Transposer {
 };
 
 // Value j of row i goes to value i of row j, rows `from_pitch` and `to_pitch` values apart, in a
-// square of as many rows as a vector has lanes. The squares do not overlap.
+// square of as many rows as a vector has lanes, of which the first `count` columns are written. The
+// squares do not overlap.
 template <typename T>
-CONVPOOL_INLINE void transpose_square(const T* from, int64_t from_pitch, T* to, int64_t to_pitch) {
+CONVPOOL_INLINE void transpose_square(const T* from, int64_t from_pitch, T* to, int64_t to_pitch,
+                                      int64_t count = Simd<T>::kLanes) {
   constexpr int kLanes = Simd<T>::kLanes;
   Vec<T> square[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) square[i] = load<T>(from + i * from_pitch);
   Transposer<T>::run(square);
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) store<T>(to + i * to_pitch, square[i]);
+  for (int i = 0; i < kLanes; ++i)
+    if (i < count) store<T>(to + i * to_pitch, square[i]);
 }
 
 // Each of `matrices` has rows * columns values: to[c][r] = from[r][c].

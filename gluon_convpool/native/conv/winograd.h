@@ -100,11 +100,14 @@ class Winograd {
   static constexpr int kNr = Block::kNr;
   static constexpr int64_t kBytes = sizeof(T);
   // A block's V, which is read once for every panel.
-  static constexpr int64_t kBlockBytes = 384 << 10;
+  static inline const int64_t kBlockBytes =
+      (getenv("kBlockBytes") ? atoi(getenv("kBlockBytes")) : 384) << 10;
   // A panel's taps of one pass over the reduction, where they are transformed on the spot.
-  static constexpr int64_t kTapBytes = 160 << 10;
+  static inline const int64_t kTapBytes = (getenv("kTapBytes") ? atoi(getenv("kTapBytes")) : 160)
+                                          << 10;
   // M of a task, which is read and written once for each pass.
-  static constexpr int64_t kProductBytes = 512 << 10;
+  static inline const int64_t kProductBytes =
+      (getenv("kProductBytes") ? atoi(getenv("kProductBytes")) : 512) << 10;
   // Channels whose taps are transformed at once.
   static constexpr int64_t kTapChannels = kLanes > 8 ? kLanes : 8;
 
@@ -463,24 +466,35 @@ class Winograd {
         }
         continue;
       }
-      if (channels == kLanes && columns >= kLanes && step == 1) {
+      if (step == 1) {
         for (int64_t k = 0; k < columns; k += kLanes) {
-          const int64_t at = min_of(k, columns - kLanes);
+          // The last square overlaps the one before it. A band has as many vectors as a square.
+          const int64_t at = max_of(0, min_of(k, columns - kLanes));
           Vec<T> square[kLanes];
 #pragma GCC unroll 16
           for (int lane = 0; lane < kLanes; ++lane)
             square[lane] = load<T>(band + (at + lane) * kLanes) + bias_vector;
           Transposer<T>::run(square);
-          if (sum)
+          if (channels == kLanes && columns >= kLanes) {
+            if (sum)
+#pragma GCC unroll 16
+              for (int lane = 0; lane < kLanes; ++lane)
+                square[lane] +=
+                    load<T>(sum + row * row_step + lane * conv_.out_channel_stride + at);
+            if (epilogue.active)
+#pragma GCC unroll 16
+              for (int lane = 0; lane < kLanes; ++lane) square[lane] = epilogue.apply(square[lane]);
 #pragma GCC unroll 16
             for (int lane = 0; lane < kLanes; ++lane)
-              square[lane] += load<T>(sum + row * row_step + lane * conv_.out_channel_stride + at);
-          if (epilogue.active)
-#pragma GCC unroll 16
-            for (int lane = 0; lane < kLanes; ++lane) square[lane] = epilogue.apply(square[lane]);
-#pragma GCC unroll 16
-          for (int lane = 0; lane < kLanes; ++lane)
-            store<T>(out + lane * conv_.out_channel_stride + at, square[lane]);
+              store<T>(out + lane * conv_.out_channel_stride + at, square[lane]);
+            continue;
+          }
+          for (int64_t lane = 0; lane < channels; ++lane) {
+            const int64_t place = lane * conv_.out_channel_stride + at;
+            Vec<T> value = square[lane];
+            if (sum) value += load_part<T>(sum + row * row_step + place, columns);
+            store_part<T>(out + place, epilogue.active ? epilogue.apply(value) : value, columns);
+          }
         }
         continue;
       }

@@ -51,7 +51,7 @@ inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t chann
   const int64_t after = x < image.width ? min_of(ceil_div(image.width - x, step), columns) : 0;
   const int64_t end = max_of(after, begin);
   const bool side_by_side = image.channel_stride == 1;
-  const bool squares = !side_by_side && channels == kLanes && end - begin >= kLanes;
+  const bool squares = !side_by_side && channels == kLanes;
   const int64_t column_pitch = step * image.column_stride;
   alignas(64) T dense[kLanes * kMostBandColumns];
   for (int64_t row = 0; row < rows; ++row, y += image.row_step, band += pitch) {
@@ -77,7 +77,8 @@ inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t chann
       continue;
     }
     int64_t from_pitch = image.channel_stride;
-    if (squares && step > 1) {
+    // What is behind a short row may be the end of the array.
+    if (squares && (step > 1 || last - first < kLanes)) {
       for (int64_t c = 0; c < kLanes; ++c)
         gather_columns(dense + c * kMostBandColumns, from + c * from_pitch, last - first, step);
       from = dense;
@@ -86,8 +87,8 @@ inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t chann
     if (squares) {
       for (int64_t k = 0; k < last - first; k += kLanes) {
         // The last square overlaps the one before it instead of reading behind the row.
-        const int64_t at = min_of(k, last - first - kLanes);
-        transpose_square(from + at, from_pitch, band + (first + at) * kLanes, kLanes);
+        const int64_t at = max_of(0, min_of(k, last - first - kLanes));
+        transpose_square(from + at, from_pitch, band + (first + at) * kLanes, kLanes, last - first);
       }
       continue;
     }

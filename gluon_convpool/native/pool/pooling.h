@@ -245,7 +245,7 @@ class Pooling {
       return sum;
     };
     if (inside_ < kLanes) {
-      store_part(to, reduce([&](const T* row) { return load_part(row, inside_); }), inside_);
+      store_part<T>(to, reduce([&](const T* row) { return load_part<T>(row, inside_); }), inside_);
       return;
     }
     for (int64_t k = 0; k < inside_; k += kLanes) {
@@ -268,23 +268,8 @@ class Pooling {
         sum = Rule::combine(sum, load<T>(columns + tap.at() + c));
       }
       if (counts) sum /= load<T>(counts + c) * row_count;
-      store_part(y + c, Rule::finish(sum), count - c);
+      store_part<T>(y + c, Rule::finish(sum), count - c);
     }
-  }
-
-  static CONVPOOL_INLINE void store_part(T* to, V value, int64_t count) {
-    if (count >= kLanes) return store<T>(to, value);
-    T values[kLanes];
-    store<T>(values, value);
-    copy_short<T, kLanes / 2>(to, values, count);
-  }
-
-  // Zero behind the last value.
-  static CONVPOOL_INLINE V load_part(const T* from, int64_t count) {
-    if (count >= kLanes) return load<T>(from);
-    T values[kLanes] = {};
-    copy_short<T, kLanes / 2>(values, from, count);
-    return load<T>(values);
   }
 
   template <typename Rule>
@@ -540,7 +525,7 @@ class Pooling {
     for (; k + kLanes <= inside_; k += kLanes)
       store<T>(to + k, load<T>(to + k) + load<T>(from + k));
     if (k < inside_)
-      store_part(to + k, load_part(to + k, inside_ - k) + load<T>(from + k), inside_ - k);
+      store_part<T>(to + k, load_part<T>(to + k, inside_ - k) + load<T>(from + k), inside_ - k);
   }
 
   template <typename Rule>
@@ -556,8 +541,9 @@ class Pooling {
       const V y_here = broadcast<T>(y), dy_here = broadcast<T>(share);
       Mask open = ~Mask{};
       for (int64_t k = 0; k < size; k += kLanes)
-        store_part(dx + k, Rule::gradient(load_part(x + k, size - k), y_here, dy_here, open, &open),
-                   size - k);
+        store_part<T>(dx + k,
+                      Rule::gradient(load_part<T>(x + k, size - k), y_here, dy_here, open, &open),
+                      size - k);
     }
   }
 
