@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "../parallel.h"
+#include "../runs.h"
 #include "../simd.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -101,15 +102,18 @@ class Transposer {
 };
 
 // Value j of row i goes to value i of row j, rows `from_pitch` and `to_pitch` values apart, in a
-// square of as many rows as a vector has lanes, of which the first `count` columns are written. The
-// squares do not overlap.
+// square of as many rows as a vector has lanes, or its first `count` columns if these are fewer.
+// Nothing is read behind the last row's. The squares do not overlap.
 template <typename T>
 CONVPOOL_INLINE void transpose_square(const T* from, int64_t from_pitch, T* to, int64_t to_pitch,
                                       int64_t count = Simd<T>::kLanes) {
   constexpr int kLanes = Simd<T>::kLanes;
   Vec<T> square[kLanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) square[i] = load<T>(from + i * from_pitch);
+  for (int i = 0; i < kLanes; ++i) {
+    const bool whole = kLanes - count <= (kLanes - 1 - i) * from_pitch;
+    square[i] = whole ? load<T>(from + i * from_pitch) : load_part<T>(from + i * from_pitch, count);
+  }
   Transposer<T>::run(square);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i)

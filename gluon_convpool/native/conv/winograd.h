@@ -100,14 +100,12 @@ class Winograd {
   static constexpr int kNr = Block::kNr;
   static constexpr int64_t kBytes = sizeof(T);
   // A block's V, which is read once for every panel.
-  static inline const int64_t kBlockBytes =
-      (getenv("kBlockBytes") ? atoi(getenv("kBlockBytes")) : 384) << 10;
-  // A panel's taps of one pass over the reduction, where they are transformed on the spot.
-  static inline const int64_t kTapBytes = (getenv("kTapBytes") ? atoi(getenv("kTapBytes")) : 160)
-                                          << 10;
+  static constexpr int64_t kBlockBytes = 384 << 10;
+  // Rows of a panel's taps in one pass over the reduction, of all planes together, where they are
+  // transformed on the spot: they fit L2.
+  static constexpr int64_t kTapRows = 2560;
   // M of a task, which is read and written once for each pass.
-  static inline const int64_t kProductBytes =
-      (getenv("kProductBytes") ? atoi(getenv("kProductBytes")) : 512) << 10;
+  static constexpr int64_t kProductBytes = 512 << 10;
   // Channels whose taps are transformed at once.
   static constexpr int64_t kTapChannels = kLanes > 8 ? kLanes : 8;
 
@@ -121,8 +119,7 @@ class Winograd {
     panels_ = ceil_div(conv.outputs, kNr);
     taps_on_the_spot_ = conv.outputs > tiles_;
     slices_ = ceil_div(view_.channels, kLanes);
-    const int64_t longest =
-        taps_on_the_spot_ ? kTapBytes / (tile.planes() * kNr * kBytes) : Block::kKc;
+    const int64_t longest = taps_on_the_spot_ ? kTapRows / tile.planes() : Block::kKc;
     passes_ = ceil_div(slices_, max_of(1, longest / kLanes));
     tile_pitch_ = ceil_div(slices_, passes_) * kLanes;
   }
@@ -338,15 +335,16 @@ class Winograd {
       return;
     }
     const bool reversed = conv_.weight_reversed();
-    if (whole && count >= kLanes && (reversed || conv_.plane_in_order())) {
+    if (whole && (reversed || conv_.plane_in_order())) {
       for (int64_t i = 0; i < channels; ++i, to += count * kLanes) {
         const T* from = view_.taps(group, c + i).kernel + m * output_stride;
         for (int64_t k = 0; k < count; k += kLanes) {
-          const int64_t at = min_of(k, count - kLanes);
+          const int64_t at = max_of(0, min_of(k, count - kLanes));
           if (reversed)
-            transpose_square(from + at, output_stride, to + (count - 1 - at) * kLanes, -kLanes);
+            transpose_square(from + at, output_stride, to + (count - 1 - at) * kLanes, -kLanes,
+                             count);
           else
-            transpose_square(from + at, output_stride, to + at * kLanes, kLanes);
+            transpose_square(from + at, output_stride, to + at * kLanes, kLanes, count);
         }
       }
       return;

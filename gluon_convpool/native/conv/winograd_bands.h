@@ -77,8 +77,7 @@ inline void fill_band(const ChannelPlanes<T>& image, int64_t lane, int64_t chann
       continue;
     }
     int64_t from_pitch = image.channel_stride;
-    // What is behind a short row may be the end of the array.
-    if (squares && (step > 1 || last - first < kLanes)) {
+    if (squares && step > 1) {
       for (int64_t c = 0; c < kLanes; ++c)
         gather_columns(dense + c * kMostBandColumns, from + c * from_pitch, last - first, step);
       from = dense;
