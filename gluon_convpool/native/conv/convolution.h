@@ -30,7 +30,7 @@ inline const ConvolutionAlgorithm<T>* choose_algorithm(const convpool_convolutio
   const auto never = [](const convpool_convolution&) { return false; };
   const auto always = [](const convpool_convolution&) { return true; };
   static constexpr ConvolutionAlgorithm<T> kAlgorithms[] = {
-      {CONVPOOL_IMPLICIT_GEMM, never, implicit_gemm::supports, implicit_gemm::cost,
+      {CONVPOOL_IMPLICIT_GEMM, never, implicit_gemm::supports, implicit_gemm::cost<T>,
        implicit_gemm::forward<T>, implicit_gemm::backward_data<T>,
        implicit_gemm::backward_weight<T>},
       {CONVPOOL_WINOGRAD, always, winograd::supports<T>, winograd::cost<T>, winograd::forward<T>,

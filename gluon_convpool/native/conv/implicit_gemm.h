@@ -29,15 +29,17 @@ class ImplicitGemm {
   // each channel at once.
   static constexpr int64_t kCutBytes = 32 << 10;
   static constexpr int64_t kFewestCut = 6;
-  // Images of so few positions join in a set where they leave a ninth of their own panels empty.
-  // With more of them, writing outputs that are no neighbours takes longer than what is saved
-  // (measured with 49 and 196).
-  static constexpr int64_t kMostJoined = 32, kFewestFilled = 8, kPlacesOfFilled = 9;
+  static constexpr int64_t kFewestFilled = 8, kPlacesOfFilled = 9;
   // Channels of A that are packed for one panel after the other.
   static constexpr int64_t kPackedTogether = 8;
   static constexpr int64_t kBytes = sizeof(T);
 
  public:
+  // Images of so few positions join in a set where they leave a ninth of their own panels empty.
+  // With more of them, writing outputs that are no neighbours takes longer than what is saved
+  // (measured with 49 and 196).
+  static constexpr int64_t kMostJoined = 32;
+
   // Runs `conv`. Returns false where memory is out.
   static bool run(const TapConvolution<T>& conv) {
     const ImplicitGemm gemm(conv);

@@ -14,20 +14,49 @@ namespace implicit_gemm {
 
 inline bool supports(const convpool_convolution&, convpool_pass) { return true; }
 
-// What is not a product of panels: cutting panels and filling strips take a share of the time, and
-// the gradients read or write the weights out of order.
+// An estimate in multiply-adds at the speed of the micro-kernel. Whole vectors are computed, of
+// positions or, for the gradient of the weight, of outputs. Every product of panels also reads and
+// writes a tile (as long as so many steps of the reduction), and every panel of B is cut, filled
+// into a strip or transposed once (as long as so many rows; fewer where it is read in place). The
+// gradients read or write the weights out of order. The constants are fitted to times on AVX2 and
+// AVX-512.
+template <typename T>
 inline double cost(const convpool_convolution& conv, convpool_pass pass) {
+  constexpr int64_t kLanes = Simd<T>::kLanes;
+  constexpr double kPerStep = 1.1, kTile = 8, kCut = 6, kInPlace = 2, kTransposed = 12,
+                   kOutOfOrder = 100;
+  const auto product = [](const int64_t* axes) { return axes[0] * axes[1] * axes[2]; };
+  const auto whole = [](int64_t count) {
+    return static_cast<double>(ceil_div(count, kLanes) * kLanes);
+  };
   const convpool_window& window = conv.window;
-  const double weights =
-      static_cast<double>(conv.out_channels * conv.in_channels / conv.groups) *
-      static_cast<double>(window.kernel[0] * window.kernel[1] * window.kernel[2]);
-  const double positions =
-      static_cast<double>(conv.batch * window.out_size[0] * window.out_size[1]) *
-      static_cast<double>(window.out_size[2]);
-  const bool in_order = pass == CONVPOOL_FORWARD ||
-                        (pass == CONVPOOL_BACKWARD_DATA && FewOutputs<float>::serves(conv));
-  const double out_of_order = in_order ? 0 : 100;
-  return weights * (1.15 * positions + out_of_order);
+  const int64_t taps = product(window.kernel), positions = product(window.out_size);
+  const int64_t inputs = conv.in_channels / conv.groups, outputs = conv.out_channels / conv.groups;
+  const double images = kPerStep * static_cast<double>(conv.groups * conv.batch);
+  const double weights = static_cast<double>(conv.out_channels * inputs * taps);
+  const double reduction = static_cast<double>(inputs * taps), m = static_cast<double>(outputs);
+  const auto panel = [](const int64_t* axes) {
+    return axes[1] % Blocks<T>::kNr == 0 ? kInPlace : kCut;
+  };
+  if (pass == CONVPOOL_FORWARD) {
+    const double vectors = positions <= ImplicitGemm<T>::kMostJoined
+                               ? whole(conv.batch * positions)
+                               : static_cast<double>(conv.batch) * whole(positions);
+    return kPerStep * static_cast<double>(conv.groups) * vectors * (reduction + kTile) *
+           (m + panel(window.out_size));
+  }
+  if (pass == CONVPOOL_BACKWARD_WEIGHT)
+    return images * static_cast<double>(positions) * whole(outputs) * (reduction + kTransposed) +
+           kOutOfOrder * weights;
+  // Values that are added to where a window lies: one by one, or in runs of a row.
+  const double columns = images * static_cast<double>(positions) * reduction;
+  if (FewOutputs<T>::serves(conv)) return columns * (m + 40);
+  if (FewInputs<T>::serves(conv)) return columns * (m + 10);
+  const double steps =
+      static_cast<double>(outputs * taps) / static_cast<double>(product(window.stride));
+  return images * whole(product(window.in_size)) * (steps + kTile) *
+             (static_cast<double>(inputs) + panel(window.in_size)) +
+         kOutOfOrder * weights;
 }
 
 // body(values) with room for what a pointwise convolution with a stride reads; false where memory

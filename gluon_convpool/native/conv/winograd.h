@@ -133,7 +133,7 @@ class Winograd {
     const double outputs = static_cast<double>(ceil_div(conv_.outputs, kLanes) * kLanes);
     const double reduction = static_cast<double>(view_.channels + 8 * passes_);
     const double inputs = 10 * tiles * channels, products = 1.05 * tiles * outputs * reduction;
-    const double taps = 8 * channels * outputs, results = 8 * tiles * outputs;
+    const double taps = 11 * channels * outputs, results = 8 * tiles * outputs;
     // Taps of a part are gathered one by one.
     const double gathered = view_.whole() ? 0 : 40 * channels * outputs * tile_.taps();
     return static_cast<double>(conv_.groups) *
