@@ -209,7 +209,9 @@ CONVPOOL_API void convpool_set_winograd(int enabled);
 CONVPOOL_API int convpool_get_winograd(void);
 
 /* The instruction set in use: "baseline", "avx2" or "avx512". Setting one that this processor or
- * this build lacks returns CONVPOOL_UNSUPPORTED and changes nothing. */
+ * this build lacks returns CONVPOOL_UNSUPPORTED and changes nothing. Null, as at first, stands for
+ * the best one, and then a convolution for which a narrower one costs less may go to that: on
+ * processors that compute the widest vectors in two halves. */
 CONVPOOL_API const char* convpool_instruction_set(void);
 CONVPOOL_API convpool_status convpool_set_instruction_set(const char* name);
 

@@ -1,5 +1,8 @@
 // The C interface: each call goes to the kernels of the instruction set in use.
 #include <string.h>
+#if defined(CONVPOOL_HAVE_AVX512)
+#include <cpuid.h>
+#endif
 
 #include <atomic>
 
@@ -29,6 +32,7 @@ const Kernels* find(const char* name) {
 }
 
 std::atomic<const Kernels*> chosen{nullptr};
+std::atomic<bool> named{false};  // has the caller chosen?
 
 const Kernels& kernels() {
   const Kernels* table = chosen.load(std::memory_order_acquire);
@@ -39,6 +43,38 @@ const Kernels& kernels() {
   return *table;
 }
 
+#if defined(CONVPOOL_HAVE_AVX512)
+// Does this processor compute vectors of 64 bytes in two halves? Zen 4 does (AMD, "Software
+// Optimization Guide for the AMD Zen4 Microarchitecture", publication 57647). There they multiply
+// and add no faster than narrower ones, which leave fewer lanes empty.
+bool halves_wide_vectors() {
+  static const bool halves = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return false;
+    const unsigned family = (a >> 8 & 0xf) + (a >> 20 & 0xff);
+    return family == 0x19;
+  }();
+  return halves;
+}
+#endif
+
+// The table for a pass of a convolution: the one in use, or a narrower one that costs less where
+// both compute as many multiply-adds a second.
+const Kernels& kernels(const convpool_convolution* conv, convpool_pass pass) {
+  const Kernels& table = kernels();
+#if defined(CONVPOOL_HAVE_AVX512)
+  constexpr double kSurelyLess = 0.98;
+  if (&table == &avx512::kKernels && !named && halves_wide_vectors() &&
+      avx2::kKernels.convolution_cost(conv, pass) <
+          kSurelyLess * table.convolution_cost(conv, pass))
+    return avx2::kKernels;
+#else
+  (void)conv;
+  (void)pass;
+#endif
+  return table;
+}
+
 }  // namespace
 }  // namespace convpool
 
@@ -46,40 +82,43 @@ using convpool::kernels;
 
 convpool_algorithm convpool_convolution_algorithm(const convpool_convolution* conv,
                                                   convpool_pass pass) {
-  return kernels().convolution_algorithm(conv, pass);
+  return kernels(conv, pass).convolution_algorithm(conv, pass);
 }
 
 convpool_status convpool_convolution_forward(const convpool_convolution* conv, const void* x,
                                              const void* weight, const void* bias, void* y) {
-  return kernels().convolution_forward(conv, x, weight, bias, nullptr, y);
+  return kernels(conv, CONVPOOL_FORWARD).convolution_forward(conv, x, weight, bias, nullptr, y);
 }
 
 convpool_status convpool_convolution_forward_fused(const convpool_convolution* conv, const void* x,
                                                    const void* weight, const void* bias,
                                                    const convpool_epilogue* epilogue, void* y) {
-  return kernels().convolution_forward(conv, x, weight, bias, epilogue, y);
+  return kernels(conv, CONVPOOL_FORWARD).convolution_forward(conv, x, weight, bias, epilogue, y);
 }
 
 convpool_status convpool_convolution_forward_joined(const convpool_convolution* conv,
                                                     const convpool_joined_input* x,
                                                     const void* weight, const void* bias,
                                                     const convpool_epilogue* epilogue, void* y) {
-  return kernels().convolution_forward_joined(conv, x, weight, bias, epilogue, y);
+  return kernels(conv, CONVPOOL_FORWARD)
+      .convolution_forward_joined(conv, x, weight, bias, epilogue, y);
 }
 
 convpool_status convpool_convolution_backward_data(const convpool_convolution* conv, const void* dy,
                                                    const void* weight, void* dx) {
-  return kernels().convolution_backward_data(conv, dy, weight, nullptr, dx);
+  return kernels(conv, CONVPOOL_BACKWARD_DATA)
+      .convolution_backward_data(conv, dy, weight, nullptr, dx);
 }
 
 convpool_status convpool_convolution_transpose(const convpool_convolution* conv, const void* dy,
                                                const void* weight, const void* bias, void* dx) {
-  return kernels().convolution_backward_data(conv, dy, weight, bias, dx);
+  return kernels(conv, CONVPOOL_BACKWARD_DATA)
+      .convolution_backward_data(conv, dy, weight, bias, dx);
 }
 
 convpool_status convpool_convolution_backward_weight(const convpool_convolution* conv,
                                                      const void* x, const void* dy, void* dweight) {
-  return kernels().convolution_backward_weight(conv, x, dy, dweight);
+  return kernels(conv, CONVPOOL_BACKWARD_WEIGHT).convolution_backward_weight(conv, x, dy, dweight);
 }
 
 convpool_status convpool_convolution_backward_bias(const convpool_convolution* conv, const void* dy,
@@ -139,6 +178,7 @@ convpool_status convpool_set_instruction_set(const char* name) {
   const convpool::Kernels* table = convpool::find(name);
   if (!table) return CONVPOOL_UNSUPPORTED;
   convpool::chosen.store(table, std::memory_order_release);
+  convpool::named = name != nullptr;
   return CONVPOOL_OK;
 }
 

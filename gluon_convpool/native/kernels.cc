@@ -135,6 +135,16 @@ void add_bias(const convpool_convolution& conv, const T* bias, T* dx) {
   });
 }
 
+double convolution_cost(const convpool_convolution* problem, convpool_pass pass) {
+  double cost = 0;
+  with_type(*problem, [&](const auto& conv, auto type) {
+    const auto* algorithm = choose_algorithm<decltype(type)>(conv, pass);
+    if (algorithm) cost = algorithm->cost(conv, pass);
+    return CONVPOOL_OK;
+  });
+  return cost;
+}
+
 convpool_algorithm convolution_algorithm(const convpool_convolution* problem, convpool_pass pass) {
   convpool_algorithm id = CONVPOOL_AUTO;
   with_type(*problem, [&](const auto& conv, auto type) {
@@ -340,6 +350,7 @@ convpool_status batch_norm_backward(const convpool_batch_norm* norm, const void*
 extern const Kernels kKernels;
 const Kernels kKernels = {
     CONVPOOL_STRING(CONVPOOL_ISA),
+    convolution_cost,
     convolution_algorithm,
     convolution_forward,
     convolution_forward_joined,

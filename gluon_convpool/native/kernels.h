@@ -7,6 +7,8 @@ namespace convpool {
 
 struct Kernels {
   const char* name;
+  // Of the algorithm that would serve, in multiply-adds at the speed of the micro-kernel.
+  double (*convolution_cost)(const convpool_convolution*, convpool_pass);
   convpool_algorithm (*convolution_algorithm)(const convpool_convolution*, convpool_pass);
   // The epilogue may be null.
   convpool_status (*convolution_forward)(const convpool_convolution*, const void*, const void*,
