@@ -23,7 +23,7 @@ inline bool supports(const convpool_convolution&, convpool_pass) { return true; 
 template <typename T>
 inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   constexpr int64_t kLanes = Simd<T>::kLanes;
-  constexpr double kPerStep = 1.1, kTile = 8, kCut = 6, kInPlace = 2, kTransposed = 12,
+  constexpr double kPerStep = 1.1, kTile = 8, kCut = 6, kInPlace = 2, kTransposed = 16,
                    kOutOfOrder = 100;
   const auto product = [](const int64_t* axes) { return axes[0] * axes[1] * axes[2]; };
   const auto whole = [](int64_t count) {
