@@ -45,6 +45,9 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
     return kPerStep * static_cast<double>(conv.groups) * vectors * (reduction + kTile) *
            (m + panel(window.out_size));
   }
+  if (pass == CONVPOOL_BACKWARD_WEIGHT && outputs <= WeightGradient<T>::kFewOutputs)
+    return 2.4 * images * static_cast<double>(window.out_size[0] * window.out_size[2]) *
+           whole(window.out_size[1]) * m * reduction;
   if (pass == CONVPOOL_BACKWARD_WEIGHT)
     return images * static_cast<double>(positions) * whole(outputs) * (reduction + kTransposed) +
            kOutOfOrder * weights;

@@ -5,6 +5,9 @@
 // read in place; the right side is dY with its channels side by side, so only dY is rearranged. One
 // task is a range of the reduction of one group; it sums over all images and positions in order, so
 // the result does not depend on the tasks.
+//
+// Few outputs would leave most lanes of dY's vectors empty. Then the lanes are positions: each
+// value of dW is a sum of vectors of its own, which are added up at the end.
 #pragma once
 
 #include "../arena.h"
@@ -24,6 +27,8 @@ class WeightGradient {
   static constexpr int64_t kGradientBytes = 512 << 10;
 
  public:
+  static constexpr int64_t kFewOutputs = 4;  // of a group
+
   // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
   // unused; dweight is (groups * outputs, planes, taps), dense. Returns false where memory is
   // out.
@@ -34,7 +39,7 @@ class WeightGradient {
  private:
   explicit WeightGradient(const TapConvolution<T>& conv) : conv_(conv) {
     const int64_t k_panels = ceil_div(conv.reduction(), Block::kMr);
-    output_pitch_ = ceil_div(conv.outputs, kLanes) * kLanes;
+    output_pitch_ = few() ? conv.outputs * kLanes : ceil_div(conv.outputs, kLanes) * kLanes;
     const int64_t row_bytes = output_pitch_ * static_cast<int64_t>(sizeof(T));
     const int64_t fitting = max_of(1, kGradientBytes / (row_bytes * Block::kMr));
     // Every task rearranges dY for itself, so there are no more of them than needed.
@@ -52,6 +57,8 @@ class WeightGradient {
     rows_ = max_of(1, min_of(Block::kKc / columns_, rows_of_strip / conv.h.stride));
     rows_ = min_of(rows_, conv.h.out_size);
   }
+
+  bool few() const { return conv_.outputs <= kFewOutputs; }
 
   bool compute_all(T* dweight) const {
     bool failed = false;
@@ -73,13 +80,14 @@ class WeightGradient {
     Arena arena(Scratch::kTask);
     const size_t gradient_at = arena.template reserve<T>((k1 - k0) * output_pitch_);
     const size_t strip_at = arena.template reserve<T>(channels * largest.channel_pitch);
-    const size_t panel_at = arena.template reserve<T>(rows_ * columns_ * kNr);
+    const size_t panel_at = arena.template reserve<T>(few() ? 0 : rows_ * columns_ * kNr);
     const size_t offset_at = arena.template reserve<int64_t>(k1 - k0);
     if (!arena.allocate()) return false;
     T* gradient = arena.template at<T>(gradient_at);
     T* strip_data = arena.template at<T>(strip_at);
     T* panel_data = arena.template at<T>(panel_at);
     int64_t* row_offset = arena.template at<int64_t>(offset_at);
+    if (few()) clear(gradient, (k1 - k0) * output_pitch_);
 
     for (int64_t image = 0; image < conv_.images(); ++image) {
       const T* dy = conv_.out_image(image) + group * conv_.outputs * conv_.out_channel_stride;
@@ -93,13 +101,22 @@ class WeightGradient {
             row_offset[k - k0] =
                 (k / taps - c0) * strip.channel_pitch +
                 strip.tap_shift(conv_.h, conv_.w, k % taps / conv_.w.taps, k % conv_.w.taps);
+          if (few()) {
+            add_to_sums(dy, strip, row, end_row, column, end_column, strip_data, row_offset,
+                        k1 - k0, gradient);
+            continue;
+          }
           add(dy, strip, row, end_row, column, end_column, strip_data, row_offset, k1 - k0,
               panel_data, gradient, /*accumulate=*/image + row + column > 0);
         }
       }
     }
 
-    write_gradient(gradient, k1 - k0, dweight + group * conv_.outputs * reduction + k0);
+    T* to = dweight + group * conv_.outputs * reduction + k0;
+    if (few())
+      write_sums(gradient, k1 - k0, to);
+    else
+      write_gradient(gradient, k1 - k0, to);
     return true;
   }
 
@@ -144,6 +161,83 @@ class WeightGradient {
     }
   }
 
+  // The same with positions in the lanes: each value of the gradient has a vector in `sums`.
+  void add_to_sums(const T* dy, const StripShape& strip, int64_t row, int64_t end_row,
+                   int64_t column, int64_t end_column, const T* strip_data,
+                   const int64_t* row_offset, int64_t k_count, T* sums) const {
+    const int64_t width = conv_.w.out_size;
+    Positions at{dy + row * width + column,
+                 conv_.out_channel_stride,
+                 width,
+                 end_row - row,
+                 end_column - column,
+                 strip.row_step};
+    if (strip.row_step == at.length && width == at.length) {
+      at.length *= at.runs;
+      at.runs = 1;
+    }
+    static_assert(kFewOutputs == 4, "a call for each number of outputs");
+    if (conv_.outputs == 1) return add_to_sums<1>(at, strip_data, row_offset, k_count, sums);
+    if (conv_.outputs == 2) return add_to_sums<2>(at, strip_data, row_offset, k_count, sums);
+    if (conv_.outputs == 3) return add_to_sums<3>(at, strip_data, row_offset, k_count, sums);
+    add_to_sums<4>(at, strip_data, row_offset, k_count, sums);
+  }
+
+  // Positions of dY, in runs, and how far apart a strip has those runs.
+  struct Positions {
+    const T* dy;
+    int64_t channel_stride, row_stride;
+    int64_t runs, length, strip_step;
+  };
+
+  template <int Outputs>
+  void add_to_sums(const Positions& at, const T* strip, const int64_t* row_offset, int64_t k_count,
+                   T* sums) const {
+    constexpr int kTogether = 8 / Outputs;
+    int64_t k = 0;
+    for (; k + kTogether <= k_count; k += kTogether)
+      add_products<Outputs, kTogether>(at, strip, row_offset + k, sums + k * Outputs * kLanes);
+    for (; k < k_count; ++k)
+      add_products<Outputs, 1>(at, strip, row_offset + k, sums + k * Outputs * kLanes);
+  }
+
+  template <int Outputs, int Rows>
+  static void add_products(const Positions& at, const T* strip, const int64_t* row_offset,
+                           T* sums) {
+    Vec<T> sum[Rows][Outputs] = {};
+    const auto add = [&](const T* dy, const T* x, auto load_at) {
+      Vec<T> dy_here[Outputs];
+#pragma GCC unroll 4
+      for (int m = 0; m < Outputs; ++m) dy_here[m] = load_at(dy + m * at.channel_stride);
+#pragma GCC unroll 8
+      for (int i = 0; i < Rows; ++i) {
+        const Vec<T> x_here = load_at(x + row_offset[i]);
+#pragma GCC unroll 4
+        for (int m = 0; m < Outputs; ++m) sum[i][m] += x_here * dy_here[m];
+      }
+    };
+    for (int64_t run = 0; run < at.runs; ++run) {
+      const T *dy = at.dy + run * at.row_stride, *x = strip + run * at.strip_step;
+      int64_t p = 0;
+      for (; p + kLanes <= at.length; p += kLanes)
+        add(dy + p, x + p, [](const T* from) { return load<T>(from); });
+      // What is behind the last value may be no number.
+      const int64_t rest = at.length - p;
+      if (rest > 0) add(dy + p, x + p, [rest](const T* from) { return load_part<T>(from, rest); });
+    }
+    for (int i = 0; i < Rows; ++i)
+      for (int m = 0; m < Outputs; ++m, sums += kLanes) store<T>(sums, load<T>(sums) + sum[i][m]);
+  }
+
+  void write_sums(const T* sums, int64_t k_count, T* dweight) const {
+    for (int64_t k = 0; k < k_count; ++k)
+      for (int64_t m = 0; m < conv_.outputs; ++m, sums += kLanes) {
+        T sum = 0;
+        for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
+        dweight[m * conv_.reduction() + k] = sum;
+      }
+  }
+
   // `count` channels of dY side by side, `pitch` apart, zero where pitch exceeds count.
   void transpose(const T* dy, int64_t count, int64_t pitch, int64_t row, int64_t end_row,
                  int64_t column, int64_t end_column, T* to) const {
@@ -177,7 +271,7 @@ class WeightGradient {
 
   const TapConvolution<T> conv_;
   int64_t k_panels_, tasks_;  // of a group
-  int64_t output_pitch_;      // from one row of the transposed gradient to the next
+  int64_t output_pitch_;      // from one row of the transposed gradient, or of sums, to the next
   int64_t rows_, columns_;    // output positions in one step
 };
 

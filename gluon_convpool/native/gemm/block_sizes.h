@@ -15,8 +15,8 @@ struct BlockSizes {
 // The mr * nv accumulators, nv vectors of B and one broadcast must fit the register file, and there
 // must be more accumulators than (fused) multiply-add latency times its throughput. A panel of B
 // (kc * NR values) stays in L1 while panels of A (kc * mr values) stream by it, and a task's panels
-// of B together fit L2. Where a step of the reduction takes as long as it takes to bring its part of
-// B from L2, the panel may be longer, so that tiles of C are read and written less often.
+// of B together fit L2. Where a step of the reduction takes as long as it takes to bring its part
+// of B from L2, the panel may be longer, so that tiles of C are read and written less often.
 #if CONVPOOL_VECTOR_BYTES == 64
 // 32 registers, two FMA per cycle, latency 4: 28 accumulators. A panel of B is 64 KiB: two
 // cache lines for 28 multiply-adds. Measured, 192 and 256 are up to 8 % slower.
