@@ -221,6 +221,13 @@ def test_an_unknown_instruction_set_is_refused(library):
     assert library.convpool_instruction_set() == before
 
 
+def test_without_a_name_the_instruction_set_is_the_best_again(library):
+    best = library.convpool_instruction_set()
+    assert library.convpool_set_instruction_set(b'baseline') == 0
+    assert library.convpool_set_instruction_set(None) == 0
+    assert library.convpool_instruction_set() == best
+
+
 def test_without_the_library_everything_works_and_info_says_why(tmp_path):
     """A copy of the package without its library is what an install without a compiler leaves."""
     import shutil

@@ -171,6 +171,8 @@ def pooling_results(library, case, values='normal', ndim=2, dtype='float32', lay
     if values == 'special':
         chosen = generator.choice(5, size=x.shape, p=[0.1, 0.4, 0.1, 0.2, 0.2])
         x = np.choose(chosen, [np.nan, -np.inf, np.inf, 0, 1]).astype(dtype)
+    elif values == 'rare nan':
+        x = np.where(generator.random_sample(x.shape) < 0.02, np.nan, np.abs(x)).astype(dtype)
     elif p == 3:
         x = np.abs(x)  # the cube root of a sum that cancels magnifies its rounding
     head = generator.normal(size=(2, channels) + out).astype(dtype)
@@ -247,6 +249,34 @@ CONVOLUTIONS_OF_FEW_CHANNELS = [
 ]
 
 
+# Planes of so few outputs that several images share a vector: up to, at and above 32 positions, and
+# up to several sets of images.
+CONVOLUTIONS_OF_SMALL_PLANES = [
+    (batch, c, m, g) + geometry
+    for batch in (3, 8, 33)
+    for c, m, g in ((5, 7, 1), (8, 20, 2), (16, 3, 1))
+    for geometry in (
+        ((5, 5), (5, 5), ONE, ONE, (0, 0)),
+        ((4, 3), (3, 3), ONE, ONE, ONE),
+        ((7, 9), (3, 2), (3, 2), ONE, (0, 2)),
+        ((4, 8), ONE, ONE, ONE, (0, 0)),
+        ((3, 11), (2, 3), ONE, (1, 2), ONE),
+        ((9, 4), ONE, (2, 3), ONE, (0, 0)),
+    )
+]
+# So few outputs that the lanes of their weight's gradient are positions.
+CONVOLUTIONS_OF_FEW_OUTPUTS = [
+    (2, c, m * g, g, (6, width)) + geometry
+    for m in (1, 2, 3, 4, 5)
+    for (c, g), width, geometry in (
+        ((7, 1), 20, ((3, 3), (2, 2), ONE, (0, 0))),
+        ((6, 2), 37, ((3, 2), ONE, (1, 2), ONE)),
+        ((9, 1), 16, (ONE, ONE, ONE, (0, 0))),
+        ((4, 4), 66, ((1, 5), (3, 1), ONE, (2, 4))),
+    )
+] + [(1, 3, 2, 1, (90, 700), (3, 3), ONE, ONE, ONE)]
+
+
 # Any kernel, stride, dilation and padding where every output reads one channel; the widths put
 # tiles of one and two vectors and the end of a row everywhere.
 DEPTHWISE_GEOMETRIES = [  # kernel, stride, dilation, pad
@@ -312,6 +342,23 @@ def test_convolution_agrees_with_the_loops(kernels, case):
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('case', CONVOLUTIONS_OF_FEW_CHANNELS, ids=_text)
 def test_few_channels_agree_with_the_loops(kernels, case, dtype):
+    results = convolution_results(kernels, case, algorithm=IMPLICIT_GEMM, dtype=dtype)
+    for name, actual, expected in zip(NAMES, *results):
+        (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
+@pytest.mark.parametrize('case', CONVOLUTIONS_OF_SMALL_PLANES, ids=_text)
+def test_small_planes_agree_with_the_loops(kernels, case, layout, dtype):
+    results = convolution_results(kernels, case, 0, IMPLICIT_GEMM, dtype=dtype, layout=layout)
+    for name, actual, expected in zip(NAMES, *results):
+        (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('case', CONVOLUTIONS_OF_FEW_OUTPUTS, ids=_text)
+def test_few_outputs_agree_with_the_loops(kernels, case, dtype):
     results = convolution_results(kernels, case, algorithm=IMPLICIT_GEMM, dtype=dtype)
     for name, actual, expected in zip(NAMES, *results):
         (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
@@ -396,9 +443,15 @@ def test_depthwise_has_the_same_bits_for_any_number_of_threads(library, thread_c
             np.testing.assert_array_equal(first, second)
 
 
+NAN_IN = [(DEPTHWISE, case) for case in DEPTHWISE_CONVOLUTIONS] + [
+    (IMPLICIT_GEMM, case)
+    for case in CONVOLUTIONS_OF_SMALL_PLANES[::2] + CONVOLUTIONS_OF_FEW_OUTPUTS[:-1]
+]
+
+
 @pytest.mark.parametrize('special', [np.nan, np.inf])
-@pytest.mark.parametrize('case', DEPTHWISE_CONVOLUTIONS, ids=_text)
-def test_depthwise_spreads_nan_no_further_than_its_windows(kernels, case, special):
+@pytest.mark.parametrize('algorithm, case', NAN_IN, ids=_text)
+def test_nan_spreads_no_further_than_its_windows(kernels, algorithm, case, special):
     """The corners and borders are where a vector could reach over what no window covers."""
 
     def change(x, head):
@@ -407,7 +460,7 @@ def test_depthwise_spreads_nan_no_further_than_its_windows(kernels, case, specia
             array[0, -1, array.shape[2] // 2, -1] = special
 
     with np.errstate(invalid='ignore'):
-        results = convolution_results(kernels, case, algorithm=DEPTHWISE, change=change)
+        results = convolution_results(kernels, case, algorithm=algorithm, change=change)
     for name, actual, expected in zip(NAMES, *results):
         np.testing.assert_array_equal(np.isfinite(actual), np.isfinite(expected), name)
 
@@ -454,12 +507,45 @@ def test_pooling_agrees_with_the_loops(kernels, mode, shape, ceil_mode):
     assert_close('gradient', dx, expected_dx)
 
 
-@pytest.mark.parametrize('shape', POOLINGS, ids=_text)
-def test_max_pooling_keeps_nan_and_infinities(kernels, shape):
+# Small planes share vectors, which must not carry anything from one plane to the next.
+SMALL_PLANES = [  # size, kernel, stride, pad
+    ((7, 7), (3, 3), (2, 2), (1, 1)),
+    ((5, 6), (2, 3), (1, 1), (1, 2)),
+    ((4, 4), (2, 2), (2, 2), (0, 0)),
+    ((3, 14), (3, 5), (1, 3), (0, 2)),
+]
+
+
+@pytest.mark.parametrize('channels', [3, 40])
+@pytest.mark.parametrize('shape', POOLINGS + SMALL_PLANES, ids=_text)
+def test_max_pooling_keeps_nan_and_infinities(kernels, shape, channels):
     case = shape + ('max', False, 1, 2)
-    (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case, values='special')
+    (y, dx), (expected_y, expected_dx) = pooling_results(
+        kernels, case, values='special', channels=channels
+    )
     np.testing.assert_array_equal(y, expected_y)
     assert_close('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('shape', SMALL_PLANES, ids=_text)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_of_many_small_planes_agrees_with_the_loops(kernels, mode, shape):
+    name, count_include_pad, p = mode
+    case = shape + (name, True, count_include_pad, p)
+    (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case, channels=40)
+    assert_close('output', y, expected_y)
+    assert_close('gradient', dx, expected_dx)
+
+
+@pytest.mark.parametrize('shape', SMALL_PLANES, ids=_text)
+@pytest.mark.parametrize('mode', ARITHMETIC, ids=_text)
+def test_pooling_spreads_nan_no_further_than_its_windows(kernels, mode, shape):
+    name, count_include_pad, p = mode
+    case = shape + (name, False, count_include_pad, p)
+    with np.errstate(invalid='ignore'):
+        results = pooling_results(kernels, case, values='rare nan', channels=40)
+    for part, actual, expected in zip(('output', 'gradient'), *results):
+        np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected), part)
 
 
 ONE_AXIS_GEOMETRIES = [  # kernel, stride, dilation, pad
