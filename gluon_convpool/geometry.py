@@ -70,9 +70,18 @@ MESSAGES: Dict[str, str] = {
         ' for the channels'
     ),
     'scale_shape': '{op}: {name} has shape {shape}; expected {expected}',
+    'packed_shape': (
+        '{op}: prepacked=True needs a packed weight, which has one axis, but it has shape'
+        ' {weight_shape}'
+    ),
+    'packed_unfit': (
+        '{op}: the packed weight is none for {channels} output channels, {in_channels} input'
+        ' channels, groups={groups}, kernel_size={kernel_size}, layout={layout} and dtype {dtype}'
+    ),
+    'packed_pieces': '{op}: a packed weight is for data in one piece that is not scaled',
     'fused_gradient': (
         '{op}: what is fused into the operator, such as an activation, a sum or a scale of the'
-        ' data, has no gradient; it is for inference'
+        ' data, or a packed weight, has no gradient; it is for inference'
     ),
     'channels_of_statistics': (
         '{op}: the data has shape {shape}, but the parameters are for {channels} channels'

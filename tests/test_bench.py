@@ -189,7 +189,7 @@ def test_peers_get_only_what_they_can_build(suite):
 
 @pytest.mark.parametrize('layer', SMALL_LAYERS.values(), ids=SMALL_LAYERS)
 def test_ours_and_the_built_in_layer_agree(layer, in_numpy_mode):
-    ours, builtin = sides.local_sides(layer, sides.make_arrays(layer), algorithms=False)
+    ours, builtin = sides.local_sides(layer, sides.make_arrays(layer), algorithms=False)[:2]
     for which in suites.PASSES:
         assert sides.disagreement(ours.results[which], builtin.results[which]) is None
     assert builtin.results['forward']['output'].shape == layer.out
@@ -201,8 +201,8 @@ def test_each_algorithm_can_be_forced_or_says_why_not(native, in_numpy_mode):
     layer = only('lenet', '5x5 unpadded 6 to 16')
     found = sides.local_sides(layer, sides.make_arrays(layer), algorithms=True)
     names = [f'ours:{name}' for name in machine.ALGORITHMS[1:]]
-    assert [side.name for side in found] == ['ours', 'builtin', *names]
-    gemm, winograd, depthwise = found[2:]
+    assert [side.name for side in found] == ['ours', 'builtin', 'ours:prepacked', *names]
+    gemm, winograd, depthwise = found[3:]
     for which in suites.PASSES:
         for side in (gemm, winograd):
             assert sides.disagreement(side.results[which], found[1].results[which]) is None
@@ -210,9 +210,21 @@ def test_each_algorithm_can_be_forced_or_says_why_not(native, in_numpy_mode):
     assert depthwise.obstacle == 'depthwise cannot do this layer'
 
 
+def test_a_packed_weight_has_a_side_where_it_helps(native, in_numpy_mode):
+    layer = only('resnet', '3x3 256 to 256')
+    builtin, packed = sides.local_sides(layer, sides.make_arrays(layer), False)[1:]
+    assert packed.name == 'ours:prepacked' and not packed.obstacle
+    assert sides.disagreement(packed.results['forward'], builtin.results['forward']) is None
+    assert packed.run('forward', 2) > 0
+    assert 'forward+backward' not in packed.results
+    layer = only('lenet', '5x5 1 to 6')
+    packed = sides.local_sides(layer, sides.make_arrays(layer), False)[2]
+    assert packed.obstacle == 'packing the weight brings nothing'
+
+
 def test_hybridized_sides_agree_too(in_numpy_mode):
     layer = only('seed', '3x3/2')
-    ours, builtin = sides.local_sides(layer, sides.make_arrays(layer), False, hybridize=True)
+    ours, builtin = sides.local_sides(layer, sides.make_arrays(layer), False, hybridize=True)[:2]
     for which in suites.PASSES:
         assert sides.disagreement(ours.results[which], builtin.results[which]) is None
         assert ours.run(which, 2) > 0
@@ -456,6 +468,16 @@ def results():
         'wrong': False,
         'complete': True,
     }
+
+
+def test_times_with_packed_weights_have_a_column(results):
+    assert 'packed, ms' not in report.comparison(results, 'forward')[0]
+    results['layers'][0]['passes']['forward']['sides']['ours:prepacked'] = timed(0.0008)
+    head, convolution, pooling, _ = report.comparison(results, 'forward')
+    at = head.index('packed, ms')
+    assert (convolution[at], pooling[at]) == ('0.8', '-')
+    assert head[-2:] == ['built-in', 'ncnn'] and convolution[-2:] == ['2.00', '0.50']
+    assert 'packed, ms' not in report.comparison(results, 'forward+backward')[0]
 
 
 def test_tables_of_stored_results(results):

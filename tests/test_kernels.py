@@ -29,7 +29,7 @@ class Convolution(ctypes.Structure):
     _fields_ = (
         [(name, ctypes.c_int) for name in ('dtype', 'layout', 'algorithm')]
         + [(n, ctypes.c_int64) for n in ('batch', 'in_channels', 'out_channels', 'groups')]
-        + [('window', Window)]
+        + [('window', Window), ('packed', ctypes.c_void_p)]
     )
 
 
@@ -899,3 +899,133 @@ def test_sizes_of_zero_touch_nothing(library):
             == 0
         )
         assert dweight.written() == 0
+
+
+class Packing(ctypes.Structure):
+    _fields_ = (('values', ctypes.c_int64), ('share', ctypes.c_double))
+
+
+def plan_packing(library, problem):
+    packing = Packing()
+    assert library.convpool_plan_packing(ctypes.byref(problem), ctypes.byref(packing)) == 0
+    return packing
+
+
+def pack_weight(library, problem, weight):
+    packed = Guarded((plan_packing(library, problem).values,), weight.dtype)
+    status = library.convpool_pack_weight(
+        ctypes.byref(problem), pointer(weight), pointer(packed.array)
+    )
+    assert status == 0
+    return packed.written()
+
+
+def packed_weight(library, problem, packed):
+    """The weight in a packed one, as an address; None where it is none for the problem."""
+    function = library.convpool_packed_weight
+    function.restype = ctypes.c_void_p
+    return function(ctypes.byref(problem), pointer(packed), ctypes.c_int64(packed.size))
+
+
+# What Winograd's tiles can do, so that forcing it leaves something to pack; the size of the data
+# that the weight is packed for is the first one.
+PACKED = [
+    ((2, 20, 37, 1, (14, 14), (3, 3), ONE, ONE, ONE), (1, (3, 3)), (7, (30, 41))),
+    ((1, 16, 48, 2, (9, 30), (5, 5), ONE, ONE, (2, 2)), (3, (40, 6))),
+    ((1, 70, 9, 1, (12, 40), (1, 7), ONE, ONE, (0, 3)), (1, (1, 9))),
+    ((1, 3, 20, 1, (31, 31), (7, 7), (2, 2), ONE, (3, 3)), (4, (50, 44)), (1, (2, 1))),
+    ((1, 17, 33, 1, (15, 11), (3, 3), ONE, (2, 2), (2, 2)), (2, (33, 8))),
+    ((1, 600, 20, 1, (6, 6), (3, 3), ONE, ONE, ONE), (1, (20, 20))),
+    ((2, 8, 40, 1, (5, 30), (1, 9), ONE, ONE, (0, 4)), (1, (2, 90))),
+]
+
+
+def packed_output(library, packing, case, dtype, layout, algorithm=WINOGRAD, prepare=None):
+    """The output by the kernels with a weight packed for another case, and by the loops."""
+    batch, in_channels, out_channels, groups, size, kernel, stride, dilation, pad = case
+    generator = np.random.RandomState(0)
+    x = generator.normal(size=(batch, in_channels) + size).astype(dtype)
+    weight = generator.normal(size=(out_channels, in_channels // groups) + kernel).astype(dtype)
+    bias = generator.normal(size=out_channels).astype(dtype)
+    expected = reference.convolution(x, weight, bias, stride, pad, dilation, groups)
+    problems = [convolution_problem(one, algorithm) for one in (packing, case)]
+    for problem in problems:
+        problem.dtype, problem.layout = DTYPES.index(dtype), layout
+    packed = pack_weight(library, problems[0], in_layout(weight, layout))
+    if prepare:
+        prepare()
+    y = Guarded(in_layout(expected, layout).shape, dtype)
+    problems[1].packed = packed.ctypes.data
+    status = library.convpool_convolution_forward(
+        ctypes.byref(problems[1]),
+        pointer(in_layout(x, layout)),
+        ctypes.c_void_p(packed_weight(library, problems[1], packed)),
+        pointer(bias),
+        pointer(y.array),
+    )
+    assert status == 0
+    return from_layout(y.written(), layout), expected
+
+
+@pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('cases', PACKED, ids=_text)
+def test_a_packed_weight_serves_any_size_of_data(kernels, cases, dtype, layout):
+    first, others = cases[0], cases[1:]
+    for batch, size in ((first[0], first[4]), *others):
+        case = (batch, *first[1:4], size, *first[5:])
+        actual, expected = packed_output(kernels, first, case, dtype, layout)
+        (assert_close if dtype == 'float32' else assert_close_in_float64)('y', actual, expected)
+
+
+@pytest.mark.parametrize('cases', PACKED, ids=_text)
+def test_a_packed_weight_serves_any_instruction_set(library, instruction_set, cases):
+    first = cases[0]
+    for packed_by in (b'baseline', b'avx2', b'avx512'):
+        if library.convpool_set_instruction_set(packed_by):
+            continue
+        actual, expected = packed_output(
+            library,
+            first,
+            first,
+            'float32',
+            0,
+            prepare=lambda: library.convpool_set_instruction_set(instruction_set.encode()),
+        )
+        assert_close('output', actual, expected)
+
+
+def test_transformed_taps_are_packed_where_they_pay(library, instruction_set):
+    """256 to 256 channels by 3x3 on 14x14: 36 values of a tile for each pair of channels."""
+    case = (1, 256, 256, 1, (14, 14)) + GEOMETRIES[1]
+    packing = plan_packing(library, convolution_problem(case))
+    weights = 9 * 256 * 256
+    assert packing.values > weights + 36 * 256 * 256
+    assert packing.share < 1
+    pointwise = (1, 256, 256, 1, (14, 14)) + GEOMETRIES[0]
+    packing = plan_packing(library, convolution_problem(pointwise))
+    assert packing.share == 1
+    assert packing.values < 2 * 256 * 256
+
+
+def test_a_packed_weight_of_another_convolution_is_refused(library):
+    case = (1, 8, 12, 2, (9, 9)) + GEOMETRIES[1]
+    problem = convolution_problem(case)
+    packed = pack_weight(library, problem, np.zeros((12, 4, 3, 3), 'float32'))
+    assert packed_weight(library, problem, packed)
+    assert packed_weight(library, convolution_problem((5, *case[1:])), packed)
+    for change in (
+        {'in_channels': 16},
+        {'out_channels': 24},
+        {'groups': 1},
+        {'dtype': 1},
+        {'layout': CHANNELS_LAST},
+    ):
+        other = convolution_problem(case)
+        for name, value in change.items():
+            setattr(other, name, value)
+        assert packed_weight(library, other, packed) is None, change
+    other = convolution_problem((1, 8, 12, 2, (9, 9)) + GEOMETRIES[2])
+    assert packed_weight(library, other, packed) is None
+    for wrong in (packed[:-1], packed[:40], packed[:1], np.zeros_like(packed)):
+        assert packed_weight(library, problem, wrong.copy()) is None

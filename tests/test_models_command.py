@@ -80,9 +80,10 @@ def test_the_results_as_json(stored, capsys):
     assert set(results['whole']) == {'before', 'after'}
 
 
-def test_the_optimized_model_is_written_and_computes_the_same(stored, capsys):
+@pytest.mark.parametrize('more', [(), ('--prepack',)], ids=['plain', 'prepacked'])
+def test_the_optimized_model_is_written_and_computes_the_same(more, stored, capsys):
     folder, expected, world = stored
-    assert command('--input', f'data={SIZES}', '--seconds', 0, '--save', 'fast') == 0
+    assert command('--input', f'data={SIZES}', '--seconds', 0, '--save', 'fast', *more) == 0
     assert 'wrote' in capsys.readouterr().out
     assert sorted(os.listdir(folder)) == [
         'fast-0000.params',

@@ -7,6 +7,8 @@ import functools
 import itertools
 from typing import Any, Dict, Optional, Tuple
 
+import numpy
+
 from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
 
@@ -60,11 +62,44 @@ class _Convolution(ctypes.Structure):
         ('out_channels', ctypes.c_int64),
         ('groups', ctypes.c_int64),
         ('window', _Window),
+        ('packed', ctypes.c_void_p),
     )
+
+
+class _Packing(ctypes.Structure):
+    # convpool_packing in convpool.h
+    _fields_ = (('values', ctypes.c_int64), ('share', ctypes.c_double))
 
 
 # In the order of the C interface's `convpool_pass`.
 PASSES = ('forward', 'backward_data', 'backward_weight')
+
+
+def _problem(arguments: geometry.Convolution, data: geometry.Ints, dtype: str) -> _Convolution:
+    """The convolution of data of shape `data`, as the C interface has it."""
+    batch, channels, sizes = geometry.split_shape('convolution', data, arguments.layout)
+    outputs = geometry.convolution_shape(arguments, data)
+    window = _Window(arguments.ndim)
+    for name, values in (
+        ('kernel', arguments.kernel),
+        ('stride', arguments.stride),
+        ('dilation', arguments.dilate),
+        ('pad', arguments.pad),
+        ('in_size', sizes),
+        ('out_size', geometry.split_shape('convolution', outputs, arguments.layout)[2]),
+    ):
+        getattr(window, name)[: len(values)] = values
+    wanted = geometry.ALGORITHMS.index(arguments.algorithm)
+    return _Convolution(
+        DTYPES.index(dtype),
+        int(arguments.layout[1] != 'C'),
+        wanted,
+        batch,
+        channels,
+        arguments.channels,
+        arguments.groups,
+        window,
+    )
 
 
 def serving_algorithm(
@@ -79,31 +114,31 @@ def serving_algorithm(
     """
     library = _mxnet.native_library()
     assert library is not None
-    batch, channels, sizes = geometry.split_shape('convolution', data, arguments.layout)
-    outputs = geometry.convolution_shape(arguments, data)
-    window = _Window(arguments.ndim)
-    for name, values in (
-        ('kernel', arguments.kernel),
-        ('stride', arguments.stride),
-        ('dilation', arguments.dilate),
-        ('pad', arguments.pad),
-        ('in_size', sizes),
-        ('out_size', geometry.split_shape('convolution', outputs, arguments.layout)[2]),
-    ):
-        getattr(window, name)[: len(values)] = values
-    wanted = geometry.ALGORITHMS.index(arguments.algorithm)
-    problem = _Convolution(
-        DTYPES.index(dtype),
-        0,
-        wanted,
-        batch,
-        channels,
-        arguments.channels,
-        arguments.groups,
-        window,
-    )
+    problem = _problem(arguments, data, dtype)
     found = library.convpool_convolution_algorithm(ctypes.byref(problem), PASSES.index(which))
     return geometry.ALGORITHMS[found] if found else None
+
+
+def pack_weight(
+    arguments: geometry.Convolution, data: geometry.Ints, weight: numpy.ndarray
+) -> Tuple[numpy.ndarray, float]:
+    """A weight packed for forward passes on data of shape `data`, for ``prepacked=True``.
+
+    The second value is the estimated time of a pass with it, relative to that with the weight as it
+    is: 1 where packing brings nothing. The native library must be there.
+    """
+    library = _mxnet.native_library()
+    assert library is not None
+    problem, packing = _problem(arguments, data, weight.dtype.name), _Packing()
+    status = library.convpool_plan_packing(ctypes.byref(problem), ctypes.byref(packing))
+    assert status == 0
+    weight, packed = numpy.ascontiguousarray(weight), numpy.empty(packing.values, weight.dtype)
+    status = library.convpool_pack_weight(
+        ctypes.byref(problem), *(ctypes.c_void_p(one.ctypes.data) for one in (weight, packed))
+    )
+    if status:
+        raise MemoryError('convolution: out of memory')
+    return packed, packing.share
 
 
 def check_algorithm(

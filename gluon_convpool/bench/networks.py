@@ -4,7 +4,7 @@
 builtin    MXNet's network, hybridized with static memory
 fused      the same after ``optimize_for('MKLDNN')``, MXNet's own fusion
 swapped    the same after `gluon_convpool.swap`
-ours       what `gluon_convpool.optimize` makes of it
+ours       what `gluon_convpool.optimize` makes of it, weights packed
 peers      the same exported as an ONNX file, in the peers' processes
 =========  =====================================================================
 """
@@ -178,7 +178,8 @@ def make_models(task: Task, images: Any) -> Dict[str, Any]:
     if task.which == INFERENCE:
         models[FUSED] = make_network(task.network, images, values)
         models[FUSED].optimize_for(images, backend='MKLDNN', **static)
-        models[OURS] = gluon_convpool.optimize(make_network(task.network, images, values))
+        net = make_network(task.network, images, values)
+        models[OURS] = gluon_convpool.optimize(net, prepack=images.shape)
     return models
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from .machine import ALGORITHMS, bandwidth_for
 from .measure import no_pass
 from .networks import FUSED, SWAPPED
-from .sides import BUILTIN, OURS
+from .sides import BUILTIN, OURS, PREPACKED
 from .suites import BYTES, PASSES
 
 Results = Dict[str, Any]
@@ -97,7 +97,9 @@ def _milliseconds(seconds: Optional[float]) -> str:
 def comparison(results: Results, which: str) -> List[List[str]]:
     """Return the table of one pass, head first."""
     titles = others(results)
+    packed = any(median(record, which, PREPACKED) for record in results['layers'])
     head = ['suite', 'layer', 'batch', 'ours, ms', '±', 'rate', 'of limit', 'algorithm']
+    head += ['packed, ms'] * packed
     rows = [head + list(titles.values())]
     for record in results['layers']:
         if which not in record['passes']:
@@ -112,6 +114,7 @@ def comparison(results: Results, which: str) -> List[List[str]]:
                 _rate_text(record, which),
                 _number(share(results, record, which), '{:.0%}'),
                 record['algorithms']['forward'] or NOTHING,
+                *([_milliseconds(median(record, which, PREPACKED))] * packed),
                 *(_number(ratio(record, which, name), '{:.2f}') for name in titles),
             ]
         )

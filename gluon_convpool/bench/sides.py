@@ -20,6 +20,7 @@ from .suites import PASSES, Layer
 from .workers.protocol import timed
 
 OURS, BUILTIN = 'ours', 'builtin'
+PREPACKED = f'{OURS}:prepacked'
 Arrays = Dict[str, numpy.ndarray]
 
 
@@ -29,7 +30,7 @@ class Side(NamedTuple):
     Attributes
     ----------
     name : str
-        'ours', 'builtin', 'ours:ALGORITHM' or the name of a peer.
+        'ours', 'builtin', 'ours:prepacked', 'ours:ALGORITHM' or the name of a peer.
     results : dict
         By pass: the arrays that it gave, by name.
     run : callable
@@ -244,14 +245,40 @@ def algorithm_side(layer: Layer, arrays: Arrays, algorithm: str) -> Side:
     return _side(name, function, tracked, mx.np.array(arrays['head'], dtype=dtype))
 
 
+def prepacked_side(layer: Layer, arrays: Arrays) -> Side:
+    """Return the side of our convolution with its weight packed, which only has a forward pass.
+
+    It is what `optimize` makes of the layer, as runtimes for inference make something of a model.
+    """
+    block = our_block(layer)
+    block.initialize()
+    block.cast(layer.dtype)
+    for name in ('weight', 'bias'):
+        getattr(block, name).set_data(mx.np.array(arrays[name], dtype=layer.dtype))
+    model = gluon_convpool.optimize(block, prepack=layer.data)
+    if not any(one.action == 'packed' for one in model.report.rewrites):
+        return cannot(PREPACKED, 'packing the weight brings nothing')
+    x = mx.np.array(arrays['x'], dtype=layer.dtype)
+
+    def forward() -> Any:
+        out = model(x)
+        out.wait_to_read()
+        return out
+
+    results = {PASSES[0]: {'output': forward().asnumpy()}}
+    return Side(PREPACKED, results, lambda which, count: timed(forward, count))
+
+
 def local_sides(
     layer: Layer, arrays: Arrays, algorithms: bool, hybridize: bool = False
 ) -> List[Side]:
-    """List ours, MXNet's and, if wanted, ours by each algorithm."""
+    """List ours, with a packed weight too, MXNet's and, if wanted, ours by each algorithm."""
     sides = [
         block_side(OURS, our_block(layer), arrays, hybridize),
         builtin_side(layer, arrays, hybridize),
     ]
+    if isinstance(layer.arguments, geometry.Convolution):
+        sides.append(prepacked_side(layer, arrays))
     if algorithms and isinstance(layer.arguments, geometry.Convolution):
         sides += [algorithm_side(layer, arrays, name) for name in machine.ALGORITHMS[1:]]
     return sides

@@ -45,6 +45,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         '--save', metavar='PREFIX', help='write PREFIX-symbol.json and PREFIX-0000.params'
     )
+    parser.add_argument(
+        '--prepack',
+        action='store_true',
+        help='pack the weights for the shapes of --input: faster for few images at a time, in up to'
+        ' five times the memory; what --save writes has them too',
+    )
     parser.add_argument('--force', action='store_true', help='overwrite the files of --save')
     parser.add_argument(
         '--threads',
@@ -156,7 +162,10 @@ def examine(options: argparse.Namespace) -> Tuple[Dict[str, Any], Any]:
         original = trace_of_graph(graph)
         shapes = input_shapes(options.input, original.inputs)
         files.check_input_shapes(graph, shapes)
-        model = optimize((options.symbol, options.parameters))
+        model = optimize(
+            (options.symbol, options.parameters),
+            prepack=list(shapes.values()) if options.prepack else None,
+        )
         random = numpy.random.RandomState(0)
         arrays = {
             name: to_world(mx.nd.array(random.standard_normal(shape)), graph.numpy)

@@ -214,6 +214,8 @@ def _expected_shapes(node: Node, channels: Any) -> List[Tuple[str, Any]]:
         outputs, groups = node.attribute('num_filter', 0), node.attribute('num_group', 1)
         inner = channels // groups if isinstance(channels, int) else None
         weight = (outputs, inner, *node.attribute('kernel', ()))
+        if operators.is_prepacked(node):
+            weight = (None,)
         return [('weight', weight), ('bias', (outputs,))]
     if node.op in operators.FULLY_CONNECTED:
         outputs = node.attribute('num_hidden', 0)

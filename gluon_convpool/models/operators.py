@@ -110,6 +110,11 @@ def is_joined(node: Node) -> bool:
     return data_count(node) > 1 or bool(node.attribute('with_scale', False))
 
 
+def is_prepacked(node: Node) -> bool:
+    """Say whether the weight of a convolution is a packed one, which has a single axis."""
+    return bool(node.attribute('prepacked', False))
+
+
 def channel_axis_of_concat(node: Node) -> int:
     """Return the axis along which a node joins arrays; 0 where it does not, or cannot be known."""
     if node.op not in CONCAT:

@@ -17,6 +17,8 @@ from .tracing import Trace, trace, trace_of_graph
 
 TOLERANCE = 1e-4
 
+Shape = Tuple[int, ...]
+
 
 class OptimizationReport(NamedTuple):
     """What `optimize` did.
@@ -284,10 +286,33 @@ def _read(model: Any, inputs: Optional[Sequence[str]]) -> Tuple[Any, Trace]:
     return run, run
 
 
+def _input_shapes(given: Union[Shape, Sequence[Shape]], names: Sequence[str]) -> Dict[str, Shape]:
+    """Return the shape of each input from what was passed as `prepack`."""
+    several = isinstance(given, (tuple, list)) and not all(isinstance(one, int) for one in given)
+    shapes: Any = given if several else [given]
+    fit = all(
+        isinstance(shape, (tuple, list))
+        and all(isinstance(size, int) and size >= 1 for size in shape)
+        for shape in shapes
+    )
+    if not fit:
+        raise TypeError(
+            f'optimize: prepack={given!r} must be a shape, such as (1, 3, 224, 224), or a list of'
+            ' one for each input; each size at least 1'
+        )
+    if len(shapes) != len(names):
+        raise ValueError(
+            f'optimize: prepack={given!r} has {len(shapes)} shapes, but the model takes'
+            f' {len(names)} inputs: {", ".join(names)}'
+        )
+    return {name: tuple(shape) for name, shape in zip(names, shapes)}
+
+
 def optimize(
     model: Union[Any, Tuple[Union[Any, PathLike], Union[Dict[str, Any], PathLike]]],
     inputs: Optional[Sequence[str]] = None,
     report: bool = False,
+    prepack: Optional[Union[Shape, Sequence[Shape]]] = None,
 ) -> OptimizedModel:
     """Make a network faster for inference.
 
@@ -308,6 +333,11 @@ def optimize(
     report : bool
         Print each rewrite, and each layer that is left with the reason. The result has this as its
         attribute `report` in any case.
+    prepack : tuple of int, or sequence of them, optional
+        The shapes of the inputs for which weights are packed: transformed here, once, where every
+        call would do it. The model takes other shapes, too, and runs on other processors, but has
+        less of it or nothing there. A packed weight takes up to five times the memory, also in
+        files that are exported.
 
     Returns
     -------
@@ -320,7 +350,8 @@ def optimize(
         If `model` is none of these.
     ModelError
         A `ValueError` that names the file, layer or parameter: if a file cannot be read, arrays do
-        not fit the graph, a network has no values yet or cannot be traced.
+        not fit the graph, a network has no values yet or cannot be traced, or its graph refuses
+        the shapes of `prepack`.
 
     Notes
     -----
@@ -348,9 +379,15 @@ def optimize(
     original, run = _read(model, inputs)
     graph = run.graph.copy()
     wanted = rules.RULES
-    if backends.info().backend == 'native':
+    native = backends.info().backend == 'native'
+    if native:
         wanted += rules.NATIVE_RULES
     done = OptimizationReport(*rules.apply(graph, wanted))
+    if prepack is not None:
+        shapes = _input_shapes(prepack, run.inputs)
+        files.check_input_shapes(graph, shapes)
+        if native:
+            done.rewrites.extend(rules.pack_weights(graph, shapes))
     if report:
         print(done)
     return OptimizedModel(original, run._replace(graph=graph), done)

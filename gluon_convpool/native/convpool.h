@@ -71,6 +71,7 @@ typedef struct {
   convpool_algorithm algorithm;
   int64_t batch, in_channels, out_channels, groups;
   convpool_window window;
+  const void* packed; /* null; see convpool_pack_weight */
 } convpool_convolution;
 
 /* x: (batch, channels, in_size...), y: (batch, channels, out_size...). Dilation is 1. */
@@ -131,6 +132,25 @@ CONVPOOL_API convpool_status convpool_convolution_forward_fused(const convpool_c
                                                                 const void* bias,
                                                                 const convpool_epilogue* epilogue,
                                                                 void* y);
+/* A weight packed for the forward passes of a convolution: transformed already, where that pays for
+ * these sizes of data. `values` are those of the packed array, of the convolution's dtype, and
+ * `share` is the estimated time of a pass, relative to that with the weight as it is. A packed
+ * weight serves any batch and size, and any processor, but may be of no more use there than the
+ * weight that it was made from. */
+typedef struct {
+  int64_t values;
+  double share;
+} convpool_packing;
+CONVPOOL_API convpool_status convpool_plan_packing(const convpool_convolution* conv,
+                                                   convpool_packing* packing);
+/* Packs a weight into an array of that many values. */
+CONVPOOL_API convpool_status convpool_pack_weight(const convpool_convolution* conv,
+                                                  const void* weight, void* packed);
+/* Where a packed weight of so many values keeps the weight that it was made from, for a convolution
+ * that may set `packed` to it; null where it is none for a weight of this type, layout and shape.
+ */
+CONVPOOL_API const void* convpool_packed_weight(const convpool_convolution* conv,
+                                                const void* packed, int64_t values);
 /* The x of a convolution as several arrays, piece i of shape (batch, channels[i], in_size...), that
  * stand one behind the other along the channels. Each value v is first v * scale + shift, with one
  * value of both for each channel of all, and then at least `lowest`; scale and shift may be null,

@@ -85,6 +85,81 @@ convpool_algorithm convpool_convolution_algorithm(const convpool_convolution* co
   return kernels(conv, pass).convolution_algorithm(conv, pass);
 }
 
+namespace convpool {
+namespace {
+
+struct PackingPlan {
+  PackedWeight header;
+  double share;
+  const Kernels* table;
+};
+
+PackingPlan plan_packing(const convpool_convolution& conv) {
+  // Less would not be worth several times the memory.
+  constexpr double kWorthwhile = 0.95;
+  convpool_convolution packed = conv;
+  packed.packed = &kAnyPacked;
+  PackingPlan plan{};
+  plan.table = &kernels(&packed, CONVPOOL_FORWARD);
+  const double before = kernels(&conv, CONVPOOL_FORWARD).convolution_cost(&conv, CONVPOOL_FORWARD);
+  plan.share = plan.table->convolution_cost(&packed, CONVPOOL_FORWARD) / before;
+  PackedWeight& header = plan.header;
+  header.mark = PackedWeight::kMark;
+  header.dtype = conv.dtype;
+  header.layout = conv.layout;
+  header.groups = conv.groups;
+  header.out_channels = conv.out_channels;
+  header.channels = conv.in_channels / conv.groups;
+  header.ndim = conv.window.ndim;
+  for (int d = 0; d < conv.window.ndim; ++d) header.kernel[d] = conv.window.kernel[d];
+  if (plan.share < kWorthwhile) header.format = plan.table->pack_taps(&conv, nullptr, nullptr);
+  if (header.format.values == 0) plan.share = 1;
+  header.values = header.all_values();
+  return plan;
+}
+
+}  // namespace
+}  // namespace convpool
+
+convpool_status convpool_plan_packing(const convpool_convolution* conv, convpool_packing* packing) {
+  if (convpool_convolution_algorithm(conv, CONVPOOL_FORWARD) == CONVPOOL_AUTO)
+    return CONVPOOL_UNSUPPORTED;
+  const convpool::PackingPlan plan = convpool::plan_packing(*conv);
+  *packing = {plan.header.values, plan.share};
+  return CONVPOOL_OK;
+}
+
+convpool_status convpool_pack_weight(const convpool_convolution* conv, const void* weight,
+                                     void* packed) {
+  using convpool::PackedWeight;
+  if (convpool_convolution_algorithm(conv, CONVPOOL_FORWARD) == CONVPOOL_AUTO)
+    return CONVPOOL_UNSUPPORTED;
+  const convpool::PackingPlan plan = convpool::plan_packing(*conv);
+  const int64_t bytes = PackedWeight::value_bytes(conv->dtype);
+  memset(packed, 0, static_cast<size_t>(plan.header.values * bytes));
+  auto* header = static_cast<PackedWeight*>(packed);
+  *header = plan.header;
+  memcpy(header->weight(), weight, static_cast<size_t>(header->weights() * bytes));
+  if (header->format.values > 0) plan.table->pack_taps(conv, weight, header->taps());
+  return CONVPOOL_OK;
+}
+
+const void* convpool_packed_weight(const convpool_convolution* conv, const void* packed,
+                                   int64_t values) {
+  using convpool::PackedWeight;
+  if (values < PackedWeight::header_values(conv->dtype)) return nullptr;
+  const auto* header = static_cast<const PackedWeight*>(packed);
+  if (header->mark != PackedWeight::kMark || header->dtype != conv->dtype ||
+      header->layout != conv->layout || header->groups != conv->groups ||
+      header->out_channels != conv->out_channels ||
+      header->channels * conv->groups != conv->in_channels || header->ndim != conv->window.ndim)
+    return nullptr;
+  for (int d = 0; d < conv->window.ndim; ++d)
+    if (header->kernel[d] != conv->window.kernel[d]) return nullptr;
+  if (header->values != values || header->all_values() != values) return nullptr;
+  return header->weight();
+}
+
 convpool_status convpool_convolution_forward(const convpool_convolution* conv, const void* x,
                                              const void* weight, const void* bias, void* y) {
   return kernels(conv, CONVPOOL_FORWARD).convolution_forward(conv, x, weight, bias, nullptr, y);

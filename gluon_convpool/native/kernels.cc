@@ -145,6 +145,26 @@ double convolution_cost(const convpool_convolution* problem, convpool_pass pass)
   return cost;
 }
 
+TapFormat pack_taps(const convpool_convolution* problem, const void* weight, void* taps) {
+  TapFormat format{};
+  with_type(*problem, [&](convpool_convolution conv, auto type) {
+    using T = decltype(type);
+    conv.packed = &kAnyPacked;
+    const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_FORWARD);
+    if (!algorithm || algorithm->id != CONVPOOL_WINOGRAD || empty(conv)) return CONVPOOL_OK;
+    const WinogradTile<T>& tile = *winograd::choose<T>(conv, CONVPOOL_FORWARD).tile;
+    with_forward_problem<T>(conv, nullptr, static_cast<const T*>(weight), nullptr, {}, nullptr,
+                            [&](const TapConvolution<T>& one) {
+                              const Winograd<T> winograd(one, tile);
+                              format = winograd.tap_format();
+                              if (taps) winograd.pack(static_cast<T*>(taps));
+                              return true;
+                            });
+    return CONVPOOL_OK;
+  });
+  return format;
+}
+
 convpool_algorithm convolution_algorithm(const convpool_convolution* problem, convpool_pass pass) {
   convpool_algorithm id = CONVPOOL_AUTO;
   with_type(*problem, [&](const auto& conv, auto type) {
@@ -351,6 +371,7 @@ extern const Kernels kKernels;
 const Kernels kKernels = {
     CONVPOOL_STRING(CONVPOOL_ISA),
     convolution_cost,
+    pack_taps,
     convolution_algorithm,
     convolution_forward,
     convolution_forward_joined,

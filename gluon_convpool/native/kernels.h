@@ -1,7 +1,7 @@
 // The kernels of one instruction set, as a table that dispatch.cc chooses.
 #pragma once
 
-#include "convpool.h"
+#include "packed_weight.h"
 
 namespace convpool {
 
@@ -9,6 +9,8 @@ struct Kernels {
   const char* name;
   // Of the algorithm that would serve, in multiply-adds at the speed of the micro-kernel.
   double (*convolution_cost)(const convpool_convolution*, convpool_pass);
+  // What a packed weight has behind the weight, whose taps are written unless `taps` is null.
+  TapFormat (*pack_taps)(const convpool_convolution*, const void* weight, void* taps);
   convpool_algorithm (*convolution_algorithm)(const convpool_convolution*, convpool_pass);
   // The epilogue may be null.
   convpool_status (*convolution_forward)(const convpool_convolution*, const void*, const void*,

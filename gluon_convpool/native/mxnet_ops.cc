@@ -292,12 +292,13 @@ struct ConvolutionAttributes {
   const int64_t pieces;  // arrays that stand one behind the other along the channels of x
   const bool scaled;     // each channel of x is scaled and shifted first
   const bool clipped;    // and is at least 0 then
+  const bool prepacked;  // the weight is what convpool_pack_weight made
 
   explicit ConvolutionAttributes(const StringMap& map)
       : attributes(kConvolution, map,
                    {"kernel", "stride", "dilate", "pad", "num_filter", "num_group", "no_bias",
                     "layout", "algorithm", "act_type", "slope", "a_min", "a_max", "with_sum",
-                    "num_data", "with_scale", "data_act_type"}),
+                    "num_data", "with_scale", "data_act_type", "prepacked"}),
         layout(checked_layout(kConvolution, attributes)),
         window(kConvolution, attributes),
         channels(attributes.integer("num_filter", 0)),
@@ -309,7 +310,8 @@ struct ConvolutionAttributes {
         fused(sum || attributes.string("act_type", "none") != "none"),
         pieces(attributes.integer("num_data", 1)),
         scaled(attributes.boolean("with_scale", false)),
-        clipped(is_relu(attributes)) {
+        clipped(is_relu(attributes)),
+        prepacked(attributes.boolean("prepacked", false)) {
     if (window.kernel.size() + 2 != layout.size())
       fail(sentence(messages::tuple_length,
                     {{"op", kConvolution},
@@ -321,6 +323,7 @@ struct ConvolutionAttributes {
     if (channels % groups != 0) fail(not_divisible("channels", channels));
     check_positive("num_data", pieces);
     if (clipped && !scaled) fail(sentence(messages::relu_without_scale, {{"op", kConvolution}}));
+    if (joined() && prepacked) fail(sentence(messages::packed_pieces, {{"op", kConvolution}}));
     if (joined() && !is_pointwise())
       fail(sentence(messages::joined_unfit, {{"op", kConvolution},
                                              {"kernel_size", tuple_text(window.kernel)},
@@ -567,6 +570,13 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
   const ConvolutionAttributes conv(map);
   const Shape data = joined_shape(conv, *in, numpy);
   Shape given = channels_first(conv.layout, in->at(conv.weight_at()));
+  const Shape packed = given;
+  if (conv.prepacked) {
+    if (packed.size() != 1 || unknown(packed[0], numpy))
+      fail(sentence(messages::packed_shape,
+                    {{"op", kConvolution}, {"weight_shape", tuple_text(packed)}}));
+    given.clear();
+  }
   const auto shown = [&](const Shape& shape) { return tuple_text(as_layout(conv.layout, shape)); };
   Shape weight{static_cast<unsigned int>(conv.channels), data[1]};
   for (const int64_t size : conv.window.kernel) weight.push_back(static_cast<unsigned int>(size));
@@ -619,7 +629,7 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
                                           {"expected", tuple_text(sum)}}));
     in->back() = sum;
   }
-  in->at(conv.weight_at()) = as_layout(conv.layout, weight);
+  in->at(conv.weight_at()) = conv.prepacked ? packed : as_layout(conv.layout, weight);
   out->at(0) = as_layout(conv.layout, y);
 }
 
@@ -724,6 +734,22 @@ MXReturnValue convolution_type(const StringMap&, std::vector<int>* in, std::vect
   return guarded([&] { infer_types(kConvolution, in, out); });
 }
 
+// Lets the convolution use what a packed weight has; returns the weight that it was made from.
+const void* unpack(const ConvolutionAttributes& attributes, const MXTensor& packed,
+                   convpool_convolution* conv) {
+  const void* weight = convpool_packed_weight(conv, packed.data_ptr, packed.shape.at(0));
+  if (!weight)
+    fail(sentence(messages::packed_unfit, {{"op", kConvolution},
+                                           {"channels", text(conv->out_channels)},
+                                           {"in_channels", text(conv->in_channels)},
+                                           {"groups", text(conv->groups)},
+                                           {"kernel_size", tuple_text(attributes.window.kernel)},
+                                           {"layout", attributes.layout},
+                                           {"dtype", dtype_name(packed.dtype)}}));
+  conv->packed = packed.data_ptr;
+  return weight;
+}
+
 MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* out,
                                   const mxnet::ext::OpResource&) {
   return guarded([&] {
@@ -732,7 +758,8 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
     convpool_convolution conv = convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
     convpool_epilogue epilogue = attributes.activation;
     if (attributes.sum) epilogue.sum = in->back().data_ptr;
-    const void* weight = in->at(attributes.weight_at()).data_ptr;
+    const MXTensor& given = in->at(attributes.weight_at());
+    const void* weight = attributes.prepacked ? unpack(attributes, given, &conv) : given.data_ptr;
     const void* bias = attributes.bias ? in->at(attributes.bias_at()).data_ptr : nullptr;
     const convpool_epilogue* last = attributes.fused ? &epilogue : nullptr;
     if (!attributes.joined()) {
@@ -767,7 +794,7 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
                                    const mxnet::ext::OpResource&) {
   return guarded([&] {
     const ConvolutionAttributes attributes(map);
-    if (attributes.fused || attributes.joined())
+    if (attributes.fused || attributes.joined() || attributes.prepacked)
       fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
     const void* dy = in->at(0).data_ptr;
     MXTensor& x = in->at(1);

@@ -11,6 +11,7 @@ folding    constants; scales and shifts into the weights before
 replacing  our operators in the place of MXNet's
 fusing     sums and activations as the last step of a convolution
 joining    what stands before a pointwise convolution as its first step
+packing    weights, once the shapes of the inputs are known
 =========  ====================================================
 """
 
@@ -20,9 +21,10 @@ from typing import Dict, List, Sequence, Tuple
 
 from ..graph import Graph, Node
 from . import dropping, folding, fusing, joining, replacing
+from .packing import pack_weights
 from .rule import Left, Rewrite, Rule, Stays
 
-__all__ = ['NATIVE_RULES', 'RULES', 'Left', 'Rewrite', 'Rule', 'Stays', 'apply']
+__all__ = ['NATIVE_RULES', 'RULES', 'Left', 'Rewrite', 'Rule', 'Stays', 'apply', 'pack_weights']
 
 RULES: Tuple[Rule, ...] = (
     dropping.LOSS,

@@ -134,6 +134,8 @@ def fold_scale_and_shift(graph: Graph, node: Node) -> Optional[str]:
         return None
     if before.attribute('with_sum', False) or before.attribute('act_type', 'none') != 'none':
         return None
+    if operators.is_prepacked(before):
+        raise Stays(f'the weight of {before.name} is packed')
     weight = graph.value(before.inputs[1])
     bias = graph.value(before.inputs[2]) if operators.has_bias(before) else numpy.zeros(1)
     if weight is None or bias is None:

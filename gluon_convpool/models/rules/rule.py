@@ -33,7 +33,7 @@ class Rewrite(NamedTuple):
     node, operator : str
         The node that the rule looked at, and its operator then.
     action : str
-        'dropped', 'folded', 'replaced' or 'fused'.
+        'dropped', 'folded', 'replaced', 'fused', 'moved' or 'packed'.
     words : str
         The rest of the sentence.
     """

@@ -19,6 +19,7 @@
 
 #include "../convpool.h"
 #include "../gemm/epilogue.h"
+#include "../packed_weight.h"
 #include "../simd.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -78,7 +79,8 @@ struct TapConvolution {
   const T* weight;
   int64_t weight_group_stride, weight_output_stride, weight_channel_stride, weight_row_stride;
   int64_t weight_slice_stride, weight_column_stride;
-  const T* bias;  // per output, may be null
+  const PackedWeight* packed;  // what else there is of the weight; may be null
+  const T* bias;               // per output, may be null
   Epilogue<T> epilogue;
 
   int64_t images() const { return batch * d.out_size; }
@@ -200,6 +202,7 @@ inline TapConvolution<T> forward_problem(const convpool_convolution& conv, int64
   problem.weight_output_stride =
       problem.channels * window.kernel[0] * window.kernel[1] * window.kernel[2];
   problem.weight_group_stride = problem.outputs * problem.weight_output_stride;
+  problem.packed = static_cast<const PackedWeight*>(conv.packed);
   return problem;
 }
 
@@ -209,6 +212,7 @@ template <typename T>
 inline TapConvolution<T> backward_problem(const convpool_convolution& conv, int64_t* taps) {
   const TapConvolution<T> forward = forward_problem<T>(conv, taps);
   TapConvolution<T> problem = forward;
+  problem.packed = nullptr;
   problem.channels = forward.outputs;
   problem.outputs = forward.channels;
   problem.weight_output_stride = forward.weight_channel_stride;

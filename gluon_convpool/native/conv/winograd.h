@@ -14,6 +14,7 @@
 // many whole vectors as needed; a block is a range of tiles. Where the input is small beside the
 // weights, there is one block, and each panel's taps are transformed where they are used; otherwise
 // all taps are transformed first, and each block's V stays in the cache of the thread that uses it.
+// A packed weight has all taps transformed.
 //
 // A value of M is summed in the same order whatever the blocks are.
 #pragma once
@@ -104,6 +105,8 @@ class Winograd {
   // Rows of a panel's taps in one pass over the reduction, of all planes together, where they are
   // transformed on the spot: they fit L2.
   static constexpr int64_t kTapRows = 2560;
+  // What reading a value of them takes, where they are packed, in multiply-adds.
+  static constexpr double kReadTap = 4;
   // M of a task, which is read and written once for each pass.
   static constexpr int64_t kProductBytes = 512 << 10;
   // Channels whose taps are transformed at once.
@@ -117,11 +120,12 @@ class Winograd {
         grid_(view_.batch, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw),
         tiles_(grid_.count) {
     panels_ = ceil_div(conv.outputs, kNr);
-    taps_on_the_spot_ = conv.outputs > tiles_;
     slices_ = ceil_div(view_.channels, kLanes);
-    const int64_t longest = taps_on_the_spot_ ? kTapRows / tile.planes() : Block::kKc;
-    passes_ = ceil_div(slices_, max_of(1, longest / kLanes));
-    tile_pitch_ = ceil_div(slices_, passes_) * kLanes;
+    packed_ = conv.packed && conv.packed->has(tap_format());
+    one_block_ = conv.outputs > tiles_;
+    taps_on_the_spot_ = one_block_ && !packed_;
+    passes_ = passes_of(taps_on_the_spot_ ? kTapRows / tile.planes() : Block::kKc);
+    tile_pitch_ = tile_pitch(passes_);
   }
 
   // An estimate in multiply-adds at the speed of the micro-kernel, its factors measured on AVX2: a
@@ -133,9 +137,10 @@ class Winograd {
     const double outputs = static_cast<double>(ceil_div(conv_.outputs, kLanes) * kLanes);
     const double reduction = static_cast<double>(view_.channels + 8 * passes_);
     const double inputs = 10 * tiles * channels, products = 1.05 * tiles * outputs * reduction;
-    const double taps = 11 * channels * outputs, results = 8 * tiles * outputs;
+    const double taps = (packed_ ? kReadTap : 11) * channels * outputs,
+                 results = 8 * tiles * outputs;
     // Taps of a part are gathered one by one.
-    const double gathered = view_.whole() ? 0 : 40 * channels * outputs * tile_.taps();
+    const double gathered = view_.whole() || packed_ ? 0 : 40 * channels * outputs * tile_.taps();
     return static_cast<double>(conv_.groups) *
            (tile_.planes() * (inputs + taps + products + results) + gathered);
   }
@@ -144,7 +149,8 @@ class Winograd {
   double memory() const {
     const double planes = static_cast<double>(tile_.planes() * kBytes);
     const double v = planes * static_cast<double>(passes_ * tile_pitch_);
-    if (taps_on_the_spot_) return v * static_cast<double>(conv_.groups * tiles_);
+    if (one_block_) return v * static_cast<double>(conv_.groups * tiles_);
+    if (packed_) return 0;
     return static_cast<double>(conv_.groups * u_size() * kBytes);
   }
 
@@ -152,21 +158,25 @@ class Winograd {
   bool run() const {
     const int64_t threads = num_threads(), vector_tiles = v_size(1);
     int64_t blocks = 1;
-    if (!taps_on_the_spot_) {
+    if (!one_block_) {
       blocks = ceil_div(tiles_ * vector_tiles * kBytes, kBlockBytes);
       if (blocks > 1 && blocks < 8 * threads) blocks = ceil_div(blocks, threads) * threads;
       blocks = min_of(blocks, tiles_);
     }
     const int64_t tasks = conv_.groups * blocks;
-    const bool fused = !taps_on_the_spot_ && tasks >= threads;
+    const bool fused = !one_block_ && tasks >= threads;
 
     Arena arena(Scratch::kShared);
-    const size_t u_at = arena.template reserve<T>(taps_on_the_spot_ ? 0 : conv_.groups * u_size());
+    const bool transform = !taps_on_the_spot_ && !packed_;
+    const size_t u_at = arena.template reserve<T>(transform ? conv_.groups * u_size() : 0);
     const size_t v_at = arena.template reserve<T>(fused ? 0 : tasks * v_size(block_size(blocks)));
     if (!arena.allocate()) return false;
-    T* u = taps_on_the_spot_ ? nullptr : arena.template at<T>(u_at);
+    const T* u = packed_ ? static_cast<const T*>(conv_.packed->taps()) : nullptr;
+    if (transform) {
+      transform_all_taps(arena.template at<T>(u_at));
+      u = arena.template at<T>(u_at);
+    }
     T* v = fused ? nullptr : arena.template at<T>(v_at);
-    if (u) transform_all_taps(u);
 
     bool failed = false;
     if (!fused) transform_all_inputs(blocks, v, &failed);
@@ -183,10 +193,32 @@ class Winograd {
     return !failed;
   }
 
+  // What a packed weight has for this computation.
+  TapFormat tap_format() const {
+    return {kLanes,
+            kNr,
+            Block::kKc,
+            tile_.mh,
+            tile_.rh,
+            tile_.mw,
+            tile_.rw,
+            view_.h.stride,
+            view_.w.stride,
+            view_.h.parts,
+            view_.w.parts,
+            conv_.d.taps,
+            conv_.groups * u_size(passes_of(Block::kKc))};
+  }
+  void pack(T* taps) const { transform_all_taps(taps); }
+
  private:
   double work() const { return conv_.multiply_adds(); }
   int64_t block_begin(int64_t block, int64_t blocks) const { return tiles_ * block / blocks; }
   int64_t block_size(int64_t blocks) const { return ceil_div(tiles_, blocks); }
+  int64_t passes_of(int64_t longest) const {
+    return ceil_div(slices_, max_of(1, longest / kLanes));
+  }
+  int64_t tile_pitch(int64_t passes) const { return ceil_div(slices_, passes) * kLanes; }
   int64_t pass_slice(int64_t pass) const { return slices_ * pass / passes_; }
   int64_t pass_of(int64_t slice) const {
     int64_t pass = slice * passes_ / slices_;
@@ -215,7 +247,10 @@ class Winograd {
   }
   int64_t u_plane() const { return winograd_plane_pitch<T>(tile_pitch_ * kNr); }
   int64_t u_pass() const { return tile_.planes() * u_plane(); }
-  int64_t u_size() const { return panels_ * passes_ * u_pass(); }
+  int64_t u_size(int64_t passes) const {
+    return panels_ * passes * tile_.planes() * winograd_plane_pitch<T>(tile_pitch(passes) * kNr);
+  }
+  int64_t u_size() const { return u_size(passes_); }
   // Where the transformed taps of a panel's pass are.
   int64_t u_offset(int64_t group, int64_t panel, int64_t pass) const {
     return group * u_size() + (panel * passes_ + pass) * u_pass();
@@ -514,7 +549,8 @@ class Winograd {
   int64_t slices_;       // of kLanes channels
   int64_t passes_;       // over the channels
   int64_t tile_pitch_;   // from tile to tile in V
-  bool taps_on_the_spot_;
+  bool packed_;          // are the taps there already?
+  bool one_block_, taps_on_the_spot_;
 };
 
 }  // namespace convpool::CONVPOOL_ISA
