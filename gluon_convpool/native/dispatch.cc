@@ -140,8 +140,10 @@ convpool_status convpool_pack_weight(const convpool_convolution* conv, const voi
   auto* header = static_cast<PackedWeight*>(packed);
   *header = plan.header;
   memcpy(header->weight(), weight, static_cast<size_t>(header->weights() * bytes));
-  if (header->format.values > 0) plan.table->pack_taps(conv, weight, header->taps());
-  return CONVPOOL_OK;
+  const int64_t values = header->format.values;
+  if (values == 0 || plan.table->pack_taps(conv, weight, header->taps()).values == values)
+    return CONVPOOL_OK;
+  return CONVPOOL_OUT_OF_MEMORY;
 }
 
 const void* convpool_packed_weight(const convpool_convolution* conv, const void* packed,
