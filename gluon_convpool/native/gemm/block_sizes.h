@@ -18,9 +18,11 @@ struct BlockSizes {
 // of B together fit L2. Where a step of the reduction takes as long as it takes to bring its part
 // of B from L2, the panel may be longer, so that tiles of C are read and written less often.
 #if CONVPOOL_VECTOR_BYTES == 64
-// 32 registers, two FMA per cycle, latency 4: 28 accumulators. A panel of B is 64 KiB: two
-// cache lines for 28 multiply-adds. Measured, 192 and 256 are up to 8 % slower.
-inline constexpr BlockSizes kBlockSizes{14, 2, 512, 8};
+// 32 registers, two FMA per cycle, latency 4: 24 accumulators, with three loads of B and eight
+// broadcasts for them. A panel of B is 48 KiB. Rows of A in place have eight pointers, which general
+// registers hold; with 14 rows and two vectors they do not, and such products took up to 1.5 times
+// as long.
+inline constexpr BlockSizes kBlockSizes{8, 3, 256, 10};
 #elif CONVPOOL_VECTOR_BYTES == 32
 // 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. A panel of B is 16 KiB.
 inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16};
