@@ -108,13 +108,13 @@ class KernelLayer(DataGradient, builtin._Conv):
 
     # --------------------------------------------------------------------------- calls
 
-    def _check(self, x: Any) -> None:
+    def _check(self, x: Any, context: Any) -> None:
         """Refuse an array that does not fit, before parameters are initialised or a graph runs."""
         op = self.op
         arguments, weight = self._arguments, self.weight
         # Most calls are like the one before; `_data` is another list once the weight was cast,
         # initialised or moved.
-        seen = (arguments, x.shape, x.dtype, x.ctx)
+        seen = (arguments, x.shape, x.dtype, context)
         if weight._data is not None and weight._data is self._fitting_weight and seen == self._fits:
             return
         dtype, device = functional.check_arrays(op, (x,))
@@ -123,9 +123,9 @@ class KernelLayer(DataGradient, builtin._Conv):
             dtypes = f'{dtype} (data), {weight_dtype} (weight)'
             geometry.refuse('mixed_dtypes', op=op, dtypes=dtypes)
         self._check_shapes(arguments, x, dtype, device)
-        if weight._data is not None and x.ctx not in weight.list_ctx():
+        if weight._data is not None and context not in weight.list_ctx():
             devices = ', '.join(map(str, weight.list_ctx()))
-            geometry.refuse('mixed_devices', op=op, devices=f'{x.ctx} (data), {devices} (weight)')
+            geometry.refuse('mixed_devices', op=op, devices=f'{context} (data), {devices} (weight)')
         self._fits, self._fitting_weight = seen, weight._data
 
     def infer_shape(self, x: Any) -> None:
@@ -137,17 +137,12 @@ class KernelLayer(DataGradient, builtin._Conv):
     def forward(self, x: Any) -> Any:
         if array_kind(self, x).symbol:
             return super().forward(x)
-        self._check(x)
-        if not self._active:
-            return super().forward(x)
-        if 0 not in x.shape:
-            return self._forward_alone(x)
+        context = x.ctx
+        self._check(x, context)
         # Some of MXNet's operators refuse empty arrays in graphs, and there is nothing to compute.
-        self._active = False
-        try:
-            return super().forward(x)
-        finally:
-            self._active = True
+        if self._active and 0 not in x.shape:
+            return self._forward_alone(x)
+        return self._forward_array(x, context)
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Optional[Any] = None) -> Any:
         kind = kind_of(x)
