@@ -16,6 +16,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy
 
+from ._malloc import keep_freed_memory
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 LIBRARY = os.path.join(HERE, 'libconvpool.so')
 BUILD_REPORT = os.path.join(HERE, '_build.json')
@@ -85,6 +87,8 @@ GRADIENT_SUM_CAP = 32
 
 
 def _import_mxnet() -> Any:
+    # Before MXNet starts threads, each of which would get an arena of its own.
+    keep_freed_memory()
     os.environ.setdefault('MXNET_EXEC_INPLACE_GRAD_SUM_CAP', str(GRADIENT_SUM_CAP))
     # A failed import takes `mxnet` out of sys.modules again but leaves submodules behind, and a
     # second attempt on top of them fails in confusing places.
