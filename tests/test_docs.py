@@ -196,7 +196,7 @@ def variables_that_the_code_reads():
     for ending in ('py', 'cc', 'h'):
         sources += (ROOT / 'gluon_convpool').rglob('*.' + ending)
     reading = r'(?:environ\.\w+\(|environ\[|getenv\(|enabled\()\s*["\']([A-Z][A-Z0-9_]+)["\']'
-    word = r'["\']([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)["\']'
+    word = r'["\']([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+_?)["\']'
     found = set()
     for source in sources:
         text = re.sub(
