@@ -21,9 +21,11 @@ class WinogradWeightGradient {
   static constexpr int kLanes = Simd<T>::kLanes;
   static constexpr int kNr = Block::kNr;
   static constexpr int64_t kBytes = sizeof(T);
-  // V and D of the tiles that are transformed at once: no more than scratch memory keeps, and the
-  // products that read them find them in the last cache.
-  static constexpr int64_t kPartBytes = 8 << 20;
+  // V and D of the tiles that are transformed at once: what the products that read them find in
+  // cache, or more where there would be so few tiles that reading and writing dU takes longer than
+  // adding to it, but no more than scratch memory keeps.
+  static constexpr int64_t kPartBytes = Block::kPartBytes, kMostPartBytes = 8 << 20;
+  static constexpr int64_t kFewestTiles = 64;
   // dU of a task.
   static constexpr int64_t kTaskBytes = 160 << 10;
   // Channels whose taps are written at once.
@@ -44,8 +46,10 @@ class WinogradWeightGradient {
     panels_ = ceil_div(conv.outputs, kNr);
     const int64_t tile_bytes =
         tile.planes() * kBytes * conv.groups * (slices_ * kLanes + panels_ * kNr);
+    const int64_t part_tiles = max_of(
+        max_of(1, kPartBytes / tile_bytes), min_of(kFewestTiles, kMostPartBytes / tile_bytes));
     // An empty batch has one as well, so that what it costs can be asked.
-    parts_ = max_of(1, min_of(grid_.count, ceil_div(grid_.count * tile_bytes, kPartBytes)));
+    parts_ = max_of(1, ceil_div(grid_.count, part_tiles));
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
     chunks_ = ceil_div(slices_, max_of(1, fitting / kLanes));
   }

@@ -10,6 +10,7 @@ struct BlockSizes {
   int nv;      // vectors of C in registers per row; NR = nv * lanes
   int kc;      // aim for the length of one pass over the reduction
   int panels;  // aim for the micro-panels of B in one task
+  int part;    // bytes that a pass over long sums reads again and again
 };
 
 // The mr * nv accumulators, nv vectors of B and one broadcast must fit the register file, and there
@@ -22,17 +23,17 @@ struct BlockSizes {
 // broadcasts for them. A panel of B is 48 KiB. Rows of A in place have eight pointers, which general
 // registers hold; with 14 rows and two vectors they do not, and such products took up to 1.5 times
 // as long.
-inline constexpr BlockSizes kBlockSizes{8, 3, 256, 10};
+inline constexpr BlockSizes kBlockSizes{8, 3, 256, 10, 1 << 20};
 #elif CONVPOOL_VECTOR_BYTES == 32
 // 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. A panel of B is 16 KiB.
-inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16};
+inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16, 8 << 20};
 #elif defined(__aarch64__)
 // 32 registers of four lanes: 24 accumulators. A panel of B is 15 KiB.
-inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16};
+inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16, 8 << 20};
 #else
 // 16 registers and no FMA, so a product needs a register of its own: 8 accumulators. A panel of B
 // is 10 KiB.
-inline constexpr BlockSizes kBlockSizes{4, 2, 320, 24};
+inline constexpr BlockSizes kBlockSizes{4, 2, 320, 24, 8 << 20};
 #endif
 
 template <typename T>
@@ -43,6 +44,7 @@ struct Blocks {
   // Panels have the same number of bytes for every type: of wider values there are fewer columns.
   static constexpr int kKc = kBlockSizes.kc;
   static constexpr int kPanels = kBlockSizes.panels;
+  static constexpr int kPartBytes = kBlockSizes.part;
 };
 
 }  // namespace convpool::CONVPOOL_ISA
