@@ -10,7 +10,9 @@ namespace convpool::CONVPOOL_ISA {
 // often this short, and then a call of memcpy or memset is what takes the time.
 template <typename T, int Size>
 CONVPOOL_INLINE void copy_short(T* to, const T* from, int64_t count) {
-  if (count >= Size) {
+  if constexpr (kMasks && 2 * Size == Simd<T>::kLanes) {
+    store_masked(to, from ? load_masked(from, count) : Vec<T>{}, count);
+  } else if (count >= Size) {
     T head[Size] = {}, tail[Size] = {};
     if (from) {
       __builtin_memcpy(head, from, sizeof(head));
@@ -28,9 +30,13 @@ template <typename T>
 CONVPOOL_INLINE void store_part(T* to, Vec<T> value, int64_t count) {
   constexpr int kLanes = Simd<T>::kLanes;
   if (count >= kLanes) return store<T>(to, value);
-  T values[kLanes];
-  store<T>(values, value);
-  copy_short<T, kLanes / 2>(to, values, count);
+  if constexpr (kMasks) {
+    store_masked(to, value, count);
+  } else {
+    T values[kLanes];
+    store<T>(values, value);
+    copy_short<T, kLanes / 2>(to, values, count);
+  }
 }
 
 // Zero behind the last value.
@@ -38,9 +44,13 @@ template <typename T>
 CONVPOOL_INLINE Vec<T> load_part(const T* from, int64_t count) {
   constexpr int kLanes = Simd<T>::kLanes;
   if (count >= kLanes) return load<T>(from);
-  T values[kLanes] = {};
-  copy_short<T, kLanes / 2>(values, from, count);
-  return load<T>(values);
+  if constexpr (kMasks) {
+    return load_masked(from, count);
+  } else {
+    T values[kLanes] = {};
+    copy_short<T, kLanes / 2>(values, from, count);
+    return load<T>(values);
+  }
 }
 
 template <typename T>

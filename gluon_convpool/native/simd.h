@@ -8,6 +8,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #ifndef CONVPOOL_ISA
 #define CONVPOOL_ISA baseline
@@ -50,6 +53,31 @@ template <typename T>
 CONVPOOL_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
+
+// Where the instruction set has masks: the first `count` lanes, 0 <= count < kLanes. What is not
+// loaded is zero.
+#if defined(__AVX512F__) && CONVPOOL_VECTOR_BYTES == 64
+inline constexpr bool kMasks = true;
+CONVPOOL_INLINE uint32_t mask_of(int64_t count) { return (1u << count) - 1; }
+CONVPOOL_INLINE Vec<float> load_masked(const float* p, int64_t count) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask_of(count)), p);
+}
+CONVPOOL_INLINE Vec<double> load_masked(const double* p, int64_t count) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask_of(count)), p);
+}
+CONVPOOL_INLINE void store_masked(float* p, Vec<float> v, int64_t count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask_of(count)), (__m512)v);
+}
+CONVPOOL_INLINE void store_masked(double* p, Vec<double> v, int64_t count) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask_of(count)), (__m512d)v);
+}
+#else
+inline constexpr bool kMasks = false;
+template <typename T>
+Vec<T> load_masked(const T* p, int64_t count);
+template <typename T>
+void store_masked(T* p, Vec<T> v, int64_t count);
+#endif
 
 template <typename T>
 CONVPOOL_INLINE Vec<T> broadcast(T x) {

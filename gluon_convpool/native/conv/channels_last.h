@@ -8,7 +8,7 @@
 #include "../parallel.h"
 #include "convolution.h"
 #include "matrix_product.h"
-#include "transpose.h"
+#include "../transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
 

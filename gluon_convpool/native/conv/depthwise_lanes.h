@@ -11,7 +11,7 @@
 #include "../arena.h"
 #include "../parallel.h"
 #include "tap_convolution.h"
-#include "transpose.h"
+#include "../transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
 

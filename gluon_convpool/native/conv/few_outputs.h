@@ -8,7 +8,7 @@
 #include "../arena.h"
 #include "../parallel.h"
 #include "matrix_product.h"
-#include "transpose.h"
+#include "../transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
 

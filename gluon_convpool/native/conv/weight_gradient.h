@@ -14,7 +14,7 @@
 #include "../gemm/micro_kernel.h"
 #include "../parallel.h"
 #include "strip.h"
-#include "transpose.h"
+#include "../transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
 

@@ -4,7 +4,7 @@
 
 #include "strip.h"
 #include "tap_convolution.h"
-#include "transpose.h"
+#include "../transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
 

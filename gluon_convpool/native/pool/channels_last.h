@@ -1,10 +1,10 @@
 // Pooling over (batch, D, H, W, channels), forward and backward: channels are the lanes.
 #pragma once
 
-#include <string.h>
 
 #include "../convpool.h"
 #include "../parallel.h"
+#include "../runs.h"
 #include "rules.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -68,20 +68,6 @@ class ChannelsLastPooling {
     return static_cast<T>(count);
   }
 
-  static CONVPOOL_INLINE V load_part(const T* from, int64_t count) {
-    if (count >= kLanes) return load<T>(from);
-    V value = {};
-    memcpy(&value, from, static_cast<size_t>(count) * sizeof(T));
-    return value;
-  }
-  static CONVPOOL_INLINE void store_part(T* to, V value, int64_t count) {
-    if (count >= kLanes) {
-      store<T>(to, value);
-    } else {
-      memcpy(to, &value, static_cast<size_t>(count) * sizeof(T));
-    }
-  }
-
   double work() const {
     return static_cast<double>(pool_.batch * channels_) * static_cast<double>(in_size_ + out_size_);
   }
@@ -108,7 +94,7 @@ class ChannelsLastPooling {
           const int64_t count = last - c;
           V result = broadcast<T>(Rule::identity());
           for_each_inside(place, [&](int64_t position) {
-            const V value = load_part(from + position * channels_ + c, count);
+            const V value = load_part<T>(from + position * channels_ + c, count);
             result = Rule::combine(result, Rule::prepare(value));
           });
           if constexpr (!Rule::kByTap) {
@@ -116,7 +102,7 @@ class ChannelsLastPooling {
           } else if constexpr (!Rule::kFirstOnly) {
             for (int lane = 0; lane < kLanes; ++lane) result[lane] = Rule::finish(result[lane]);
           }
-          store_part(to + c, result, count);
+          store_part<T>(to + c, result, count);
         }
       }
     });
@@ -142,15 +128,15 @@ class ChannelsLastPooling {
         const V divisors = broadcast<T>(divisor(place));
         for (int64_t c = first; c < last; c += kLanes) {
           const int64_t count = last - c;
-          const V y_here = load_part(y + out + c, count);
-          V dy_here = load_part(dy + out + c, count);
+          const V y_here = load_part<T>(y + out + c, count);
+          V dy_here = load_part<T>(dy + out + c, count);
           if (pool_.mode == CONVPOOL_AVG) dy_here /= divisors;
           Mask open = ~Mask{};
           for_each_inside(place, [&](int64_t inside) {
             const int64_t at = inside * channels_ + c;
             const V share =
-                Rule::gradient(load_part(x_here + at, count), y_here, dy_here, ~Mask{}, &open);
-            store_part(to + at, load_part(to + at, count) + share, count);
+                Rule::gradient(load_part<T>(x_here + at, count), y_here, dy_here, ~Mask{}, &open);
+            store_part<T>(to + at, load_part<T>(to + at, count) + share, count);
           });
         }
       }

@@ -14,6 +14,7 @@
 #include "../convpool.h"
 #include "../parallel.h"
 #include "../runs.h"
+#include "../transpose.h"
 #include "rules.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -63,6 +64,10 @@ class Pooling {
     tiled_ = kernel_d_ == stride_d_ && kernel_h_ == stride_h_ && kernel_w_ == stride_w_ &&
              pad_d_ == 0 && pad_h_ == 0 && pad_w_ == 0 && in_d_ == out_d_ * stride_d_ &&
              in_h_ == out_h_ * stride_h_ && in_w_ == out_w_ * stride_w_;
+    if (average_ && window_counts_all(out_d_, stride_d_, kernel_d_, pad_d_, in_d_) &&
+        window_counts_all(out_h_, stride_h_, kernel_h_, pad_h_, in_h_) &&
+        window_counts_all(out_w_, stride_w_, kernel_w_, pad_w_, in_w_))
+      uniform_count_ = kernel_d_ * kernel_h_ * kernel_w_;
     whole_plane_ = out_d_ == 1 && out_h_ == 1 && out_w_ == 1 && pad_d_ == 0 && pad_h_ == 0 &&
                    pad_w_ == 0 && kernel_d_ >= in_d_ && kernel_h_ >= in_h_ && kernel_w_ >= in_w_;
   }
@@ -124,6 +129,12 @@ class Pooling {
     const int64_t count = count_pad_ ? min_of(start + kernel, size + pad) - start
                                      : min_of(start + kernel, size) - max_of(start, 0);
     return max_of(1, count);  // a window that lies outside sums to 0, whatever divides it
+  }
+  // Does every window of an axis count all of its elements?
+  bool window_counts_all(int64_t outputs, int64_t stride, int64_t kernel, int64_t pad,
+                         int64_t size) const {
+    return outputs > 0 && counted(0, stride, kernel, pad, size) == kernel &&
+           counted(outputs - 1, stride, kernel, pad, size) == kernel;
   }
   T row_count(int64_t row) const {
     const int64_t slice = slice_of(row);
@@ -188,8 +199,8 @@ class Pooling {
   bool forward_all(Rule, const T* x, T* y) const {
     return for_each_part(true, [&](int64_t plane0, int64_t plane1, int64_t row0, int64_t row1) {
       if (whole_plane_) {
-        for (int64_t plane = plane0; plane < plane1; ++plane)
-          y[plane] = reduce_plane<Rule>(x + plane * in_size());
+        for (int64_t plane = plane0; plane < plane1; plane += kLanes)
+          reduce_planes<Rule>(x + plane * in_size(), min_of(kLanes, plane1 - plane), y + plane);
         return true;
       }
       const int64_t count = (plane1 - plane0) * (row1 - row0), most = band_rows(count, 1);
@@ -217,7 +228,8 @@ class Pooling {
           split(band, rows, split_data);
           columns = split_data;
         }
-        if (columns_ == out_w_ && !average_) {
+        const bool by_column = average_ && uniform_count_ == 0;
+        if (columns_ == out_w_ && !by_column) {
           reduce_columns<Rule>(columns, rows, rows * columns_, T(1), nullptr, to);
           to += rows * out_w_;
           continue;
@@ -225,8 +237,8 @@ class Pooling {
         OutputRow done = start;
         for (int64_t b = 0; b < rows; ++b, step(&done, row0, row1), to += out_w_)
           reduce_columns<Rule>(columns + b * columns_, rows, out_w_,
-                               average_ ? row_count(done.row) : T(1), average_ ? counts : nullptr,
-                               to);
+                               by_column ? row_count(done.row) : T(1),
+                               by_column ? counts : nullptr, to);
       }
       return true;
     });
@@ -255,11 +267,15 @@ class Pooling {
   }
 
   // Of `count` outputs that stand side by side in a band of so many rows, each divided by row_count
-  // * counts[its column] where there are counts. Reads up to a vector behind the last column; what
-  // it finds there is not used.
+  // * counts[its column], or by the count that all have. Reads up to a vector behind the last
+  // column; what it finds there is not used.
   template <typename Rule>
   void reduce_columns(const T* columns, int64_t rows, int64_t count, T row_count, const T* counts,
                       T* y) const {
+    const T uniform = uniform_count_ == 0 ? T(1) : static_cast<T>(uniform_count_);
+    // Products with the inverse of a power of two are exact, and divisions slow.
+    const bool divides = (uniform_count_ & (uniform_count_ - 1)) != 0;
+    const T factor = divides ? T(1) : 1 / uniform;
     for (int64_t c = 0; c < count; c += kLanes) {
       TapPlace tap(*this, rows);
       V sum = load<T>(columns + c);
@@ -267,13 +283,34 @@ class Pooling {
         tap.next();
         sum = Rule::combine(sum, load<T>(columns + tap.at() + c));
       }
-      if (counts) sum /= load<T>(counts + c) * row_count;
+      if (counts)
+        sum /= load<T>(counts + c) * row_count;
+      else if (divides)
+        sum /= broadcast<T>(uniform);
+      else
+        sum *= broadcast<T>(factor);
       store_part<T>(y + c, Rule::finish(sum), count - c);
     }
   }
 
+  // One value for each of up to kLanes planes.
   template <typename Rule>
-  T reduce_plane(const T* x) const {
+  void reduce_planes(const T* x, int64_t planes, T* y) const {
+    V part[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i)
+      part[i] = i < planes ? reduce_plane<Rule>(x + i * in_size()) : V{};
+    Transposer<T>::run(part);
+#pragma GCC unroll 8
+    for (int half = kLanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 16
+      for (int i = 0; i < half; ++i) part[i] = Rule::combine(part[i], part[i + half]);
+    const V all = average_ ? part[0] / broadcast<T>(static_cast<T>(in_size())) : part[0];
+    store_part<T>(y, average_ ? all : Rule::finish(all), planes);
+  }
+
+  // The values of a plane, reduced to one in each lane.
+  template <typename Rule>
+  V reduce_plane(const T* x) const {
     const int64_t size = in_size();
     constexpr int kChains = 4;
     V chain[kChains];
@@ -285,20 +322,11 @@ class Pooling {
     V all = chain[0];
     for (int i = 1; i < kChains; ++i) all = Rule::combine(all, chain[i]);
     for (; k + kLanes <= size; k += kLanes) all = Rule::combine(all, Rule::prepare(load<T>(x + k)));
-    if (k < size) {
-      T rest[kLanes];
-      for (int lane = 0; lane < kLanes; ++lane) rest[lane] = Rule::identity();
-      copy_short<T, kLanes / 2>(rest, x + k, size - k);
-      all = Rule::combine(all, Rule::prepare(load<T>(rest)));
-    }
-    T lanes[kLanes];
-    store<T>(lanes, all);
-#pragma GCC unroll 8
-    for (int half = kLanes / 2; half > 0; half /= 2)
-      for (int lane = 0; lane < half; ++lane)
-        lanes[lane] = Rule::combine(lanes[lane], lanes[lane + half]);
-    const T result = lanes[0];
-    return average_ ? result / static_cast<T>(size) : Rule::finish(result);
+    if (k == size) return all;
+    Mask inside;
+    for (int lane = 0; lane < kLanes; ++lane) inside[lane] = lane < size - k ? -1 : 0;
+    const V rest = load_part<T>(x + k, size - k);
+    return Rule::combine(all, Rule::prepare(inside ? rest : broadcast<T>(Rule::identity())));
   }
 
   template <typename Rule>
@@ -551,6 +579,7 @@ class Pooling {
   const int64_t planes_;
   const int64_t kernel_d_, kernel_h_, kernel_w_, stride_d_, stride_h_, stride_w_;
   const int64_t pad_d_, pad_h_, pad_w_, in_d_, in_h_, in_w_, out_d_, out_h_, out_w_;
+  int64_t uniform_count_ = 0;  // by which an average divides all sums; 0 where it is not one number
   int64_t width_;    // columns that the windows of a row cover, padding included
   int64_t columns_;  // of one phase
   int64_t inside_;   // columns of the image among them

@@ -3,9 +3,9 @@
 
 #include <utility>
 
-#include "../parallel.h"
-#include "../runs.h"
-#include "../simd.h"
+#include "parallel.h"
+#include "runs.h"
+#include "simd.h"
 
 namespace convpool::CONVPOOL_ISA {
 
