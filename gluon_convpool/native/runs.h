@@ -53,6 +53,22 @@ CONVPOOL_INLINE Vec<T> load_part(const T* from, int64_t count) {
   }
 }
 
+// The same for lanes that are `step` apart in memory.
+template <typename T>
+CONVPOOL_INLINE void store_apart(T* to, Vec<T> value, int64_t count, int64_t step) {
+  if (step == 1) return store_part<T>(to, value, count);
+  T values[Simd<T>::kLanes];
+  store<T>(values, value);
+  for (int64_t k = 0; k < min_of(count, Simd<T>::kLanes); ++k) to[k * step] = values[k];
+}
+template <typename T>
+CONVPOOL_INLINE Vec<T> load_apart(const T* from, int64_t count, int64_t step) {
+  if (step == 1) return load_part<T>(from, count);
+  T values[Simd<T>::kLanes] = {};
+  for (int64_t k = 0; k < min_of(count, Simd<T>::kLanes); ++k) values[k] = from[k * step];
+  return load<T>(values);
+}
+
 template <typename T>
 CONVPOOL_INLINE void clear(T* to, int64_t count) {
   constexpr int kLanes = Simd<T>::kLanes;
@@ -75,7 +91,14 @@ CONVPOOL_INLINE void gather_columns(T* to, const T* from, int64_t count, int64_t
       store<T>(to + at, load<T>(from + at));
     }
   } else if (step == 2) {
-    for (int64_t k = 0; k < count; ++k) to[k] = from[2 * k];
+    // What is behind the last value may not be readable.
+    int64_t k = 0;
+    for (; k + kLanes < count; k += kLanes) {
+      Vec<T> pair[2];
+      deinterleave<T>(from + 2 * k, pair);
+      store<T>(to + k, pair[0]);
+    }
+    for (; k < count; ++k) to[k] = from[2 * k];
   } else {
     for (int64_t k = 0; k < count; ++k) to[k] = from[k * step];
   }

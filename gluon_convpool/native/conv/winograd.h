@@ -499,44 +499,35 @@ class Winograd {
         }
         continue;
       }
-      if (step == 1) {
-        for (int64_t k = 0; k < columns; k += kLanes) {
-          // The last square overlaps the one before it. A band has as many vectors as a square.
-          const int64_t at = max_of(0, min_of(k, columns - kLanes));
-          Vec<T> square[kLanes];
+      for (int64_t k = 0; k < columns; k += kLanes) {
+        // The last square overlaps the one before it. A band has as many vectors as a square.
+        const int64_t at = max_of(0, min_of(k, columns - kLanes));
+        Vec<T> square[kLanes];
 #pragma GCC unroll 16
-          for (int lane = 0; lane < kLanes; ++lane)
-            square[lane] = load<T>(band + (at + lane) * kLanes) + bias_vector;
-          Transposer<T>::run(square);
-          if (channels == kLanes && columns >= kLanes) {
-            if (sum)
-#pragma GCC unroll 16
-              for (int lane = 0; lane < kLanes; ++lane)
-                square[lane] +=
-                    load<T>(sum + row * row_step + lane * conv_.out_channel_stride + at);
-            if (epilogue.active)
-#pragma GCC unroll 16
-              for (int lane = 0; lane < kLanes; ++lane) square[lane] = epilogue.apply(square[lane]);
+        for (int lane = 0; lane < kLanes; ++lane)
+          square[lane] = load<T>(band + (at + lane) * kLanes) + bias_vector;
+        Transposer<T>::run(square);
+        if (channels == kLanes && columns >= kLanes && step == 1) {
+          if (sum)
 #pragma GCC unroll 16
             for (int lane = 0; lane < kLanes; ++lane)
-              store<T>(out + lane * conv_.out_channel_stride + at, square[lane]);
-            continue;
-          }
-          for (int64_t lane = 0; lane < channels; ++lane) {
-            const int64_t place = lane * conv_.out_channel_stride + at;
-            Vec<T> value = square[lane];
-            if (sum) value += load_part<T>(sum + row * row_step + place, columns);
-            store_part<T>(out + place, epilogue.active ? epilogue.apply(value) : value, columns);
-          }
+              square[lane] += load<T>(sum + row * row_step + lane * conv_.out_channel_stride + at);
+          if (epilogue.active)
+#pragma GCC unroll 16
+            for (int lane = 0; lane < kLanes; ++lane) square[lane] = epilogue.apply(square[lane]);
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane)
+            store<T>(out + lane * conv_.out_channel_stride + at, square[lane]);
+          continue;
         }
-        continue;
+        for (int64_t lane = 0; lane < channels; ++lane) {
+          const int64_t place = lane * conv_.out_channel_stride + at * step;
+          Vec<T> value = square[lane];
+          if (sum) value += load_apart<T>(sum + row * row_step + place, columns, step);
+          store_apart<T>(out + place, epilogue.active ? epilogue.apply(value) : value, columns,
+                         step);
+        }
       }
-      for (int64_t lane = 0; lane < channels; ++lane)
-        for (int64_t k = 0; k < columns; ++k) {
-          const int64_t at = lane * conv_.out_channel_stride + k * step;
-          const T value = band[k * kLanes + lane] + bias[lane];
-          out[at] = epilogue.apply(sum ? value + sum[row * row_step + at] : value);
-        }
     }
   }
 
