@@ -130,6 +130,24 @@ def test_a_model_of_two_inputs(tmp_path, monkeypatch, capsys, nd_arrays):
     )
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_inputs_have_the_type_of_the_parameters(dtype, tmp_path, monkeypatch, capsys, nd_arrays):
+    monkeypatch.chdir(tmp_path)
+    net = builtin.HybridSequential(prefix='')
+    net.add(builtin.Conv2D(8, 3, prefix='conv_'), builtin.BatchNorm(prefix='norm_'))
+    net.cast(dtype)
+    net.initialize()
+    net.hybridize()
+    net(data(*SHAPE).astype(dtype))
+    net.export('net')
+    words = ['--seconds', 0.01, '--json', '-', '--save', 'fast']
+    assert command('--input', SIZES, *words) == 0
+    agreement = json.loads(capsys.readouterr().out)['agreement']
+    # Folding rounds, in float64 by far less.
+    assert 0 < agreement['difference'] < {'float32': 1e-5, 'float64': 1e-14}[dtype]
+    assert mx.nd.load('fast-0000.params')['arg:conv_fwd_weight'].dtype.__name__ == dtype
+
+
 def test_an_unknown_operator_is_run_as_it_is(tmp_path, monkeypatch, capsys, nd_arrays):
     monkeypatch.chdir(tmp_path)
     symbol = mx.sym.broadcast_add(mx.sym.arccosh(mx.sym.var('data') + 3), mx.sym.ones((1, 4)))

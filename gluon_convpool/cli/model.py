@@ -154,6 +154,7 @@ def examine(options: argparse.Namespace) -> Tuple[Dict[str, Any], Any]:
 
     from .._mxnet import in_world, mx, to_world
     from ..models import files, optimize
+    from ..models.dtypes import input_dtypes
     from ..models.optimization import GraphBlock
     from ..models.tracing import trace_of_graph
 
@@ -167,8 +168,11 @@ def examine(options: argparse.Namespace) -> Tuple[Dict[str, Any], Any]:
             prepack=list(shapes.values()) if options.prepack else None,
         )
         random = numpy.random.RandomState(0)
+        dtypes = input_dtypes(graph)
         arrays = {
-            name: to_world(mx.nd.array(random.standard_normal(shape)), graph.numpy)
+            name: to_world(
+                mx.nd.array(random.standard_normal(shape), dtype=dtypes[name]), graph.numpy
+            )
             for name, shape in shapes.items()
         }
         results: Dict[str, Any] = {

@@ -5,6 +5,7 @@ swapping      layers of Gluon networks
 graph         a graph of operators that can be taken apart
 operators     MXNet's operators as the rules know them
 shapes        shapes in a graph whose input sizes are unknown
+dtypes        types in a graph, from those of its parameters
 rules         the rewrites, one by one
 files         models as MXNet stores them, and what is wrong with a file
 tracing       from a Gluon network to its graph

@@ -12,6 +12,7 @@ from mxnet.gluon import block as gluon_block
 from .. import backends
 from .._mxnet import in_world, kind_of, mx, to_world
 from . import files, rules
+from .dtypes import input_dtypes
 from .files import ModelError, PathLike, reason_of
 from .tracing import Trace, trace, trace_of_graph
 
@@ -109,9 +110,12 @@ class GraphBlock(mx.gluon.SymbolBlock):
     def __init__(self, run: Trace) -> None:
         graph = run.graph
         with in_world(graph.numpy):
-            # The type is for MXNet, which warns where it has none; a call's arrays decide it.
+            # The types are for MXNet, which warns where it has none and prints where they do not
+            # fit; a call's arrays decide.
+            dtypes = input_dtypes(graph)
             variables = [
-                to_world(mx.sym.var(name, dtype='float32'), graph.numpy) for name in run.inputs
+                to_world(mx.sym.var(name, dtype=dtypes.get(name, 'float32')), graph.numpy)
+                for name in run.inputs
             ]
             super().__init__(graph.symbol(), variables)
             for parameter in self.params.values():

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Optional
 
 import numpy
 
 from ... import geometry
-from ..._mxnet import mx
 from ...backends import native
 from .. import operators
+from ..dtypes import dtype_of
 from ..graph import Graph, Node
 from ..shapes import shapes_of
 from .folding import affine
 from .rule import Rule, Stays
 
 
-def _dtypes(graph: Graph) -> Dict[str, str]:
-    """Return the dtypes that MXNet infers from those of the parameters, by name of the output."""
-    symbol = graph.symbol().as_nd_ndarray().get_internals()
-    given = {name: value.dtype for name, value in graph.parameters.items()}
-    try:
-        inferred = symbol.infer_type_partial(**given)[1]
-    except mx.MXNetError:
-        inferred = None
-    names = zip(symbol.list_outputs(), inferred or ())
-    return {name: numpy.dtype(dtype).name for name, dtype in names if dtype is not None}
-
-
-def _dtype_of(graph: Graph, node: Node) -> Optional[str]:
-    """Return the dtype of a node's output; that of the parameters where it is not known."""
-    if graph.dtypes is None:
-        graph.dtypes = _dtypes(graph)
-    known = graph.dtypes.get(node.name + '_output')
-    if known is not None:
-        return known
-    floats = {
-        numpy.dtype(value.dtype).name
-        for value in graph.parameters.values()
-        if numpy.dtype(value.dtype).kind == 'f'
-    }
-    return floats.pop() if len(floats) == 1 else None
-
-
 def replace_convolution(graph: Graph, node: Node) -> Optional[str]:
     """A convolution for which the native backend has a kernel."""
     weight = graph.value(node.inputs[1])
-    dtype = _dtype_of(graph, node) if weight is None else weight.dtype.name
+    dtype = dtype_of(graph, node) if weight is None else weight.dtype.name
     try:
         arguments = operators.convolution_arguments(node)
     except (TypeError, ValueError) as error:
@@ -69,7 +42,7 @@ def replace_pooling(graph: Graph, node: Node) -> Optional[str]:
         arguments: geometry.Pooling = operators.pooling_arguments(node, axes - 2)
     except (TypeError, ValueError, KeyError) as error:
         raise Stays(str(error)) from None
-    obstacle = native.obstacle('pooling', arguments, _dtype_of(graph, node), 'cpu')
+    obstacle = native.obstacle('pooling', arguments, dtype_of(graph, node), 'cpu')
     if obstacle:
         raise Stays(obstacle)
     node.op = graph.operator('convpool_pooling')
