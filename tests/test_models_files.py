@@ -373,6 +373,17 @@ def test_a_file_that_cannot_be_used_is_named(name, native, nd_arrays, tmp_path):
     assert '\n' not in str(caught.value) and '.cc' not in str(caught.value)
 
 
+def test_a_weight_of_another_transposed_convolution_is_named(nd_arrays, tmp_path):
+    x = mx.sym.Convolution(mx.sym.var('x'), kernel=(1, 1), num_filter=4, no_bias=True, name='point')
+    up = mx.sym.Deconvolution(x, kernel=(2, 2), num_filter=6, num_group=2, name='up')
+    point = mx.nd.zeros((4, 3, 1, 1))
+    for shape in ((4, 6, 2, 2), (2, 3, 2, 2), (4, 3, 3, 3)):
+        with pytest.raises(ModelError, match=r'layer up needs a weight of shape \(4, 3, 2, 2\)'):
+            optimize((up, {'point_weight': point, 'up_weight': mx.nd.zeros(shape)}))
+    model = optimize((up, {'point_weight': point, 'up_weight': mx.nd.zeros((4, 3, 2, 2))}))
+    assert model(data(1, 3, 5, 5)).shape == (1, 6, 6, 6)
+
+
 def test_layers_that_only_mxnet_knows_need_their_inputs_too(nd_arrays, tmp_path):
     x, y = mx.sym.var('x'), mx.sym.var('y')
     up = mx.sym.Deconvolution(mx.sym.dot(x, y), kernel=(2,), num_filter=3, no_bias=False, name='up')

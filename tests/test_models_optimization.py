@@ -246,6 +246,61 @@ def test_convolutions_of_other_dimensions_are_folded_too(ndim, nd_arrays):
     assert operators(graph_of(model)) == ['convpool_convolution']
 
 
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize(
+    'keywords',
+    [
+        {},
+        {'strides': 2, 'padding': 1, 'output_padding': 1},
+        {'groups': 3},
+        {'strides': (2, 3), 'dilation': (2, 1)},
+    ],
+    ids=str,
+)
+def test_a_transposed_convolution_is_ours_and_takes_over_its_batch_norm(keywords, bias, np_or_nd):
+    up = builtin.Conv2DTranspose(6, 3, use_bias=bias, prefix='up_', **keywords)
+    model = optimized(chain(up, norm(), builtin.Activation('tanh')))
+    assert operators(graph_of(model)) == ['convpool_convolution_transpose', 'Activation']
+    assert rewrites(model) == [
+        'norm_fwd: BatchNorm folded into up_fwd',
+        'up_fwd: Deconvolution replaced by ours',
+    ]
+    assert left(model) == []
+
+
+@pytest.mark.parametrize('ndim', [1, 3])
+def test_transposed_convolutions_of_other_dimensions_too(ndim, nd_arrays):
+    layer = getattr(builtin, f'Conv{ndim}DTranspose')(4, 3, prefix='up_')
+    model = optimized(chain(layer, norm()), data(2, 3, *(5, 6, 7)[:ndim]))
+    assert operators(graph_of(model)) == ['convpool_convolution_transpose']
+
+
+def test_a_transposed_convolution_with_channels_last_takes_over_its_batch_norm(np_or_nd):
+    net = gluon_convpool.nn.HybridSequential(prefix='')
+    net.add(gluon_convpool.nn.Conv2DTranspose(6, 3, groups=2, layout='NHWC'), norm(axis=3))
+    net.initialize(mx.init.MSRAPrelu())
+    x = data(2, 5, 6, 4)
+    net(x)
+    net[1].running_var.set_data(net[1].running_var.data() * 3)
+    net[1].gamma.set_data(array_kind().array(np.arange(1, 7, dtype='float32')))
+    model = optimize(net)
+    assert operators(graph_of(model)) == ['convpool_convolution_transpose']
+    assert_close('output', flat(model(x))[0], flat(net(x))[0])
+
+
+def test_a_transposed_convolution_of_a_given_size_stays(nd_arrays):
+    x = mx.sym.var('data')
+    keywords = {'kernel': (3, 3), 'stride': (2, 2), 'num_filter': 4}
+    y = mx.sym.Deconvolution(x, target_shape=(21, 21), name='up', **keywords)
+    model = optimize((y * 2, {'up_weight': data(3, 4, 3, 3)}))
+    assert operators(graph_of(model)) == ['Deconvolution']
+    assert left(model) == [
+        'up: Deconvolution left, Deconvolution: target_shape=(21, 21) is not supported; leave it'
+        ' away'
+    ]
+    assert model.verify(data(1, 3, 10, 10)).agrees
+
+
 def test_arrays_of_float64_are_computed_by_ours(nd_arrays):
     net = chain(conv(), norm(), builtin.MaxPool2D(prefix='pool_'))
     net.cast('float64')
@@ -269,6 +324,15 @@ def test_what_inference_does_not_need_is_dropped(nd_arrays):
     model = optimized(Net(function, conv=conv(), drop=builtin.Dropout(0.5, prefix='drop_')))
     assert operators(graph_of(model)) == ['convpool_convolution']
     assert 'drop_fwd: Dropout dropped' in rewrites(model)
+
+
+def test_our_batch_norm_does_without_what_tells_training_from_inference(np_or_nd):
+    net = chain(norm(), builtin.Dense(3))
+    swap(started(net, data(4, 3)))
+    model = optimize(net)
+    assert operators(graph_of(model)) == ['convpool_batch_norm', 'FullyConnected']
+    assert left(model) == []
+    assert_close('output', flat(model(data(4, 3)))[0], flat(net(data(4, 3)))[0])
 
 
 def test_a_dropout_that_always_drops_stays(nd_arrays):
@@ -333,6 +397,39 @@ def test_a_global_pooling_of_unknown_data_stays(nd_arrays):
     assert left(model) == ['pool: Pooling left, the number of axes of its data is unknown']
 
 
+@pytest.mark.parametrize(
+    'function, shape, reason',
+    [
+        (lambda net, F, x: net.norm(x), (4, 3), None),
+        (lambda net, F, x: net.norm(F.relu(x)), SHAPE, 'the number of axes of its data is unknown'),
+        (
+            lambda net, F, x: (lambda y: net.norm(y) + y)(net.row(x)),
+            (2, 3, 9),
+            'its data has 3 axes, and not the 4 of images',
+        ),
+    ],
+    ids=['vectors', 'images', 'rows'],
+)
+def test_a_batch_norm_that_stays_says_why(function, shape, reason, nd_arrays):
+    row = builtin.Conv1D(3, 1, prefix='row_')
+    model = optimized(Net(function, norm=norm(), row=row), data(*shape))
+    assert 'BatchNorm' in operators(graph_of(model))
+    reason = reason or 'the number of axes of its data is unknown'
+    assert left(model) == [f'norm_fwd: BatchNorm left, {reason}']
+
+
+def test_float16_stays_and_says_why(nd_arrays):
+    shapes_of = {'c_weight': (4, 3, 3, 3), 't_weight': (4, 2, 3, 3)}
+    shapes_of.update({f'n_{name}': (2,) for name in ('gamma', 'beta', 'moving_mean', 'moving_var')})
+    keywords = {'kernel': (3, 3), 'no_bias': True}
+    y = mx.sym.Convolution(mx.sym.var('data'), num_filter=4, name='c', **keywords)
+    y = mx.sym.Deconvolution(y, num_filter=2, name='t', **keywords)
+    y = mx.sym.BatchNorm(mx.sym.Pooling(y, kernel=(2, 2), name='p'), name='n')
+    model = optimize((y, {k: mx.nd.ones(v, dtype='float16') for k, v in shapes_of.items()}))
+    assert {one.node for one in model.report.left} == {'c', 't', 'p', 'n'}
+    assert all('has no kernel for float16' in one.reason for one in model.report.left)
+
+
 def test_what_we_have_no_kernel_for_stays_and_says_why(nd_arrays):
     symbol = mx.sym.Pooling(mx.sym.var('data'), kernel=(2, 2), pooling_convention='same')
     model = optimize((symbol, {}))
@@ -341,10 +438,11 @@ def test_what_we_have_no_kernel_for_stays_and_says_why(nd_arrays):
 
 
 def test_on_the_portable_backend_graphs_are_only_folded(np_or_nd):
-    net = chain(conv(), norm(), builtin.Dropout(0.5), builtin.MaxPool2D())
+    up = builtin.Conv2DTranspose(6, 3)
+    net = chain(conv(), norm(), builtin.Dropout(0.5), builtin.MaxPool2D(), up, norm(prefix='b_'))
     started(net, data(*SHAPE))
     gluon_convpool.use_backend('portable')
-    assert operators(graph_of(optimized(net))) == ['Convolution', 'Pooling']
+    assert operators(graph_of(optimized(net))) == ['Convolution', 'Pooling', 'Deconvolution']
 
 
 # --------------------------------------------------------------------------- fusing
@@ -437,6 +535,17 @@ def test_an_addition_that_broadcasts_stays(function, np_arrays):
     net.pool = builtin.GlobalAvgPool2D()
     model = optimized(net)
     assert '_npi_add' in operators(graph_of(model))
+
+
+def test_an_addition_of_images_enlarged_alike_becomes_the_last_step(np_arrays):
+    def function(net, F, x):
+        return net.conv(net.up(x)) + net.other(net.more(x))
+
+    net = residual(function)
+    net.up = builtin.Conv2DTranspose(3, 2, 2, prefix='up_')
+    net.more = builtin.Conv2DTranspose(4, 4, 2, 1, prefix='more_')
+    model = optimized(net)
+    assert operators(graph_of(model)).count('_npi_add') == 0
 
 
 def test_an_array_added_to_itself_stays(np_or_nd):
@@ -622,12 +731,20 @@ def test_expressions_of_sizes_are_what_they_stand_for(size, stride, offset):
         if expression == SIZE:
             return size
         operator, inner, number = expression
-        return value(inner) + number if operator == '+' else value(inner) // number
+        return {'+': int.__add__, '*': int.__mul__, '//': int.__floordiv__}[operator](
+            value(inner), number
+        )
 
     expression = shapes.plus(shapes.divided(shapes.plus(SIZE, offset), stride), 1)
     assert value(expression) == (size + offset) // stride + 1
     again = shapes.divided(shapes.plus(expression, offset), stride)
     assert value(again) == ((size + offset) // stride + 1 + offset) // stride
+    for factor in (1, 2, 3, 6):
+        enlarged = shapes.plus(shapes.times(expression, factor), offset)
+        assert value(enlarged) == value(expression) * factor + offset
+        for divisor in (1, 2, 3, 4, 6):
+            divided = shapes.divided(enlarged, divisor)
+            assert value(divided) == value(enlarged) // divisor
 
 
 def test_equal_sizes_are_written_alike():
@@ -637,3 +754,10 @@ def test_equal_sizes_are_written_alike():
     # the same, with more before the division and less behind it
     third = shapes.plus(shapes.divided(shapes.plus(SIZE, 1), 2), 0)
     assert one == other == third != shapes.divided(SIZE, 2)
+    # enlarged by 6 in one step or in two, and made smaller again
+    once = shapes.times(SIZE, 6)
+    assert (
+        once == shapes.times(shapes.times(SIZE, 2), 3) == shapes.divided(shapes.times(once, 5), 5)
+    )
+    assert shapes.divided(once, 6) == SIZE != shapes.times(shapes.divided(SIZE, 6), 6)
+    assert shapes.divided(once, 4) == shapes.divided(shapes.times(SIZE, 3), 2)

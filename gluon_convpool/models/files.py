@@ -260,7 +260,6 @@ def plain_names(values: Dict[str, Any]) -> Dict[str, Any]:
 
 # Which inputs of an operator are data; the others are parameters.
 _DATA_INPUTS = {
-    'Deconvolution': 1,
     'FullyConnected': 1,
     'BatchNorm': 1,
     'InstanceNorm': 1,
@@ -268,7 +267,7 @@ _DATA_INPUTS = {
     'GroupNorm': 1,
     'Embedding': 1,
     'LeakyReLU': 1,
-    **dict.fromkeys(operators.OUR_BATCH_NORM, 1),
+    **dict.fromkeys(operators.ANY_DECONVOLUTION | operators.OUR_BATCH_NORM, 1),
 }
 
 
@@ -299,6 +298,11 @@ def _expected_shapes(node: Node, channels: Any) -> List[Tuple[str, Any]]:
         weight = (outputs, inner, *node.attribute('kernel', ()))
         if operators.is_prepacked(node):
             weight = (None,)
+        return [('weight', weight), ('bias', (outputs,))]
+    if node.op in operators.ANY_DECONVOLUTION and operators.layout(node)[1] == 'C':
+        outputs, groups = node.attribute('num_filter', 0), node.attribute('num_group', 1)
+        inputs = channels if isinstance(channels, int) else None
+        weight = (inputs, outputs // groups, *node.attribute('kernel', ()))
         return [('weight', weight), ('bias', (outputs,))]
     if node.op in operators.FULLY_CONNECTED:
         outputs = node.attribute('num_hidden', 0)
