@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from mxnet.gluon import nn as builtin
 
 import gluon_convpool
 from gluon_convpool import optimize, swap
+from gluon_convpool.models import ModelError, rules, shapes
 from gluon_convpool.models import graph as graphs
-from gluon_convpool.models import rules, shapes
 from gluon_convpool.testing import array_kind, assert_close
 
 SHAPE = (2, 3, 13, 12)
@@ -684,6 +686,33 @@ def test_verify_compares_with_the_original(np_or_nd):
     agreement = model.verify(x)
     assert not agreement.agrees and not agreement.same_ranking
     assert agreement.difference > 0.1 * agreement.scale
+
+
+@pytest.mark.parametrize('shape', [(2, 4, 13, 12), (2, 3, 13, 2), (2, 3, 14, 14), (2, 3)], ids=str)
+@pytest.mark.parametrize('hybrid', [False, True])
+def test_verify_names_an_input_that_does_not_fit(shape, hybrid, np_or_nd):
+    net = chain(conv(), norm(), builtin.Dense(7, prefix='dense_'))
+    model = optimized(net)
+    net.hybridize(hybrid)
+    words = f'^OptimizedModel.verify: cannot be done with data of shape {re.escape(str(shape))}: '
+    with pytest.raises(ModelError, match=words + 'layer (conv|dense)_fwd: ') as caught:
+        model.verify(data(*shape))
+    assert '\n' not in str(caught.value) and '.cc' not in str(caught.value)
+    with pytest.raises(ModelError, match=r'^OptimizedModel: takes 1 inputs \(data\), not 2$'):
+        model.verify(data(*SHAPE), data(*SHAPE))
+
+
+def test_verify_names_an_input_that_only_the_original_refuses(nd_arrays):
+    class Large(gluon.HybridBlock):
+        def hybrid_forward(self, F, x):
+            return F.broadcast_add(x, F.ones((2, 3)) if F is mx.nd else F.ones((1, 3)))
+
+    model = optimized(Large(), data(2, 3))
+    sentence = (
+        r'^OptimizedModel.verify: cannot be done with data of shape \(4, 3\): operands could not be'
+    )
+    with pytest.raises(ModelError, match=sentence):
+        model.verify(data(4, 3))
 
 
 def test_verify_takes_nan_for_what_it_is(nd_arrays):

@@ -163,7 +163,18 @@ def test_a_model_with_several_inputs_has_a_shape_for_each(nd_arrays):
         optimize((symbol, values), prepack=shape)
 
 
-@pytest.mark.parametrize('wrong', [3, 'large', (1, 'a'), (1, 32, 0, 14), [(1, 2.5)]], ids=str)
+@pytest.mark.parametrize('integer', [np.int64, np.int32, np.uint8])
+def test_integers_of_numpy_are_sizes(integer, nd_arrays):
+    net = started(network(), data(*SHAPE))
+    shape = tuple(integer(size) for size in SHAPE)
+    for given in (shape, [shape]):
+        assert packed_names(optimize(net, prepack=given)) == ['square_fwd', 'row_fwd']
+
+
+WRONG = [3, 'large', (1, 'a'), (1, 32, 0, 14), [(1, 2.5)], (True, 32, 14, 14), [SHAPE, 3]]
+
+
+@pytest.mark.parametrize('wrong', WRONG, ids=str)
 def test_what_is_no_shape_is_refused(wrong, nd_arrays):
     net = started(network(), data(*SHAPE))
     with pytest.raises(TypeError, match=r'optimize: prepack=.* must be a shape'):

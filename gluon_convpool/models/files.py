@@ -43,7 +43,7 @@ class ModelError(ValueError):
     """
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return what MXNet says in an error, without its places in C++ files.
 
     Examples
