@@ -303,14 +303,14 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(f'--save={options.save}: {error.strerror}') from None
     except (mx.MXNetError, MemoryError) as error:
-        # What MXNet notices only when it computes, such as that memory is out. Of arrays that
-        # nobody has waited for, it would say it again at the end of the program.
-        with contextlib.suppress(mx.MXNetError):
-            mx.nd.waitall()
+        # What MXNet notices only when it computes, such as that memory is out.
         shapes = ' '.join(f'--input={shape}' for shape in options.input)
         reason = reason_of(error) or 'out of memory'
         raise CommandError(f'{options.symbol}: cannot be run with {shapes}: {reason}') from None
     finally:
+        # What is wrong with arrays that nobody has waited for, MXNet would say again at the end.
+        with contextlib.suppress(mx.MXNetError):
+            mx.nd.waitall()
         gluon_convpool.set_num_threads(previous)
     output.write(results)
     if not output.only:
