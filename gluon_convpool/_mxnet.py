@@ -249,6 +249,9 @@ def _load() -> NativeStatus:
         library.convpool_set_instruction_set.restype = ctypes.c_int
         library.convpool_convolution_algorithm.argtypes = [ctypes.c_void_p, ctypes.c_int]
         library.convpool_convolution_algorithm.restype = ctypes.c_int
+        packed = library.convpool_packed_weight
+        packed.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        packed.restype = ctypes.c_void_p
         for name in OPERATORS:
             _operators[name, ND_ARRAY] = getattr(mx.nd, f'convpool_{name}')
             _operators[name, ND_SYMBOL] = getattr(mx.sym, f'convpool_{name}')

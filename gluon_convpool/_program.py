@@ -113,6 +113,13 @@ def add_json_option(parser: Any) -> None:
 class JsonOutput:
     """Where ``--json`` sends a command's results; looked at before any work is done.
 
+    Attributes
+    ----------
+    only : bool
+        Whether the results are printed, and nothing else.
+    path : Path, optional
+        The file that will be written.
+
     Raises
     ------
     CommandError
@@ -121,19 +128,29 @@ class JsonOutput:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.only = options.json == STDOUT
-        self._path = None
+        self._given = options.json
+        self.path: Optional[Path] = None
         if options.json is not None and not self.only:
-            self._path = output_path('--json', options.json)
+            self.path = output_path('--json', options.json)
 
     def text(self) -> Any:
         """Return a scope in which the command may print; what it prints is not among the JSON."""
         return contextlib.redirect_stdout(sys.stderr if self.only else sys.stdout)
 
     def write(self, results: Any) -> None:
-        """Print or write the results, if that was asked for."""
+        """Print or write the results, if that was asked for.
+
+        Raises
+        ------
+        CommandError
+            If there is no space for them.
+        """
         text = json.dumps(results, indent=1)
         if self.only:
             print(text)
-        elif self._path:
-            with replacing(self._path) as new:
-                new.write_text(text + '\n', encoding='utf-8')
+        elif self.path:
+            try:
+                with replacing(self.path) as new:
+                    new.write_text(text + '\n', encoding='utf-8')
+            except OSError as error:
+                raise CommandError(f'--json={self._given}: {error.strerror}') from None

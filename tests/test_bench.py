@@ -593,6 +593,18 @@ def test_show_refuses_other_files(results, tmp_path, capsys):
     assert 'holds no layer that is asked for' in capsys.readouterr().err
 
 
+def test_show_names_what_is_missing_in_a_damaged_file(results, tmp_path, capsys):
+    assert show({'format': 1}, tmp_path) == 2
+    assert capsys.readouterr().err.endswith(".json: is damaged: it has no 'date'\n")
+    for key in set(results) - {'format', 'seconds', 'tolerance', 'networks'}:
+        for damaged in ({k: v for k, v in results.items() if k != key}, {**results, key: None}):
+            assert show(damaged, tmp_path) == 2
+            assert capsys.readouterr().err.endswith(f'.json: is damaged: it has no {key!r}\n')
+    (tmp_path / 'deep.json').write_text('[' * 100_000)
+    assert program.main(['bench', '--show', str(tmp_path / 'deep.json')]) == 2
+    assert 'is no JSON file' in capsys.readouterr().err
+
+
 def test_list_measures_nothing(capsys):
     assert program.main(['bench', '--list', '--suite', 'seed']) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(suites.SUITES['seed'])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+import isolated
 import mxnet as mx
 import pytest
 from models_common import data, flat, started
@@ -105,6 +106,81 @@ def test_nothing_is_overwritten_unless_that_is_asked_for(stored, capsys):
     assert not (folder / 'fast-symbol.json').exists()
     assert command('--input', SIZES, '--seconds', 0, '--save', 'fast', '--force') == 0
     assert (folder / 'fast-0000.params').read_bytes() != b'mine'
+    capsys.readouterr()
+    (folder / 'results.json').write_text('mine')
+    assert '--force overwrites' in refused(capsys, *words, '--json', 'results.json')
+    assert (folder / 'results.json').read_text() == 'mine'
+    assert command('--input', SIZES, '--seconds', 0, '--json', 'results.json', '--force') == 0
+    assert 'agreement' in json.loads((folder / 'results.json').read_text())
+
+
+def test_no_file_is_written_twice(stored, capsys):
+    words = ['net-symbol.json', 'net-0000.params', '--input', SIZES, '--save', 'fast', '--force']
+    sentence = '--json=./fast-symbol.json: is a file that --save=fast writes'
+    assert sentence in refused(capsys, *words, '--json', './fast-symbol.json')
+
+
+@pytest.mark.parametrize(
+    'shape, sentence',
+    [
+        (
+            '1,3,20000,20000',  # the data
+            'net-symbol.json: cannot be run with --input=1,3,20000,20000: Unable to allocate ',
+        ),
+        (
+            '1,3,900,900',  # what a layer gives
+            'OptimizedModel.verify: cannot be done with data of shape (1, 3, 900, 900):'
+            ' Failed to allocate CPU Memory',
+        ),
+    ],
+    ids=['data', 'layer'],
+)
+def test_too_little_memory_is_said(shape, sentence, tmp_path, nd_arrays):
+    net = builtin.HybridSequential(prefix='')
+    net.add(builtin.Conv2D(256, 3, prefix='conv_'), builtin.GlobalAvgPool2D(prefix='pool_'))
+    started(net, data(1, 3, 9, 9))
+    net.hybridize()
+    net(data(1, 3, 9, 9))
+    net.export(str(tmp_path / 'net'))
+    outcome = isolated.attempt(
+        f"""
+        import os, resource, sys
+        from gluon_convpool import backends, cli
+
+        os.chdir({str(tmp_path)!r})
+        backends.info()
+        pages = int(open('/proc/self/statm').read().split()[0])
+        limit = pages * resource.getpagesize() + 2**29
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        words = ['net-symbol.json', 'net-0000.params', '--input', '{shape}', '--seconds', '0']
+        sys.exit(cli.main(['model', *words]))
+        """
+    )
+    assert outcome.returncode == 2 and outcome.stdout == ''
+    assert outcome.stderr.startswith('gluon-convpool model: ' + sentence)
+    assert outcome.stderr.count('\n') == 1
+
+
+def test_a_full_disk_is_said(stored):
+    outcome = isolated.attempt(
+        f"""
+        import os, resource, signal, sys
+        from gluon_convpool import cli
+
+        os.chdir({str(stored[0])!r})
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        words = ['net-symbol.json', 'net-0000.params', '--input', '{SIZES}', '--seconds', '0']
+        print(cli.main(['model', *words, '--save', 'fast']))
+        print(cli.main(['model', *words, '--json', 'results.json']))
+        """
+    )
+    assert outcome.stdout.split() == ['2', '2']
+    assert outcome.stderr.splitlines() == [
+        'gluon-convpool model: --save=fast: File too large',
+        'gluon-convpool model: --json=results.json: File too large',
+    ]
+    assert sorted(os.listdir(stored[0])) == ['net-0000.params', 'net-symbol.json']
 
 
 def test_a_model_of_two_inputs(tmp_path, monkeypatch, capsys, nd_arrays):
@@ -128,6 +204,24 @@ def test_a_model_of_two_inputs(tmp_path, monkeypatch, capsys, nd_arrays):
     assert 'the inputs of the graph are data0, data1' in refused(
         capsys, *words, '--input', 'x=2,4', '--input', '2,3'
     )
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_inputs_have_the_type_of_the_parameters(dtype, tmp_path, monkeypatch, capsys, nd_arrays):
+    monkeypatch.chdir(tmp_path)
+    net = builtin.HybridSequential(prefix='')
+    net.add(builtin.Conv2D(8, 3, prefix='conv_'), builtin.BatchNorm(prefix='norm_'))
+    net.cast(dtype)
+    net.initialize()
+    net.hybridize()
+    net(data(*SHAPE).astype(dtype))
+    net.export('net')
+    words = ['--seconds', 0.01, '--json', '-', '--save', 'fast']
+    assert command('--input', SIZES, *words) == 0
+    agreement = json.loads(capsys.readouterr().out)['agreement']
+    # Folding rounds, in float64 by far less.
+    assert 0 < agreement['difference'] < {'float32': 1e-5, 'float64': 1e-14}[dtype]
+    assert mx.nd.load('fast-0000.params')['arg:conv_fwd_weight'].dtype.__name__ == dtype
 
 
 def test_an_unknown_operator_is_run_as_it_is(tmp_path, monkeypatch, capsys, nd_arrays):
@@ -162,7 +256,11 @@ def test_files_that_cannot_be_used_are_named(words, sentence, stored, capsys):
         (['--input', '2,3,2,2'], 'refuses data of shape (2, 3, 2, 2): layer conv_fwd: '),
         (['--input', SIZES, '--save', '/nowhere/fast'], 'there is no folder /nowhere'),
         (['--input', SIZES, '--threads', '0'], '--threads=0: must be at least 1'),
-        (['--input', SIZES, '--seconds', '-1'], '--seconds=-1: must be at least 0'),
+        (['--input', SIZES, '--seconds', '-1'], '--seconds=-1: must be at least 0, and finite'),
+        (['--input', SIZES, '--seconds', 'nan'], '--seconds=nan: must be at least 0, and finite'),
+        (['--input', SIZES, '--seconds', 'inf'], '--seconds=inf: must be at least 0, and finite'),
+        (['--input', '1,3,99999999999,10'], '(1, 3, 99999999999, 10) is more than the 2147483647'),
+        (['--input', SIZES, '--save', ''], "--save='' ends in no name for the files"),
         (['--input', SIZES, '--json', '/nowhere/x.json'], 'there is no folder /nowhere'),
     ],
     ids=str,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 
+import isolated
 import mxnet as mx
 import pytest
 from models_common import data, flat, graph_of, operators, started
@@ -126,18 +128,40 @@ def test_a_graph_of_several_inputs_takes_them_as_the_network_did(native, nd_arra
     assert_close('output', flat(swapped(*inputs[::-1]))[0], expected)
 
 
-def test_files_are_written_whole_or_not_at_all(native, nd_arrays, tmp_path, monkeypatch):
+@pytest.mark.parametrize('missing', [10, 100_000], ids=['the end', 'most of it'])
+def test_files_are_written_whole_or_not_at_all(missing, native, tmp_path):
+    """MXNet keeps the end of a file until it closes it, and does not look whether that worked."""
+    printed = isolated.run(
+        f"""
+        import os, resource, signal
+        from gluon_convpool import optimize
+        from mxnet.gluon import nn
+
+        net = nn.Dense(100, in_units=1000)
+        net.initialize()
+        model = optimize(net)
+        os.chdir({str(tmp_path)!r})
+        model.export('net')
+        before = {{name: open(name, 'rb').read() for name in os.listdir()}}
+        size = os.path.getsize('net-0000.params')
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - {missing}, size))
+        try:
+            model.export('net')
+        except OSError as error:
+            print(error.strerror)
+        print(before == {{name: open(name, 'rb').read() for name in os.listdir()}}, len(before))
+        """
+    )
+    words = 'the arrays cannot be written whole; there may be no space left'
+    assert printed.splitlines() == [words, 'True 2']
+
+
+def test_a_name_of_no_file_is_refused(native, nd_arrays, tmp_path):
     model = optimize(network())
-    model.export(tmp_path / 'net')
-    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
-
-    def full(*_):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(mx.nd, 'save', full)
-    with pytest.raises(OSError, match='No space left'):
-        model.export(tmp_path / 'net')
-    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
+    for prefix in ('', '.', '..', '/'):
+        with pytest.raises(ModelError, match=f'^{re.escape(repr(prefix))} ends in no name for'):
+            model.export(prefix)
 
 
 # --------------------------------------------------------------------------- bad files
@@ -182,6 +206,23 @@ def set_node(name, **values):
     return edited(change)
 
 
+def with_inputs(name, count):
+    """Give a layer so many inputs: fewer than it has, or its first one again."""
+
+    def change(stored):
+        node = next(node for node in stored['nodes'] if node['name'] == name)
+        node['inputs'] = (node['inputs'] + node['inputs'][:1])[:count]
+
+    return edited(change)
+
+
+def patched(path, old, new):
+    """Change the first place where these bytes stand."""
+    stored = path.read_bytes()
+    assert old in stored
+    path.write_bytes(stored.replace(old, new, 1))
+
+
 BAD = {
     'no symbol': (lambda s, p: s.unlink(), r'net-symbol\.json: there is no such file'),
     'no parameters': (lambda s, p: p.unlink(), r'net-0000\.params: there is no such file'),
@@ -208,6 +249,43 @@ BAD = {
         set_node('conv_fwd', inputs=['data']),
         'an input of layer conv_fwd names no output of a node',
     ),
+    'inputs that are no list': (
+        set_node('conv_fwd', inputs=None),
+        'node 2 has no op, name and inputs',
+    ),
+    'a number of inputs': (set_node('conv_fwd', inputs=3), 'node 2 has no op, name and inputs'),
+    'an input by words': (
+        set_node('conv_fwd', inputs=[['data', 0, 0]]),
+        'an input of layer conv_fwd names no output of a node',
+    ),
+    'starts that are no numbers': (
+        edited(lambda g: g['node_row_ptr'].__setitem__(2, 'x')),
+        "its 'node_row_ptr' has not one number for each node and one more",
+    ),
+    'nested too deep': (
+        lambda s, p: s.write_text('[' * 100_000),
+        r'net-symbol\.json: holds no graph of MXNet: it is nested too deep',
+    ),
+    'a convolution without weight': (
+        with_inputs('conv_fwd', 1),
+        r'net-symbol\.json: layer conv_fwd has 1 inputs, but a Convolution needs 2',
+    ),
+    'a batch norm of nothing': (
+        with_inputs('norm_fwd', 0),
+        r'net-symbol\.json: layer norm_fwd has 0 inputs, but a BatchNorm needs 5',
+    ),
+    'a batch norm without variance': (
+        with_inputs('norm_fwd', 4),
+        r'net-symbol\.json: layer norm_fwd has 4 inputs, but a BatchNorm needs 5',
+    ),
+    'a pooling of nothing': (
+        with_inputs('pool_fwd', 0),
+        r'net-symbol\.json: layer pool_fwd has 0 inputs, but a Pooling needs 1',
+    ),
+    'a pooling of two': (
+        with_inputs('pool_fwd', 2),
+        r'layer pool_fwd cannot have 2 inputs as a Pooling: Incorrect number of arguments',
+    ),
     'half a node': (
         edited(lambda g: g['nodes'][0].pop('op')),
         'node 0 has no op, name and inputs',
@@ -220,10 +298,39 @@ BAD = {
         set_node('conv_fwd', attrs={'kernel_size': '(3, 3)'}),
         r"net-symbol\.json: MXNet cannot load the graph: Cannot find argument 'kernel_size'",
     ),
-    'parameters cut early': (lambda s, p: cut(p, 200), r'params: is no parameter file, or is cut'),
-    'parameters cut late': (lambda s, p: cut(p, -9), r'params: is no parameter file, or is cut'),
-    'empty parameters': (lambda s, p: p.write_bytes(b''), r'params: is no parameter file'),
-    'parameters of words': (lambda s, p: p.write_text('w' * 99), r'params: is no parameter file'),
+    'parameters cut early': (
+        lambda s, p: cut(p, 200),
+        r'params: is no parameter file, or is damaged: it is cut',
+    ),
+    'parameters cut late': (
+        lambda s, p: cut(p, -9),
+        r'params: is no parameter file, or is damaged: it is cut',
+    ),
+    'empty parameters': (lambda s, p: p.write_bytes(b''), r'params: is no parameter file, .* cut'),
+    'parameters of words': (
+        lambda s, p: p.write_text('w' * 99),
+        r'params: is no parameter file, or is damaged: it does not begin like one',
+    ),
+    'a folder of parameters': (
+        lambda s, p: (p.unlink(), p.mkdir()),
+        r'net-0000\.params: cannot be read: Is a directory',
+    ),
+    'a size of terabytes': (
+        lambda s, p: patched(p, struct.pack('<q', 8), struct.pack('<q', 2**40)),
+        r'0000\.params: is no parameter file, or is damaged: it is cut short, or a size in it is',
+    ),
+    'more axes than bytes': (
+        lambda s, p: patched(p, struct.pack('<iq', 4, 8), struct.pack('<iq', 2**30, 8)),
+        r'0000\.params: is no parameter file, or is damaged: it is cut short, or a size in it is',
+    ),
+    'a negative size': (
+        lambda s, p: patched(p, struct.pack('<q', 8), struct.pack('<q', -8)),
+        r'0000\.params: is no parameter file, or is damaged: an array in it has no type or no sh',
+    ),
+    'a name of no letters': (
+        lambda s, p: patched(p, b'arg:conv_weight', b'arg:conv_weigh\xff'),
+        r'0000\.params: is no parameter file, or is damaged: a name in it is no text',
+    ),
     'parameters without names': (
         lambda s, p: mx.nd.save(str(p), [mx.nd.zeros(3)]),
         r'net-0000\.params: holds arrays without names',
@@ -264,6 +371,39 @@ def test_a_file_that_cannot_be_used_is_named(name, native, nd_arrays, tmp_path):
     with pytest.raises(ModelError, match=sentence) as caught:
         optimize(paths)
     assert '\n' not in str(caught.value) and '.cc' not in str(caught.value)
+
+
+def test_a_weight_of_another_transposed_convolution_is_named(nd_arrays, tmp_path):
+    x = mx.sym.Convolution(mx.sym.var('x'), kernel=(1, 1), num_filter=4, no_bias=True, name='point')
+    up = mx.sym.Deconvolution(x, kernel=(2, 2), num_filter=6, num_group=2, name='up')
+    point = mx.nd.zeros((4, 3, 1, 1))
+    for shape in ((4, 6, 2, 2), (2, 3, 2, 2), (4, 3, 3, 3)):
+        with pytest.raises(ModelError, match=r'layer up needs a weight of shape \(4, 3, 2, 2\)'):
+            optimize((up, {'point_weight': point, 'up_weight': mx.nd.zeros(shape)}))
+    model = optimize((up, {'point_weight': point, 'up_weight': mx.nd.zeros((4, 3, 2, 2))}))
+    assert model(data(1, 3, 5, 5)).shape == (1, 6, 6, 6)
+
+
+def test_layers_that_only_mxnet_knows_need_their_inputs_too(nd_arrays, tmp_path):
+    x, y = mx.sym.var('x'), mx.sym.var('y')
+    up = mx.sym.Deconvolution(mx.sym.dot(x, y), kernel=(2,), num_filter=3, no_bias=False, name='up')
+    paths = tmp_path / 'net-symbol.json', tmp_path / 'net-0000.params'
+    mx.nd.save(str(paths[1]), {'up_weight': mx.nd.zeros((3, 3, 2)), 'up_bias': mx.nd.zeros(3)})
+    for name, given, words in (
+        ('up', 2, 'layer up has 2 inputs, but a Deconvolution needs 3'),
+        ('dot0', 1, 'layer dot0 has 1 inputs, but a dot needs 2'),
+    ):
+        up.save(str(paths[0]))
+        with_inputs(name, given)(*paths)
+        with pytest.raises(ModelError, match=words):
+            optimize(paths)
+
+
+def test_layers_with_graphs_of_their_own_and_any_number_of_inputs_are_read(nd_arrays, tmp_path):
+    x = mx.sym.var('x')
+    y, _ = mx.sym.contrib.foreach(lambda a, b: (a + b, a + b), x, mx.sym.var('start'))
+    mx.sym.concat(y, x, y, x, dim=0).save(str(tmp_path / 'net-symbol.json'))
+    assert files.read_symbol(tmp_path / 'net-symbol.json').list_inputs() == ['x', 'start']
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
@@ -322,7 +462,7 @@ def test_a_call_that_the_graph_refuses_names_the_layer(native, np_or_nd):
     model = optimize(network())
     for shape, words in (
         ((1, 4, 13, 12), 'layer conv_fwd: '),
-        ((1, 3, 2, 12), r'layer conv_fwd: .*the window must fit'),
+        ((1, 3, 2, 12), r'layer conv_fwd: convolution: a window of size .*; the window must fit$'),
         ((1, 3), 'layer conv_fwd: '),
     ):
         with pytest.raises(ModelError, match='^OptimizedModel: ' + words) as caught:
@@ -349,6 +489,11 @@ def test_a_call_that_the_graph_refuses_names_the_layer(native, np_or_nd):
             'MXNetError: Check failed: fi->Read(data): Invalid NDArray file format',
             'Invalid NDArray file format',
         ),
+        (
+            'MXNetError: Error in operator c: Error calling InferShape for custom operator'
+            " 'convpool_pooling'\nExtension Traceback:\n\t[0] pooling: the data has no axes",
+            'layer c: pooling: the data has no axes',
+        ),
         ('a plain sentence.', 'a plain sentence'),
     ],
 )
@@ -362,6 +507,8 @@ def test_shapes_are_checked_without_running(nd_arrays, tmp_path, capsys):
     files.check_input_shapes(graph, {'data': SHAPE})
     with pytest.raises(ModelError, match=r'refuses data of shape \(1, 4, 13, 12\): layer conv_fwd'):
         files.check_input_shapes(graph, {'data': (1, 4, 13, 12)})
+    with pytest.raises(ModelError, match=r'^data of shape .* is more than the 2147483647 elements'):
+        files.check_input_shapes(graph, {'data': (1, 3, 99999999999, 10)})
     assert capsys.readouterr().out == ''
 
 

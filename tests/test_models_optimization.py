@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from mxnet.gluon import nn as builtin
 
 import gluon_convpool
 from gluon_convpool import optimize, swap
+from gluon_convpool.models import ModelError, rules, shapes
 from gluon_convpool.models import graph as graphs
-from gluon_convpool.models import rules, shapes
 from gluon_convpool.testing import array_kind, assert_close
 
 SHAPE = (2, 3, 13, 12)
@@ -246,6 +248,61 @@ def test_convolutions_of_other_dimensions_are_folded_too(ndim, nd_arrays):
     assert operators(graph_of(model)) == ['convpool_convolution']
 
 
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize(
+    'keywords',
+    [
+        {},
+        {'strides': 2, 'padding': 1, 'output_padding': 1},
+        {'groups': 3},
+        {'strides': (2, 3), 'dilation': (2, 1)},
+    ],
+    ids=str,
+)
+def test_a_transposed_convolution_is_ours_and_takes_over_its_batch_norm(keywords, bias, np_or_nd):
+    up = builtin.Conv2DTranspose(6, 3, use_bias=bias, prefix='up_', **keywords)
+    model = optimized(chain(up, norm(), builtin.Activation('tanh')))
+    assert operators(graph_of(model)) == ['convpool_convolution_transpose', 'Activation']
+    assert rewrites(model) == [
+        'norm_fwd: BatchNorm folded into up_fwd',
+        'up_fwd: Deconvolution replaced by ours',
+    ]
+    assert left(model) == []
+
+
+@pytest.mark.parametrize('ndim', [1, 3])
+def test_transposed_convolutions_of_other_dimensions_too(ndim, nd_arrays):
+    layer = getattr(builtin, f'Conv{ndim}DTranspose')(4, 3, prefix='up_')
+    model = optimized(chain(layer, norm()), data(2, 3, *(5, 6, 7)[:ndim]))
+    assert operators(graph_of(model)) == ['convpool_convolution_transpose']
+
+
+def test_a_transposed_convolution_with_channels_last_takes_over_its_batch_norm(np_or_nd):
+    net = gluon_convpool.nn.HybridSequential(prefix='')
+    net.add(gluon_convpool.nn.Conv2DTranspose(6, 3, groups=2, layout='NHWC'), norm(axis=3))
+    net.initialize(mx.init.MSRAPrelu())
+    x = data(2, 5, 6, 4)
+    net(x)
+    net[1].running_var.set_data(net[1].running_var.data() * 3)
+    net[1].gamma.set_data(array_kind().array(np.arange(1, 7, dtype='float32')))
+    model = optimize(net)
+    assert operators(graph_of(model)) == ['convpool_convolution_transpose']
+    assert_close('output', flat(model(x))[0], flat(net(x))[0])
+
+
+def test_a_transposed_convolution_of_a_given_size_stays(nd_arrays):
+    x = mx.sym.var('data')
+    keywords = {'kernel': (3, 3), 'stride': (2, 2), 'num_filter': 4}
+    y = mx.sym.Deconvolution(x, target_shape=(21, 21), name='up', **keywords)
+    model = optimize((y * 2, {'up_weight': data(3, 4, 3, 3)}))
+    assert operators(graph_of(model)) == ['Deconvolution']
+    assert left(model) == [
+        'up: Deconvolution left, Deconvolution: target_shape=(21, 21) is not supported; leave it'
+        ' away'
+    ]
+    assert model.verify(data(1, 3, 10, 10)).agrees
+
+
 def test_arrays_of_float64_are_computed_by_ours(nd_arrays):
     net = chain(conv(), norm(), builtin.MaxPool2D(prefix='pool_'))
     net.cast('float64')
@@ -269,6 +326,15 @@ def test_what_inference_does_not_need_is_dropped(nd_arrays):
     model = optimized(Net(function, conv=conv(), drop=builtin.Dropout(0.5, prefix='drop_')))
     assert operators(graph_of(model)) == ['convpool_convolution']
     assert 'drop_fwd: Dropout dropped' in rewrites(model)
+
+
+def test_our_batch_norm_does_without_what_tells_training_from_inference(np_or_nd):
+    net = chain(norm(), builtin.Dense(3))
+    swap(started(net, data(4, 3)))
+    model = optimize(net)
+    assert operators(graph_of(model)) == ['convpool_batch_norm', 'FullyConnected']
+    assert left(model) == []
+    assert_close('output', flat(model(data(4, 3)))[0], flat(net(data(4, 3)))[0])
 
 
 def test_a_dropout_that_always_drops_stays(nd_arrays):
@@ -333,6 +399,39 @@ def test_a_global_pooling_of_unknown_data_stays(nd_arrays):
     assert left(model) == ['pool: Pooling left, the number of axes of its data is unknown']
 
 
+@pytest.mark.parametrize(
+    'function, shape, reason',
+    [
+        (lambda net, F, x: net.norm(x), (4, 3), None),
+        (lambda net, F, x: net.norm(F.relu(x)), SHAPE, 'the number of axes of its data is unknown'),
+        (
+            lambda net, F, x: (lambda y: net.norm(y) + y)(net.row(x)),
+            (2, 3, 9),
+            'its data has 3 axes, and not the 4 of images',
+        ),
+    ],
+    ids=['vectors', 'images', 'rows'],
+)
+def test_a_batch_norm_that_stays_says_why(function, shape, reason, nd_arrays):
+    row = builtin.Conv1D(3, 1, prefix='row_')
+    model = optimized(Net(function, norm=norm(), row=row), data(*shape))
+    assert 'BatchNorm' in operators(graph_of(model))
+    reason = reason or 'the number of axes of its data is unknown'
+    assert left(model) == [f'norm_fwd: BatchNorm left, {reason}']
+
+
+def test_float16_stays_and_says_why(nd_arrays):
+    shapes_of = {'c_weight': (4, 3, 3, 3), 't_weight': (4, 2, 3, 3)}
+    shapes_of.update({f'n_{name}': (2,) for name in ('gamma', 'beta', 'moving_mean', 'moving_var')})
+    keywords = {'kernel': (3, 3), 'no_bias': True}
+    y = mx.sym.Convolution(mx.sym.var('data'), num_filter=4, name='c', **keywords)
+    y = mx.sym.Deconvolution(y, num_filter=2, name='t', **keywords)
+    y = mx.sym.BatchNorm(mx.sym.Pooling(y, kernel=(2, 2), name='p'), name='n')
+    model = optimize((y, {k: mx.nd.ones(v, dtype='float16') for k, v in shapes_of.items()}))
+    assert {one.node for one in model.report.left} == {'c', 't', 'p', 'n'}
+    assert all('has no kernel for float16' in one.reason for one in model.report.left)
+
+
 def test_what_we_have_no_kernel_for_stays_and_says_why(nd_arrays):
     symbol = mx.sym.Pooling(mx.sym.var('data'), kernel=(2, 2), pooling_convention='same')
     model = optimize((symbol, {}))
@@ -341,10 +440,11 @@ def test_what_we_have_no_kernel_for_stays_and_says_why(nd_arrays):
 
 
 def test_on_the_portable_backend_graphs_are_only_folded(np_or_nd):
-    net = chain(conv(), norm(), builtin.Dropout(0.5), builtin.MaxPool2D())
+    up = builtin.Conv2DTranspose(6, 3)
+    net = chain(conv(), norm(), builtin.Dropout(0.5), builtin.MaxPool2D(), up, norm(prefix='b_'))
     started(net, data(*SHAPE))
     gluon_convpool.use_backend('portable')
-    assert operators(graph_of(optimized(net))) == ['Convolution', 'Pooling']
+    assert operators(graph_of(optimized(net))) == ['Convolution', 'Pooling', 'Deconvolution']
 
 
 # --------------------------------------------------------------------------- fusing
@@ -437,6 +537,17 @@ def test_an_addition_that_broadcasts_stays(function, np_arrays):
     net.pool = builtin.GlobalAvgPool2D()
     model = optimized(net)
     assert '_npi_add' in operators(graph_of(model))
+
+
+def test_an_addition_of_images_enlarged_alike_becomes_the_last_step(np_arrays):
+    def function(net, F, x):
+        return net.conv(net.up(x)) + net.other(net.more(x))
+
+    net = residual(function)
+    net.up = builtin.Conv2DTranspose(3, 2, 2, prefix='up_')
+    net.more = builtin.Conv2DTranspose(4, 4, 2, 1, prefix='more_')
+    model = optimized(net)
+    assert operators(graph_of(model)).count('_npi_add') == 0
 
 
 def test_an_array_added_to_itself_stays(np_or_nd):
@@ -577,6 +688,33 @@ def test_verify_compares_with_the_original(np_or_nd):
     assert agreement.difference > 0.1 * agreement.scale
 
 
+@pytest.mark.parametrize('shape', [(2, 4, 13, 12), (2, 3, 13, 2), (2, 3, 14, 14), (2, 3)], ids=str)
+@pytest.mark.parametrize('hybrid', [False, True])
+def test_verify_names_an_input_that_does_not_fit(shape, hybrid, np_or_nd):
+    net = chain(conv(), norm(), builtin.Dense(7, prefix='dense_'))
+    model = optimized(net)
+    net.hybridize(hybrid)
+    words = f'^OptimizedModel.verify: cannot be done with data of shape {re.escape(str(shape))}: '
+    with pytest.raises(ModelError, match=words + 'layer (conv|dense)_fwd: ') as caught:
+        model.verify(data(*shape))
+    assert '\n' not in str(caught.value) and '.cc' not in str(caught.value)
+    with pytest.raises(ModelError, match=r'^OptimizedModel: takes 1 inputs \(data\), not 2$'):
+        model.verify(data(*SHAPE), data(*SHAPE))
+
+
+def test_verify_names_an_input_that_only_the_original_refuses(nd_arrays):
+    class Large(gluon.HybridBlock):
+        def hybrid_forward(self, F, x):
+            return F.broadcast_add(x, F.ones((2, 3)) if F is mx.nd else F.ones((1, 3)))
+
+    model = optimized(Large(), data(2, 3))
+    sentence = (
+        r'^OptimizedModel.verify: cannot be done with data of shape \(4, 3\): operands could not be'
+    )
+    with pytest.raises(ModelError, match=sentence):
+        model.verify(data(4, 3))
+
+
 def test_verify_takes_nan_for_what_it_is(nd_arrays):
     net = chain(conv())
     model = optimized(net)
@@ -622,12 +760,20 @@ def test_expressions_of_sizes_are_what_they_stand_for(size, stride, offset):
         if expression == SIZE:
             return size
         operator, inner, number = expression
-        return value(inner) + number if operator == '+' else value(inner) // number
+        return {'+': int.__add__, '*': int.__mul__, '//': int.__floordiv__}[operator](
+            value(inner), number
+        )
 
     expression = shapes.plus(shapes.divided(shapes.plus(SIZE, offset), stride), 1)
     assert value(expression) == (size + offset) // stride + 1
     again = shapes.divided(shapes.plus(expression, offset), stride)
     assert value(again) == ((size + offset) // stride + 1 + offset) // stride
+    for factor in (1, 2, 3, 6):
+        enlarged = shapes.plus(shapes.times(expression, factor), offset)
+        assert value(enlarged) == value(expression) * factor + offset
+        for divisor in (1, 2, 3, 4, 6):
+            divided = shapes.divided(enlarged, divisor)
+            assert value(divided) == value(enlarged) // divisor
 
 
 def test_equal_sizes_are_written_alike():
@@ -637,3 +783,10 @@ def test_equal_sizes_are_written_alike():
     # the same, with more before the division and less behind it
     third = shapes.plus(shapes.divided(shapes.plus(SIZE, 1), 2), 0)
     assert one == other == third != shapes.divided(SIZE, 2)
+    # enlarged by 6 in one step or in two, and made smaller again
+    once = shapes.times(SIZE, 6)
+    assert (
+        once == shapes.times(shapes.times(SIZE, 2), 3) == shapes.divided(shapes.times(once, 5), 5)
+    )
+    assert shapes.divided(once, 6) == SIZE != shapes.times(shapes.divided(SIZE, 6), 6)
+    assert shapes.divided(once, 4) == shapes.divided(shapes.times(SIZE, 3), 2)

@@ -110,6 +110,44 @@ def test_files_of_a_packed_model_run(tmp_path, np_or_nd):
     assert_close('output', flat(optimized(x))[0], flat(model(x))[0], 0)
 
 
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda packed: packed[:-100],
+        lambda packed: packed[:10] * 0,
+        lambda packed: packed.reshape((1, -1))[0] * 0,
+        lambda packed: packed.astype('float64'),
+        lambda packed: np.concatenate([packed[:12] + 1, packed[12:]]),
+    ],
+    ids=['cut', 'short', 'zeros', 'another type', 'another header'],
+)
+def test_a_damaged_packed_weight_is_found_when_the_files_are_read(spoil, tmp_path, nd_arrays):
+    optimize(started(network(), data(*SHAPE)), prepack=SHAPE).export(tmp_path / 'net')
+    paths = tmp_path / 'net-symbol.json', tmp_path / 'net-0000.params'
+    stored = mx.nd.load(str(paths[1]))
+    (name,) = (name for name in stored if 'row' in name)
+    value = spoil(stored[name].asnumpy())
+    mx.nd.save(str(paths[1]), {**stored, name: mx.nd.array(value, dtype=value.dtype)})
+    sentence = (
+        r'0000\.params: does not fit .*json: layer row_fwd needs a packed weight, but'
+        r' row_weight_packed is damaged or of another layer$'
+    )
+    with pytest.raises(ModelError, match=sentence):
+        optimize(paths)
+
+
+def test_a_packed_weight_of_another_layer_is_found(tmp_path, nd_arrays):
+    net = builtin.HybridSequential(prefix='')
+    net.add(*(builtin.Conv2D(64, 3, padding=1, prefix=f'{name}_') for name in 'ab'))
+    optimize(started(net, data(*SHAPE)), prepack=SHAPE).export(tmp_path / 'net')
+    paths = tmp_path / 'net-symbol.json', tmp_path / 'net-0000.params'
+    stored = mx.nd.load(str(paths[1]))
+    (one,), (other,) = ([name for name in stored if f'{x}_weight' in name] for x in 'ab')
+    mx.nd.save(str(paths[1]), {**stored, other: stored[one]})  # of 32 channels, not of 64
+    with pytest.raises(ModelError, match='layer b_fwd needs a packed weight'):
+        optimize(paths)
+
+
 def test_a_model_with_several_inputs_has_a_shape_for_each(nd_arrays):
     first, second = mx.sym.var('a'), mx.sym.var('b')
     symbol = mx.sym.Convolution(first + second, kernel=(3, 3), num_filter=64, name='conv')
@@ -125,7 +163,18 @@ def test_a_model_with_several_inputs_has_a_shape_for_each(nd_arrays):
         optimize((symbol, values), prepack=shape)
 
 
-@pytest.mark.parametrize('wrong', [3, 'large', (1, 'a'), (1, 32, 0, 14), [(1, 2.5)]], ids=str)
+@pytest.mark.parametrize('integer', [np.int64, np.int32, np.uint8])
+def test_integers_of_numpy_are_sizes(integer, nd_arrays):
+    net = started(network(), data(*SHAPE))
+    shape = tuple(integer(size) for size in SHAPE)
+    for given in (shape, [shape]):
+        assert packed_names(optimize(net, prepack=given)) == ['square_fwd', 'row_fwd']
+
+
+WRONG = [3, 'large', (1, 'a'), (1, 32, 0, 14), [(1, 2.5)], (True, 32, 14, 14), [SHAPE, 3]]
+
+
+@pytest.mark.parametrize('wrong', WRONG, ids=str)
 def test_what_is_no_shape_is_refused(wrong, nd_arrays):
     net = started(network(), data(*SHAPE))
     with pytest.raises(TypeError, match=r'optimize: prepack=.* must be a shape'):

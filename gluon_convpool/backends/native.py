@@ -71,6 +71,19 @@ class _Packing(ctypes.Structure):
     _fields_ = (('values', ctypes.c_int64), ('share', ctypes.c_double))
 
 
+class _PackedHeader(ctypes.Structure):
+    # the beginning of PackedWeight in packed_weight.h; channels are those of a group
+    _fields_ = (
+        ('mark', ctypes.c_uint64),
+        ('values', ctypes.c_int64),
+        ('dtype', ctypes.c_int64),
+        ('layout', ctypes.c_int64),
+        ('groups', ctypes.c_int64),
+        ('out_channels', ctypes.c_int64),
+        ('channels', ctypes.c_int64),
+    )
+
+
 # In the order of the C interface's `convpool_pass`.
 PASSES = ('forward', 'backward_data', 'backward_weight')
 
@@ -139,6 +152,33 @@ def pack_weight(
     if status:
         raise MemoryError('convolution: out of memory')
     return packed, packing.share
+
+
+def packed_channels(arguments: geometry.Convolution, packed: numpy.ndarray) -> Optional[int]:
+    """How many input channels a packed weight is for; None where it is none for `arguments`.
+
+    The native library must be there.
+    """
+    library = _mxnet.native_library()
+    assert library is not None
+    if packed.dtype.name not in DTYPES or packed.nbytes < ctypes.sizeof(_PackedHeader):
+        return None
+    packed = numpy.ascontiguousarray(packed)
+    channels = arguments.groups * int(_PackedHeader.from_buffer_copy(packed.data).channels)
+    window = _Window(arguments.ndim)
+    window.kernel[: arguments.ndim] = arguments.kernel
+    problem = _Convolution(
+        DTYPES.index(packed.dtype.name),
+        int(arguments.layout[1] != 'C'),
+        0,
+        1,
+        channels,
+        arguments.channels,
+        arguments.groups,
+        window,
+    )
+    weight = library.convpool_packed_weight(ctypes.byref(problem), packed.ctypes.data, packed.size)
+    return None if weight is None else channels
 
 
 def check_algorithm(

@@ -28,6 +28,21 @@ from .suites import ALL, DEFAULT_SUITE, PASSES, SUITES, Layer, select
 # Import names, and what pip calls them.
 EXTRAS = {'matplotlib': 'matplotlib', 'tabulate': 'tabulate', 'tqdm': 'tqdm'}
 FORMAT = 1
+# What all results have, and as what.
+KINDS: Dict[str, type] = {
+    'date': str,
+    'command': str,
+    'threads': int,
+    'engine': str,
+    'hybridized': bool,
+    'machine': dict,
+    'peak': dict,
+    'bandwidth': dict,
+    'peers': dict,
+    'layers': list,
+    'wrong': bool,
+    'complete': bool,
+}
 ONLY_PLAIN = 'gets only layers over two axes, channels first and float32'
 # MXNet reads this variable when it is imported.
 ENGINE_VARIABLE = 'MXNET_ENGINE_TYPE'
@@ -197,12 +212,15 @@ def load(name: str) -> Dict[str, Any]:
         results = json.loads(Path(name).read_text(encoding='utf-8'))
     except OSError as error:
         raise CommandError(f'--show={name}: {error.strerror}') from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CommandError(f'--show={name}: is no JSON file') from None
     if not isinstance(results, dict) or results.get('format') != FORMAT:
         raise CommandError(
             f'--show={name}: holds no results of this command, or of another version of it'
         )
+    for key, kind in KINDS.items():
+        if not isinstance(results.get(key), kind):
+            raise CommandError(f'--show={name}: is damaged: it has no {key!r}')
     return results
 
 

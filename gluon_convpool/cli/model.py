@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import math
 import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -51,7 +52,9 @@ def add_parser(commands: Any) -> None:
         help='pack the weights for the shapes of --input: faster for few images at a time, in up to'
         ' five times the memory; what --save writes has them too',
     )
-    parser.add_argument('--force', action='store_true', help='overwrite the files of --save')
+    parser.add_argument(
+        '--force', action='store_true', help='overwrite the files of --save and --json'
+    )
     parser.add_argument(
         '--threads',
         type=int,
@@ -105,33 +108,40 @@ def input_shapes(given: Sequence[str], names: Sequence[str]) -> Dict[str, Tuple[
 
 
 def saved_paths(options: argparse.Namespace) -> List[Path]:
-    """Return the files that ``--save`` will write, after a look whether it may.
+    """Return the files that ``--save`` will write, after a look whether it can.
 
     Raises
     ------
     CommandError
-        If one is there already, or its folder cannot be written to.
+        If it names no files, or their folder cannot be written to.
     """
-    from ..models.files import model_paths
+    from ..models.files import ModelError, model_paths
 
     if options.save is None:
         return []
-    paths = [output_path('--save', str(path)) for path in model_paths(options.save)]
-    for path in paths:
-        if path.exists() and not options.force:
-            raise CommandError(
-                f'--save={options.save}: {path} is there already; --force overwrites'
-            )
-    return paths
-
-
-def written_under_numpy(symbol: str) -> bool:
-    """Say whether a stored graph is one of NumPy arrays; False where it cannot be read."""
     try:
-        attributes = json.loads(Path(symbol).read_text(encoding='utf-8'))['attrs']
-        return bool(attributes['is_np_shape'][1])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return False
+        paths = model_paths(options.save)
+    except ModelError as error:
+        raise CommandError(f'--save={error}') from None
+    return [output_path('--save', str(path)) for path in paths]
+
+
+def check_targets(options: argparse.Namespace, saved: Sequence[Path], json: Optional[Path]) -> None:
+    """Refuse to write one file twice, or over files that are there unless ``--force`` is given.
+
+    Raises
+    ------
+    CommandError
+        Naming the option and the file.
+    """
+    if json in saved:
+        raise CommandError(f'--json={options.json}: is a file that --save={options.save} writes')
+    for option, given, path in (
+        *(('--save', options.save, path) for path in saved),
+        *([('--json', options.json, json)] if json else []),
+    ):
+        if path.exists() and not options.force:
+            raise CommandError(f'{option}={given}: {path} is there already; --force overwrites')
 
 
 # --------------------------------------------------------------------------- the work
@@ -154,10 +164,11 @@ def examine(options: argparse.Namespace) -> Tuple[Dict[str, Any], Any]:
 
     from .._mxnet import in_world, mx, to_world
     from ..models import files, optimize
+    from ..models.dtypes import input_dtypes
     from ..models.optimization import GraphBlock
     from ..models.tracing import trace_of_graph
 
-    with in_world(written_under_numpy(options.symbol)):
+    with in_world(files.written_under_numpy(options.symbol)):
         graph = files.read_model(options.symbol, options.parameters)
         original = trace_of_graph(graph)
         shapes = input_shapes(options.input, original.inputs)
@@ -167,8 +178,11 @@ def examine(options: argparse.Namespace) -> Tuple[Dict[str, Any], Any]:
             prepack=list(shapes.values()) if options.prepack else None,
         )
         random = numpy.random.RandomState(0)
+        dtypes = input_dtypes(graph)
         arrays = {
-            name: to_world(mx.nd.array(random.standard_normal(shape)), graph.numpy)
+            name: to_world(
+                mx.nd.array(random.standard_normal(shape), dtype=dtypes[name]), graph.numpy
+            )
             for name, shape in shapes.items()
         }
         results: Dict[str, Any] = {
@@ -265,13 +279,16 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     import gluon_convpool
 
+    from .._mxnet import mx
     from ..models import ModelError
+    from ..models.files import reason_of
 
     require_extra('the command', 'cli', EXTRAS)
     output = JsonOutput(options)
-    if options.seconds < 0:
-        raise CommandError(f'--seconds={options.seconds:g}: must be at least 0')
+    if not 0 <= options.seconds < math.inf:
+        raise CommandError(f'--seconds={options.seconds:g}: must be at least 0, and finite')
     paths = saved_paths(options)
+    check_targets(options, paths, output.path)
     threads = choose_threads(options.threads)
     previous = gluon_convpool.get_num_threads()
     gluon_convpool.set_num_threads(threads)
@@ -285,7 +302,15 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f'--save={options.save}: {error.strerror}') from None
+    except (mx.MXNetError, MemoryError) as error:
+        # What MXNet notices only when it computes, such as that memory is out.
+        shapes = ' '.join(f'--input={shape}' for shape in options.input)
+        reason = reason_of(error) or 'out of memory'
+        raise CommandError(f'{options.symbol}: cannot be run with {shapes}: {reason}') from None
     finally:
+        # What is wrong with arrays that nobody has waited for, MXNet would say again at the end.
+        with contextlib.suppress(mx.MXNetError):
+            mx.nd.waitall()
         gluon_convpool.set_num_threads(previous)
     output.write(results)
     if not output.only:

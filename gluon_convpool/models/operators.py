@@ -20,12 +20,14 @@ def _both_worlds(name: str) -> Names:
 
 
 OUR_CONVOLUTION = _both_worlds('convpool_convolution')
+OUR_DECONVOLUTION = _both_worlds('convpool_convolution_transpose')
 OUR_POOLING = _both_worlds('convpool_pooling')
-OURS = OUR_CONVOLUTION | OUR_POOLING
 
 CONVOLUTION = frozenset(('Convolution',))
+DECONVOLUTION = frozenset(('Deconvolution',))
 POOLING = frozenset(('Pooling',))
 ANY_CONVOLUTION = CONVOLUTION | OUR_CONVOLUTION
+ANY_DECONVOLUTION = DECONVOLUTION | OUR_DECONVOLUTION
 ANY_POOLING = POOLING | OUR_POOLING
 FULLY_CONNECTED = frozenset(('FullyConnected',))
 OUR_BATCH_NORM = _both_worlds('convpool_batch_norm')
@@ -97,7 +99,7 @@ CONSTANT = (
 
 def has_bias(node: Node) -> bool:
     """Say whether a convolution or a fully connected layer has a bias."""
-    return not node.attribute('no_bias', False)
+    return not node.attribute('no_bias', node.op in DECONVOLUTION)
 
 
 def data_count(node: Node) -> int:
@@ -163,6 +165,31 @@ def convolution_arguments(node: Node) -> geometry.Convolution:
     )
 
 
+def deconvolution_arguments(node: Node) -> geometry.ConvolutionTranspose:
+    """Read a transposed convolution's arguments.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ours would refuse them.
+    """
+    kernel = tuple(node.attribute('kernel', ()))
+    target = tuple(node.attribute('target_shape', ()))
+    if any(target):
+        geometry.refuse('unsupported_argument', op=node.op, name='target_shape', value=target)
+    return geometry.convolution_transpose_arguments(
+        node.op,
+        kernel,
+        _per_axis(node, 'stride', len(kernel), 1),
+        _per_axis(node, 'pad', len(kernel), 0),
+        _per_axis(node, 'adj', len(kernel), 0),
+        _per_axis(node, 'dilate', len(kernel), 1),
+        node.attribute('num_filter', 0),
+        node.attribute('num_group', 1),
+        layout(node),
+    )
+
+
 def pooling_arguments(node: Node, ndim: int) -> geometry.Pooling:
     """Read a pooling's arguments; a global one may leave its number of axes to the data.
 
@@ -193,6 +220,12 @@ def set_convolution(node: Node, arguments: geometry.Convolution, bias: bool) -> 
     """Give a node the attributes of our convolution."""
     node.attrs = node.own_attributes()
     node.set(**native.convolution_attributes(arguments, bias))
+
+
+def set_deconvolution(node: Node, arguments: geometry.ConvolutionTranspose, bias: bool) -> None:
+    """Give a node the attributes of our transposed convolution."""
+    node.attrs = node.own_attributes()
+    node.set(**native.transposed_attributes(arguments, bias))
 
 
 def set_pooling(node: Node, arguments: geometry.Pooling) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -12,6 +13,7 @@ from mxnet.gluon import block as gluon_block
 from .. import backends
 from .._mxnet import in_world, kind_of, mx, to_world
 from . import files, rules
+from .dtypes import input_dtypes
 from .files import ModelError, PathLike, reason_of
 from .tracing import Trace, trace, trace_of_graph
 
@@ -109,9 +111,12 @@ class GraphBlock(mx.gluon.SymbolBlock):
     def __init__(self, run: Trace) -> None:
         graph = run.graph
         with in_world(graph.numpy):
-            # The type is for MXNet, which warns where it has none; a call's arrays decide it.
+            # The types are for MXNet, which warns where it has none and prints where they do not
+            # fit; a call's arrays decide.
+            dtypes = input_dtypes(graph)
             variables = [
-                to_world(mx.sym.var(name, dtype='float32'), graph.numpy) for name in run.inputs
+                to_world(mx.sym.var(name, dtype=dtypes.get(name, 'float32')), graph.numpy)
+                for name in run.inputs
             ]
             super().__init__(graph.symbol(), variables)
             for parameter in self.params.values():
@@ -149,12 +154,7 @@ class GraphBlock(mx.gluon.SymbolBlock):
                 f'{name}: is for inference and has no gradient; train the original, or call this'
                 ' inside of autograd.pause()'
             )
-        wanted = self._in_format[len(inputs) :]
-        if not inputs or len(inputs) > len(self._in_format) or any(one != -1 for one in wanted):
-            names = ', '.join(one.name for one in self._cached_graph[0])
-            raise ModelError(
-                f'{name}: takes {len(self._in_format)} inputs ({names}), not {len(inputs)}'
-            )
+        self._check_count(inputs)
         if isinstance(inputs[0], mx.sym.Symbol):
             return self._compose(*inputs)
         try:
@@ -163,6 +163,15 @@ class GraphBlock(mx.gluon.SymbolBlock):
                 return super().forward(*inputs)
         except mx.MXNetError as error:
             raise ModelError(f'{name}: {reason_of(error)}') from error
+
+    def _check_count(self, inputs: Sequence[Any]) -> None:
+        wanted = self._in_format[len(inputs) :]
+        if not inputs or len(inputs) > len(self._in_format) or any(one != -1 for one in wanted):
+            names = ', '.join(one.name for one in self._cached_graph[0])
+            raise ModelError(
+                f'{type(self).__name__}: takes {len(self._in_format)} inputs ({names}), not'
+                f' {len(inputs)}'
+            )
 
     def _compose(self, *inputs: Any) -> Any:
         """Return the outputs as symbols; MXNet's own code cannot do that with NumPy symbols."""
@@ -223,14 +232,30 @@ class OptimizedModel(GraphBlock):
         Returns
         -------
         Agreement
+
+        Raises
+        ------
+        ModelError
+            For inputs that one of the two refuses, naming them.
         """
+        self._check_count(inputs)
         original = self._original()
         if isinstance(original, Trace):
             original = GraphBlock(original)
-        with mx.autograd.pause():
-            expected = original(*inputs)
-            actual = self(*inputs)
-        return compare(_flat(actual), _flat(expected))
+        try:
+            with mx.autograd.pause():
+                # This one first, which knows its layers' names.
+                actual = self(*inputs)
+                expected = original(*inputs)
+            return compare(_flat(actual), _flat(expected))
+        except (mx.MXNetError, ModelError) as error:
+            given = [one.shape for one in _flat(inputs) if one is not None]
+            names = [one.name for one in self._cached_graph[0]]
+            words = files.data_words(dict(zip(names, given)))
+            reason = reason_of(error.__cause__ or error)
+            raise ModelError(
+                f'{type(self).__name__}.verify: cannot be done with {words}: {reason}'
+            ) from error
 
     def export(self, path: PathLike, epoch: int = 0, remove_amp_cast: bool = True) -> None:
         """Write ``PATH-symbol.json`` and ``PATH-0000.params``, each whole or not at all.
@@ -286,16 +311,18 @@ def _read(model: Any, inputs: Optional[Sequence[str]]) -> Tuple[Any, Trace]:
     return run, run
 
 
+def _is_size(value: Any) -> bool:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_integer and int(value) >= 1
+
+
 def _input_shapes(given: Union[Shape, Sequence[Shape]], names: Sequence[str]) -> Dict[str, Shape]:
     """Return the shape of each input from what was passed as `prepack`."""
-    several = isinstance(given, (tuple, list)) and not all(isinstance(one, int) for one in given)
-    shapes: Any = given if several else [given]
-    fit = all(
-        isinstance(shape, (tuple, list))
-        and all(isinstance(size, int) and size >= 1 for size in shape)
-        for shape in shapes
+    several = isinstance(given, (tuple, list)) and any(
+        isinstance(one, (tuple, list)) for one in given
     )
-    if not fit:
+    shapes: Any = given if several else [given]
+    if not all(isinstance(shape, (tuple, list)) and all(map(_is_size, shape)) for shape in shapes):
         raise TypeError(
             f'optimize: prepack={given!r} must be a shape, such as (1, 3, 224, 224), or a list of'
             ' one for each input; each size at least 1'
@@ -305,7 +332,7 @@ def _input_shapes(given: Union[Shape, Sequence[Shape]], names: Sequence[str]) ->
             f'optimize: prepack={given!r} has {len(shapes)} shapes, but the model takes'
             f' {len(names)} inputs: {", ".join(names)}'
         )
-    return {name: tuple(shape) for name, shape in zip(names, shapes)}
+    return {name: tuple(map(int, shape)) for name, shape in zip(names, shapes)}
 
 
 def optimize(

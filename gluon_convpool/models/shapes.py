@@ -1,19 +1,20 @@
 """Shapes in a graph whose input sizes are unknown, as far as it takes to compare them.
 
-An axis has an integer or an expression: the size of some axis of some array, plus a number, divided
-by a stride and rounded down. Expressions are written in one way only, so that two axes with equal
-expressions have the same size whatever the size of the input.
+An axis has an integer or an expression: the size of some axis of some array, plus a number, times
+one, or divided by one and rounded down. Expressions are written in one way only, so that two axes
+with equal expressions have the same size whatever the size of the input.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, Optional, Tuple
 
 from . import operators
 from .graph import Graph, Node, Output
 
-# An integer, ('size', node, number, axis), ('+', expression, integer), ('//', expression, integer)
-# or ('concat', node)
+# An integer, ('size', node, number, axis), ('+', expression, integer), ('*', expression, integer),
+# ('//', expression, integer) or ('concat', node)
 Axis = Any
 Shape = Tuple[Axis, ...]
 
@@ -33,14 +34,37 @@ def divided(size: Axis, divisor: int) -> Axis:
         return size // divisor
     if divisor == 1:
         return size
-    whole, rest = divmod(size[2] if size[0] == '+' else 0, divisor)
-    return plus(('//', plus(size[1] if size[0] == '+' else size, rest), divisor), whole)
+    inner, number = (size[1], size[2]) if size[0] == '+' else (size, 0)
+    whole, rest = divmod(number, divisor)
+    if inner[0] == '*':
+        common = math.gcd(inner[2], divisor)
+        inner, divisor = times(inner[1], inner[2] // common), divisor // common
+        rest //= common
+    return plus(('//', plus(inner, rest), divisor) if divisor > 1 else inner, whole)
+
+
+def times(size: Axis, factor: int) -> Axis:
+    """Return the expression of ``size * factor``."""
+    if isinstance(size, int):
+        return size * factor
+    if size[0] == '+':
+        return plus(times(size[1], factor), size[2] * factor)
+    if size[0] == '*':
+        size, factor = size[1], size[2] * factor
+    return ('*', size, factor) if factor != 1 else size
 
 
 def _windows(size: Axis, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> Axis:
     # geometry.output_size, with an expression
     room = plus(size, 2 * padding - (dilation * (kernel - 1) + 1) + (stride - 1 if ceil else 0))
     return plus(divided(room, stride), 1)
+
+
+def _transposed(
+    size: Axis, kernel: int, stride: int, dilation: int, padding: int, more: int
+) -> Axis:
+    # geometry.convolution_transpose_shape, with an expression
+    return plus(times(plus(size, -1), stride), dilation * (kernel - 1) + 1 - 2 * padding + more)
 
 
 def shapes_of(graph: Graph) -> Shapes:
@@ -83,6 +107,8 @@ class Shapes:
             known = weight is not None and len(weight) == axes and operators.data_count(node) == 1
             if weight is not None and known and operators.layout(node)[1] == 'C':
                 channels = weight[1] * node.attribute('num_group', 1)
+                if node.op in operators.ANY_DECONVOLUTION:
+                    channels = weight[0]
                 shape = shape[:1] + (channels,) + shape[2:]
             self._known[entry] = shape
         shape = self._known[entry]
@@ -99,6 +125,8 @@ class Shapes:
             return None if array is None else tuple(array.shape)
         if node.op in operators.ANY_CONVOLUTION or node.op in operators.ANY_POOLING:
             return self._window_shape(node)
+        if node.op in operators.ANY_DECONVOLUTION:
+            return self._transposed_shape(node)
         if node.op in operators.SAME_SHAPE:
             known = [self.of(entry) for entry in node.inputs]
             if node.op not in operators.EQUAL_SHAPES:
@@ -138,6 +166,19 @@ class Shapes:
             return (data[0], channels) + (1,) * (axes - 2)
         sizes = zip(data[2:], kernel, *sides)
         return (data[0], channels, *(_windows(*one, ceil) for one in sizes))
+
+    def _transposed_shape(self, node: Node) -> Optional[Shape]:
+        data = self._data(node, len(node.attribute('kernel', ())) + 2)
+        if data is None:
+            return None
+        try:
+            arguments = operators.deconvolution_arguments(node)
+        except (TypeError, ValueError):
+            return None
+        if arguments.layout[1] != 'C':
+            return None
+        sizes = zip(data[2:], *arguments[:5])
+        return (data[0], arguments.channels, *(_transposed(*one) for one in sizes))
 
     def _broadcast(self, one: Optional[Shape], other: Optional[Shape]) -> Optional[Shape]:
         if one is None or other is None:

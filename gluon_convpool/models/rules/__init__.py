@@ -30,12 +30,14 @@ RULES: Tuple[Rule, ...] = (
     dropping.LOSS,
     dropping.IDENTITY,
     dropping.DROPOUT,
+    dropping.MODE,
     folding.CONSTANT,
     folding.SCALE_AND_SHIFT,
 )
 # Only where the compiled operators are there, and asked for.
 NATIVE_RULES: Tuple[Rule, ...] = (
     replacing.CONVOLUTION,
+    replacing.DECONVOLUTION,
     replacing.POOLING,
     replacing.BATCH_NORM,
     fusing.SUM,

@@ -42,6 +42,16 @@ def drop_loss(graph: Graph, node: Node) -> Optional[str]:
     return f'but for its {node.op}'
 
 
+def drop_mode(graph: Graph, node: Node) -> Optional[str]:
+    """The input by which our batch norm tells training from inference."""
+    if node.attribute('mode', 'predict') == 'predict':
+        return None
+    node.set(mode='predict')
+    graph.rewire(node, node.inputs[:5])
+    return 'what tells training from inference'
+
+
 IDENTITY = Rule('dropped', operators.IDENTITY, drop_identity)
 DROPOUT = Rule('dropped', operators.DROPOUT, drop_dropout)
+MODE = Rule('dropped', operators.OUR_BATCH_NORM, drop_mode)
 LOSS = Rule('dropped', frozenset(operators.LOSSES), drop_loss)

@@ -44,8 +44,7 @@ def _batch_norm(graph: Graph, node: Node, axis: int, axes: int) -> Affine:
         raise Stays('its axis is not that of the channels')
     if node.attribute('output_mean_var', False) or graph.used_numbers(node) != {0}:
         raise Stays('its mean and variance are used')
-    # Behind these, ours has an array that tells training from inference.
-    values = [graph.value(entry) for entry in node.inputs[1:5]]
+    values = [graph.value(entry) for entry in node.inputs[1:]]
     if any(value is None for value in values):
         raise Stays('its parameters are computed')
     gamma, beta, mean, variance = (numpy.asarray(value, 'float64') for value in values)
@@ -107,10 +106,30 @@ def _channel_axis(before: Node) -> Optional[Tuple[int, int]]:
     """Return the axis of the channels in the output of a layer with weights, and all its axes."""
     if before.op in operators.FULLY_CONNECTED:
         return (1, 2) if before.attribute('flatten', True) else None
-    if before.op in operators.ANY_CONVOLUTION and not operators.is_joined(before):
+    convolutions = operators.ANY_CONVOLUTION | operators.ANY_DECONVOLUTION
+    if before.op in convolutions and not operators.is_joined(before):
         layout = operators.layout(before)
         return layout.index('C'), len(layout)
     return None
+
+
+def _output_channels(node: Node, weight: numpy.ndarray) -> int:
+    if node.op in operators.ANY_DECONVOLUTION:
+        groups = int(node.attribute('num_group', 1))
+        return groups * int(weight.shape[operators.layout(node).index('C')])
+    return int(weight.shape[0])
+
+
+def _scaled(node: Node, weight: numpy.ndarray, scale: numpy.ndarray) -> numpy.ndarray:
+    """Return the weight of a layer with its output channels multiplied by `scale`."""
+    if node.op not in operators.ANY_DECONVOLUTION:
+        return weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+    # The input channels come first, group by group, and stand across from their group's outputs.
+    groups, axis = int(node.attribute('num_group', 1)), operators.layout(node).index('C')
+    split = weight.reshape((groups, -1) + weight.shape[1:])
+    shape = [groups] + [1] * weight.ndim
+    shape[axis + 1] = -1
+    return (split * scale.reshape(shape)).reshape(weight.shape)
 
 
 def fold_scale_and_shift(graph: Graph, node: Node) -> Optional[str]:
@@ -142,9 +161,9 @@ def fold_scale_and_shift(graph: Graph, node: Node) -> Optional[str]:
         raise Stays(f'the weights of {before.name} are computed')
     if weight.dtype.name not in FLOATS:
         raise Stays(f'the weights of {before.name} are {weight.dtype.name}')
-    channels = weight.shape[0]
+    channels = _output_channels(before, weight)
     scale, shift = (numpy.broadcast_to(one, (channels,)) for one in (step.scale, step.shift))
-    new_weight = weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+    new_weight = _scaled(before, weight, scale)
     new_bias = scale * bias + shift
     graph.rewire(
         before,

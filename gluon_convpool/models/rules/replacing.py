@@ -2,61 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Optional
 
 import numpy
 
 from ... import geometry
-from ..._mxnet import mx
 from ...backends import native
 from .. import operators
+from ..dtypes import dtype_of
 from ..graph import Graph, Node
 from ..shapes import shapes_of
 from .folding import affine
 from .rule import Rule, Stays
 
 
-def _dtypes(graph: Graph) -> Dict[str, str]:
-    """Return the dtypes that MXNet infers from those of the parameters, by name of the output."""
-    symbol = graph.symbol().as_nd_ndarray().get_internals()
-    given = {name: value.dtype for name, value in graph.parameters.items()}
-    try:
-        inferred = symbol.infer_type_partial(**given)[1]
-    except mx.MXNetError:
-        inferred = None
-    names = zip(symbol.list_outputs(), inferred or ())
-    return {name: numpy.dtype(dtype).name for name, dtype in names if dtype is not None}
-
-
-def _dtype_of(graph: Graph, node: Node) -> Optional[str]:
-    """Return the dtype of a node's output; that of the parameters where it is not known."""
-    if graph.dtypes is None:
-        graph.dtypes = _dtypes(graph)
-    known = graph.dtypes.get(node.name + '_output')
-    if known is not None:
-        return known
-    floats = {
-        numpy.dtype(value.dtype).name
-        for value in graph.parameters.values()
-        if numpy.dtype(value.dtype).kind == 'f'
-    }
-    return floats.pop() if len(floats) == 1 else None
+def _dtype_of_weight(graph: Graph, node: Node) -> Optional[str]:
+    weight = graph.value(node.inputs[1])
+    return dtype_of(graph, node) if weight is None else weight.dtype.name
 
 
 def replace_convolution(graph: Graph, node: Node) -> Optional[str]:
     """A convolution for which the native backend has a kernel."""
-    weight = graph.value(node.inputs[1])
-    dtype = _dtype_of(graph, node) if weight is None else weight.dtype.name
     try:
         arguments = operators.convolution_arguments(node)
     except (TypeError, ValueError) as error:
         raise Stays(str(error)) from None
-    obstacle = native.obstacle('convolution', arguments, dtype, 'cpu')
+    obstacle = native.obstacle('convolution', arguments, _dtype_of_weight(graph, node), 'cpu')
     if obstacle:
         raise Stays(obstacle)
     bias = operators.has_bias(node)
     node.op = graph.operator('convpool_convolution')
     operators.set_convolution(node, arguments, bias)
+    return 'by ours'
+
+
+def replace_deconvolution(graph: Graph, node: Node) -> Optional[str]:
+    """A transposed convolution for which the native backend has a kernel."""
+    try:
+        arguments = operators.deconvolution_arguments(node)
+    except (TypeError, ValueError) as error:
+        raise Stays(str(error)) from None
+    obstacle = native.obstacle(
+        'convolution_transpose', arguments, _dtype_of_weight(graph, node), 'cpu'
+    )
+    if obstacle:
+        raise Stays(obstacle)
+    bias = operators.has_bias(node)
+    node.op = graph.operator('convpool_convolution_transpose')
+    operators.set_deconvolution(node, arguments, bias)
     return 'by ours'
 
 
@@ -69,7 +62,7 @@ def replace_pooling(graph: Graph, node: Node) -> Optional[str]:
         arguments: geometry.Pooling = operators.pooling_arguments(node, axes - 2)
     except (TypeError, ValueError, KeyError) as error:
         raise Stays(str(error)) from None
-    obstacle = native.obstacle('pooling', arguments, _dtype_of(graph, node), 'cpu')
+    obstacle = native.obstacle('pooling', arguments, dtype_of(graph, node), 'cpu')
     if obstacle:
         raise Stays(obstacle)
     node.op = graph.operator('convpool_pooling')
@@ -83,12 +76,19 @@ def replace_batch_norm(graph: Graph, node: Node) -> Optional[str]:
     It may then have a sum and an activation as its last step. MXNet's own brings the arrays that
     our operators give into a layout of its own first.
     """
-    if shapes_of(graph).axes(node.inputs[0]) != 4:
+    axes = shapes_of(graph).axes(node.inputs[0])
+    if axes != 4 and node.op in operators.OUR_BATCH_NORM:
         return None
+    if axes is None:
+        raise Stays('the number of axes of its data is unknown')
+    if axes != 4:
+        raise Stays(f'its data has {axes} axes, and not the 4 of images')
     step = affine(graph, node, 1, 4)
+    assert step is not None
     dtype = graph.parameters[node.inputs[2].node.name].dtype
-    if step is None or numpy.dtype(dtype).name not in native.DTYPES:
-        return None
+    obstacle = native.obstacle_of_arrays('convolution', numpy.dtype(dtype).name, 'cpu')
+    if obstacle:
+        raise Stays(obstacle)
     channels = step.scale.size
     arguments = geometry.convolution_arguments(
         'BatchNorm', (1, 1), 1, 0, 1, channels, channels, 'NCHW'
@@ -106,5 +106,6 @@ def replace_batch_norm(graph: Graph, node: Node) -> Optional[str]:
 
 
 CONVOLUTION = Rule('replaced', operators.CONVOLUTION, replace_convolution)
+DECONVOLUTION = Rule('replaced', operators.DECONVOLUTION, replace_deconvolution)
 POOLING = Rule('replaced', operators.POOLING, replace_pooling)
 BATCH_NORM = Rule('replaced', operators.BATCH_NORM, replace_batch_norm)
