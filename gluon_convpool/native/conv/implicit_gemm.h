@@ -10,6 +10,7 @@
 #pragma once
 
 #include "../arena.h"
+#include "../gemm/dot_products.h"
 #include "../gemm/micro_kernel.h"
 #include "../parallel.h"
 #include "strip.h"
@@ -30,6 +31,8 @@ class ImplicitGemm {
   static constexpr int64_t kCutBytes = 32 << 10;
   static constexpr int64_t kFewestCut = 6;
   static constexpr int64_t kFewestFilled = 8, kPlacesOfFilled = 9;
+  // A last panel of so few positions is computed by dot products of channels.
+  static constexpr int64_t kFewPositions = 4;
   // Channels of A that are packed for one panel after the other.
   static constexpr int64_t kPackedTogether = 8;
   static constexpr int64_t kBytes = sizeof(T);
@@ -265,7 +268,8 @@ class ImplicitGemm {
   struct PanelOfB {
     int64_t position, count;  // of the set's flattened outputs
     int64_t vectors, segment_count;
-    bool dense;  // are its outputs neighbours, and fill whole vectors?
+    bool dense;    // are its outputs neighbours, and fill whole vectors?
+    bool columns;  // does each position have its channels side by side?
     SideB<T> side;
     Segment segments[kNr];
   };
@@ -349,6 +353,17 @@ class ImplicitGemm {
     }
   }
 
+  // The same with the channels of each position side by side.
+  void cut_columns(const T* const* channel, int64_t chunk_begin, int64_t position, int64_t count,
+                   int64_t channels, T* to) const {
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t k = 0; k < count; ++k) {
+        T value = channel[c][position + k];
+        if (is_scaled()) value = scaling(chunk_begin + c).apply(broadcast<T>(value))[0];
+        to[k * channels + c] = value;
+      }
+  }
+
   // Of the set that begins with an image.
   bool compute(int64_t set_begin, int64_t group, int64_t position_task, int64_t output_task,
                const T* packed) const {
@@ -419,9 +434,11 @@ class ImplicitGemm {
         const Segment& end = b.segments[b.segment_count - 1];
         b.dense = conv_.dense_output() && b.count == b.vectors * kLanes &&
                   end.to - b.segments[0].to == end.at;
+        b.columns = single_run && !pack_ && conv_.weight_channel_stride == 1 && !b.dense &&
+                    b.count <= kFewPositions;
         // The last vector may reach behind the end of a strip, but not of an image.
         const bool readable = !in_place || b.count == b.vectors * kLanes;
-        if (!cut_all && readable && (b.segment_count == 1 || rows_follow)) {
+        if (!cut_all && !b.columns && readable && (b.segment_count == 1 || rows_follow)) {
           b.side = {source + b.segments[0].from, k_offset};
           continue;
         }
@@ -436,9 +453,13 @@ class ImplicitGemm {
       if (single_run)
         find_channels(source ? source + panels[0].segments[0].from : nullptr, channel_pitch,
                       set_begin, p0, c0, channels, channel_data);
-      if (last)
-        cut_last_panel(channel_data, c0, last->position - p0, last->count, channels,
-                       panel_data + (last->position - p0) * longest);
+      if (last) {
+        T* to = panel_data + (last->position - p0) * longest;
+        if (last->columns)
+          cut_columns(channel_data, c0, last->position - p0, last->count, channels, to);
+        else
+          cut_last_panel(channel_data, c0, last->position - p0, last->count, channels, to);
+      }
       const int64_t together = max_of(kFewestCut, kCutBytes / (channels * kNr * kBytes));
       const int64_t cut_count = cut_all && single_run ? (p1 - p0) / kNr : 0;
       const auto cut = [&](int64_t first, int64_t part, int64_t parts) {
@@ -497,8 +518,21 @@ class ImplicitGemm {
       a.row_offset = row_offset;
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
     }
-    MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
+    if (b.columns)
+      dot_columns(a.a, rows, b, channels, spill);
+    else
+      MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
     if (!b.dense) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
+  }
+
+  void dot_columns(const T* a, int64_t rows, const PanelOfB& b, int64_t channels, T* spill) const {
+    constexpr int kRows = Block::kMr;
+    const int64_t pitch = conv_.weight_output_stride;
+    int64_t k = 0;
+    for (; k + 2 <= b.count; k += 2)
+      dot_products<T, kRows, 2>(a, pitch, rows, b.side.b + k * channels, channels, spill + k, kNr);
+    if (k < b.count)
+      dot_products<T, kRows, 1>(a, pitch, rows, b.side.b + k * channels, channels, spill + k, kNr);
   }
 
   // Adds a tile that stands apart to where it belongs.
