@@ -26,6 +26,8 @@ class ImplicitGemm {
   static constexpr int64_t kStripBytes = 192 << 10;
   // As much of A as may stay in L2.
   static constexpr int64_t kBlockBytes = 64 << 10;
+  // Of L1, with as much again for A and C.
+  static constexpr int64_t kL1Bytes = 16 << 10;
   // Panels of B that are cut together: as many as fit L1, and enough to read some cache lines of
   // each channel at once.
   static constexpr int64_t kCutBytes = 32 << 10;
@@ -477,14 +479,18 @@ class ImplicitGemm {
       // Packed, as much of A as fits L2 streams by each panel of B, which stays in L1. In place, A
       // has as many streams as rows and is better read only once, while B passes by from L2.
       const int64_t block = pack_ ? max_of(1, kBlockBytes / (Block::kMr * longest * kBytes)) : 1;
+      // Panels of B that stay in L1 together: their outputs follow one another in each row of C.
+      const int64_t in_l1 = max_of(1, kL1Bytes / (channels * taps * kNr * kBytes));
       for (int64_t first = panel0; first < panel1; first += block) {
         const int64_t end = min_of(first + block, panel1);
-        for (int64_t p = 0; p < panel_count; ++p) {
+        for (int64_t run_begin = 0; run_begin < panel_count; run_begin += in_l1) {
+          const int64_t run_end = min_of(run_begin + in_l1, panel_count);
           // The next panels of B are cut a little at a time between the products.
-          const int64_t turn = p % together;
-          if (first == panel0) cut(p - turn + together, turn, together);
+          for (int64_t p = run_begin; first == panel0 && p < run_end; ++p)
+            cut(p - p % together + together, p % together, together);
           for (int64_t panel = first; panel < end; ++panel)
-            multiply(group, c0, channels, panel, panels[p], packed, out, bias);
+            for (int64_t p = run_begin; p < run_end; ++p)
+              multiply(group, c0, channels, panel, panels[p], packed, out, bias);
         }
       }
     }
