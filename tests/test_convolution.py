@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import numpy as np
 import pytest
 
-from gluon_convpool import functional, nn, use_backend
+from gluon_convpool import functional, geometry, nn, use_backend
 from gluon_convpool.testing import (
     MODES,
     ConvolutionCase,
@@ -19,6 +22,7 @@ from gluon_convpool.testing import (
     parity_cases,
     set_mode,
 )
+from gluon_convpool.testing.reference import per_axis
 
 SAMPLE = parity_cases('conv', activation=None)[::25]
 
@@ -98,14 +102,64 @@ def test_the_function_gives_what_the_layer_gives(case, any_backend, np_or_nd):
         assert_close('output', y.asnumpy(), expected['output'])
 
 
-@pytest.mark.parametrize('case', SAMPLE)
-def test_a_forced_algorithm_gives_the_same(case, native, np_or_nd):
-    """Implicit GEMM can compute every convolution."""
+def winograd_fits(case):
+    """Are there tiles: of the taps of each phase of the stride at least 3, or a single one?
+
+    Depth is summed over like channels. Phases of a dilated axis have no tiles.
+    """
+    window = (case.kernel_size, case.strides, case.dilation)
+    outputs = case.expected()[1]['output'].shape[2:]
+    taps = []
+    for kernel, stride, dilation, out in zip(
+        *(per_axis(value, case.ndim)[-2:] for value in window), outputs[-2:]
+    ):
+        if out == 1:
+            stride = 1
+        if kernel > 1 and stride > 1 and dilation > 1:
+            return False
+        taps.append(math.ceil(kernel / stride))
+    return max(taps) >= 3 and 2 not in taps
+
+
+FITS = {
+    'implicit_gemm': lambda case: True,
+    'winograd': winograd_fits,
+    'depthwise': lambda case: case.ndim < 3 and case.groups == case.channels[0],
+}
+
+
+# An activation such as tanh leaves values up to one of sums that are many times as large, and so
+# magnifies their error; it is not the algorithms' matter.
+PLAIN = [case for dims in (1, 2, 3) for case in parity_cases('conv', dims, activation=None)]
+
+
+@pytest.mark.parametrize('case', PLAIN)
+@pytest.mark.parametrize('algorithm', FITS)
+def test_a_forced_algorithm_gives_the_same_or_says_what_it_needs(
+    algorithm, case, native, np_arrays
+):
     head, expected = case.expected()
-    layer = case.build(nn)
-    layer._kwargs['algorithm'] = 'implicit_gemm'
+    layer = case.build(functools.partial(getattr(nn, case.layer_name), algorithm=algorithm))
+    fits = FITS[algorithm](case)
+    try:
+        with empty_arrays(case.batch == 0):
+            actual = measure(layer, case.x, head)
+    except ValueError as error:
+        needs = geometry.MESSAGES['needs_' + algorithm]
+        assert f'algorithm={algorithm!r} cannot compute' in str(error)
+        assert str(error).endswith('it needs ' + needs)
+        # Groups of one channel fill so little of a vector that Winograd may need too much memory.
+        assert not fits or (algorithm == 'winograd' and case.groups == case.channels[0])
+    else:
+        assert fits
+        assert_same(actual, expected)
+
+
+@pytest.mark.parametrize('case', SAMPLE)
+def test_the_function_forces_an_algorithm_too(case, native, np_or_nd):
+    """Implicit GEMM can compute every convolution."""
+    _, expected = case.expected()
     with empty_arrays(case.batch == 0):
-        assert_same(measure(layer, case.x, head), expected)
         arrays = {name: array_kind().array(value) for name, value in case.arrays().items()}
         y = functional.convolution(**arrays, **case.window, algorithm='implicit_gemm')
         assert_close('output', y.asnumpy(), expected['output'])

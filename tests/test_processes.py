@@ -150,3 +150,50 @@ def test_interpreter_ends_cleanly_with_work_in_flight(backend_name):
     """,
         GLUON_CONVPOOL_BACKEND=backend_name,
     )
+
+
+DIGESTS = """
+    import hashlib
+    import gluon_convpool, mxnet as mx
+    from gluon_convpool import nn
+    from gluon_convpool.testing import measure
+    import numpy as np
+
+    def conv(channels, kernel, algorithm, inputs, **more):
+        return nn.Conv2D(
+            channels, kernel, algorithm=algorithm, padding="same", in_channels=inputs, **more
+        )
+
+    layers = {
+        "winograd 3x3": (conv(48, 3, "winograd", 40), (3, 40, 57, 50)),
+        "winograd 5x5": (conv(64, 5, "winograd", 48), (2, 48, 35, 35)),
+        "winograd, few positions": (conv(256, 3, "winograd", 256), (2, 256, 7, 7)),
+        "depthwise": (conv(64, 3, "depthwise", 64, groups=64), (4, 64, 56, 56)),
+        "implicit gemm": (conv(48, 3, "implicit_gemm", 40), (3, 40, 57, 50)),
+        "implicit gemm, small planes": (conv(200, 3, "implicit_gemm", 90), (33, 90, 5, 5)),
+        "few outputs": (conv(2, 3, "implicit_gemm", 64), (2, 64, 90, 70)),
+        "pointwise": (conv(96, 1, "implicit_gemm", 128), (3, 128, 28, 28)),
+        "max pooling": (nn.MaxPool2D(3, 2, 1), (4, 64, 57, 57)),
+        "average pooling": (nn.AvgPool2D(3, 2, 1), (4, 64, 57, 57)),
+    }
+    for name, (layer, shape) in layers.items():
+        draw = np.random.RandomState(0)
+        layer.initialize()
+        for parameter in layer.collect_params().values():
+            parameter.set_data(mx.nd.array(draw.normal(size=parameter.shape)))
+        x = draw.normal(size=shape).astype("float32")
+        head = draw.normal(size=layer(mx.nd.array(x)).shape).astype("float32")
+        for array, values in sorted(measure(layer, x, head).items()):
+            print(name + ":", array, hashlib.sha256(values.tobytes()).hexdigest())
+"""
+
+
+def test_the_same_bits_in_every_process_and_for_any_number_of_threads(needs_native):
+    """The addresses of the arrays differ, too."""
+    first, second, threads = (
+        run(DIGESTS, GLUON_CONVPOOL_BACKEND='native', OMP_NUM_THREADS=n).splitlines()
+        for n in (1, 1, 2)
+    )
+    assert len(set(first)) == 8 * 4 + 2 * 2
+    assert second == first
+    assert threads == first

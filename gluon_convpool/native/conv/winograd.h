@@ -113,6 +113,9 @@ class Winograd {
   static constexpr int64_t kTapChannels = kLanes > 8 ? kLanes : 8;
 
  public:
+  // The largest tile that is exact enough.
+  static constexpr int kMostPlanes = 64;
+
   Winograd(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
       : view_(conv, tile.rh, tile.rw),
         conv_(conv),

@@ -12,7 +12,8 @@ namespace winograd {
 template <typename T>
 inline constexpr const WinogradTile<T>* kTiles[] = {
     &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>, &kWinogradTile<T, 2, 5, 2, 5>,
-    &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 5, 4, 5, 4>, &kWinogradTile<T, 1, 1, 6, 3>,
+    &kWinogradTile<T, 4, 5, 2, 5>, &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 3, 4, 3, 4>,
+    &kWinogradTile<T, 5, 4, 3, 4>, &kWinogradTile<T, 5, 4, 5, 4>, &kWinogradTile<T, 1, 1, 6, 3>,
     &kWinogradTile<T, 6, 3, 1, 1>, &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>,
     &kWinogradTile<T, 1, 1, 4, 7>, &kWinogradTile<T, 4, 7, 1, 1>,
 };
@@ -31,6 +32,7 @@ inline Choice<T> choose_tile(const TapConvolution<T>& problem, double most_bytes
   for (const WinogradTile<T>* tile : kTiles<T>) {
     if (!NeighbourView<T>::exists(problem, tile->rh, tile->rw)) continue;
     const Computation<T> computation(problem, *tile);
+    if (tile->planes() > Computation<T>::kMostPlanes) continue;
     if (computation.memory() > most_bytes) continue;
     const double cost = computation.cost();
     if (best.tile && cost >= best.cost) continue;

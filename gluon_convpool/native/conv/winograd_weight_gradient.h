@@ -32,8 +32,15 @@ class WinogradWeightGradient {
   static constexpr int64_t kTapChannels = 8;
   // Runs of tiles that are transformed in a task.
   static constexpr int64_t kPieceRuns = 2;
+  // Tiles in one chain of additions. The sums of transformed tiles may be many times as large as
+  // the gradient that remains of them, so long chains cost accuracy; short ones cost time.
+  static constexpr int64_t kPass = 64;
 
  public:
+  // With eight points on both axes these sums are so large that an input of a wide range and a
+  // gradient of the output with a large mean leave errors of 2e-5; with six on one axis, a third.
+  static constexpr int kMostPlanes = sizeof(T) == sizeof(float) ? 48 : 64;
+
   // `conv` is the forward pass, with `out` the gradient of the output (read only) and `weight`
   // unused.
   WinogradWeightGradient(const TapConvolution<T>& conv, const WinogradTile<T>& tile)
@@ -160,7 +167,7 @@ class WinogradWeightGradient {
 
     const T* group_v = v + group * v_size(tiles) + c0;
     const T* panel_d = d + group * d_size(tiles) + panel * d_panel(tiles);
-    const int64_t strips = ceil_div(channels, Block::kMr), passes = ceil_div(tiles, Block::kKc);
+    const int64_t strips = ceil_div(channels, Block::kMr), passes = ceil_div(tiles, kPass);
     for (int64_t plane = 0; plane < tile_.planes(); ++plane)
       for (int64_t pass = 0; pass < passes; ++pass) {
         const int64_t t0 = tiles * pass / passes, t1 = tiles * (pass + 1) / passes;
