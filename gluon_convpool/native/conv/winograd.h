@@ -105,8 +105,10 @@ class Winograd {
   // Rows of a panel's taps in one pass over the reduction, of all planes together, where they are
   // transformed on the spot: they fit L2.
   static constexpr int64_t kTapRows = 2560;
-  // What reading a value of them takes, where they are packed, in multiply-adds.
-  static constexpr double kReadTap = 4;
+  // What reading a value of them takes, where they are packed, in multiply-adds: from a cache, or
+  // from memory where they are more than a core keeps.
+  static constexpr double kReadTap = 4, kReadTapFromMemory = Block::kReadFromMemory;
+  static constexpr int64_t kKeptTapBytes = 2 << 20;
   // M of a task, which is read and written once for each pass.
   static constexpr int64_t kProductBytes = 512 << 10;
   // Channels whose taps are transformed at once.
@@ -140,8 +142,9 @@ class Winograd {
     const double outputs = static_cast<double>(ceil_div(conv_.outputs, kLanes) * kLanes);
     const double reduction = static_cast<double>(view_.channels + 8 * passes_);
     const double inputs = 10 * tiles * channels, products = 1.05 * tiles * outputs * reduction;
-    const double taps = (packed_ ? kReadTap : 11) * channels * outputs,
-                 results = 8 * tiles * outputs;
+    const double read = u_size() * kBytes > kKeptTapBytes ? kReadTapFromMemory : kReadTap;
+    const double taps = (packed_ ? read : 11) * channels * outputs;
+    const double results = 8 * tiles * outputs;
     // Taps of a part are gathered one by one.
     const double gathered = view_.whole() || packed_ ? 0 : 40 * channels * outputs * tile_.taps();
     return static_cast<double>(conv_.groups) *
