@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mxnet as mx
+import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
@@ -215,3 +216,11 @@ def test_it_ends_with_the_block(np_or_nd):
         with use_backend('portable', higher_order=True):
             pass
         assert functional.pooling(ones(1, 1, 4, 4), mode='lp', p=3).shape == (1, 1, 2, 2)
+
+
+def test_what_is_not_finite_stays_in_its_windows(np_or_nd):
+    """Padding adds 0, not 0 times an element."""
+    x = array_kind().array([[[float('inf'), 1, 2, float('nan')]]])
+    with use_backend('portable', higher_order=True):
+        y = functional.pooling(x, 2, 1, 1, 'avg', layout='NCW').asnumpy()
+    np.testing.assert_array_equal(y, [[[np.inf, np.inf, 1.5, np.nan, np.nan]]])

@@ -727,14 +727,15 @@ def _interpolated(
     """``(N, groups, taps, *windows, C)``: `x`, ``(N, groups, H, W, C)``, between its elements.
 
     `places` are rows and columns ``(N, groups, taps, *windows)``, `ends` the numbers of the last
-    ones.
+    ones. What an element without a share in a place holds, be it NaN, has no influence.
     """
     F = ops.F
     inside, corners = None, []
     for place, end in zip(places, ends):
+        from_first = place > -1 if surrounded else place >= 0
+        there = F.broadcast_logical_and(from_first, F.broadcast_lesser(place, end + 1))
+        inside = there if inside is None else F.broadcast_logical_and(inside, there)
         if not surrounded:
-            there = F.broadcast_logical_and(place >= 0, F.broadcast_lesser(place, end + 1))
-            inside = there if inside is None else F.broadcast_logical_and(inside, there)
             place = F.broadcast_minimum(place, end)
         low = F.BlockGrad(F.floor(place))
         part = place - low
@@ -748,13 +749,14 @@ def _interpolated(
         corners.append(pairs)
     total = None
     for (row, above, by_row), (column, beside, by_column) in itertools.product(*corners):
-        there = F.broadcast_logical_and(above, beside)
-        if inside is not None:
-            there = F.broadcast_logical_and(there, inside)
-        weight = F.where(there, by_row * by_column, F.zeros_like(there))
+        there = F.broadcast_logical_and(F.broadcast_logical_and(above, beside), inside)
+        weight = F.expand_dims(F.where(there, by_row * by_column, F.zeros_like(there)), axis=5)
         indices = [F.broadcast_add(F.zeros_like(row), one) for one in (image, group)]
         elements = F.gather_nd(x, F.BlockGrad(F.stack(*indices, row, column, axis=0)))
-        part = F.broadcast_mul(elements, F.expand_dims(weight, axis=5))
+        # finite elements stay, whatever their weight: the gradient by the weight is theirs
+        seen = F.broadcast_logical_or(F.abs(elements) < float('inf'), weight != 0)
+        elements = F.where(F.BlockGrad(seen), elements, F.zeros_like(elements))
+        part = F.broadcast_mul(elements, weight)
         total = part if total is None else ops.add(total, part)
     return total
 
@@ -792,8 +794,7 @@ def adaptive_pooling(
         x = ops.move_axes(x, order)
         inside = _windows_along(ops, x, len(layout) - 1, count)
         if mode == 'avg':
-            sums = F.sum(inside, axis=1, keepdims=True)
-            x = F.dot(x, F.broadcast_div(inside, sums), transpose_b=True)
+            x = _averages(ops, x, inside)
         else:
             x = _largest_inside(ops, x, inside, count, len(layout))
         x = ops.move_axes(x, inverse(order))
@@ -803,11 +804,12 @@ def adaptive_pooling(
 def _windows_along(ops: _Operators, x: Any, axis: int, count: int) -> Any:
     """A matrix (count, n), 1 where an element of the axis of size n is in a window, 0 elsewhere.
 
-    Computed without knowing n. Quotients of integers below 2**24 are rounded to the right side of
-    every integer in float32 too.
+    Computed without knowing n, in float64: of integers below 2**53, quotients are rounded to the
+    right side of every integer.
     """
     F = ops.F
-    place = F.BlockGrad(F.contrib.arange_like(x, axis=axis))
+    row = F.BlockGrad(F.contrib.arange_like(x, axis=axis))
+    place = _places_along(ops, x, axis)
     n = F.slice_axis(place, axis=0, begin=-1, end=None) + 1
     ones = F.ones_like(n)
     window = F.concat(*[ones * i for i in range(count)], dim=0) if count > 1 else ones * 0
@@ -816,7 +818,37 @@ def _windows_along(ops: _Operators, x: Any, axis: int, count: int) -> Any:
     place = F.expand_dims(place, axis=0)
     from_first = F.broadcast_greater_equal(place, F.expand_dims(first, axis=1))
     to_last = F.broadcast_lesser(place, F.expand_dims(last, axis=1))
-    return F.broadcast_mul(from_first, to_last)
+    # of the dtype of the data, which is not known here
+    outside = F.broadcast_axis(F.expand_dims(F.zeros_like(row), axis=0), axis=0, size=count)
+    marks = F.broadcast_logical_and(from_first, to_last)
+    return F.BlockGrad(F.where(marks, F.ones_like(outside), outside))
+
+
+def _places_along(ops: _Operators, x: Any, axis: int) -> Any:
+    """The number of each element along an axis of `x`, in float64."""
+    image = ops.F.BlockGrad(ops.F.slice(x, begin=(0,), end=(1,)))
+    wide = ops.F.cast(image, dtype='float64')
+    return ops.F.contrib.arange_like(wide, axis=axis)
+
+
+def _averages(ops: _Operators, x: Any, inside: Any) -> Any:
+    """The mean of what each row of `inside` lets through of the last axis of `x`.
+
+    It is a product of matrices, in which 0 times NaN or infinity would be NaN: so elements that are
+    not finite count as 0 there, and are then put into the windows that hold them. Their own
+    gradient is 0.
+    """
+    F = ops.F
+    infinity = float('inf')
+    shares = F.broadcast_div(inside, F.sum(inside, axis=1, keepdims=True))
+    total = F.dot(F.where(F.abs(x) < infinity, x, F.zeros_like(x)), shares, transpose_b=True)
+    data = F.BlockGrad(x)
+    for below, value in ((data < infinity, infinity), (data > -infinity, -infinity)):
+        # NaN is neither, and infinity minus infinity is NaN again
+        there = F.dot(F.ones_like(below) - below, inside, transpose_b=True) > 0
+        zeros = F.BlockGrad(F.zeros_like(total))
+        total = ops.add(total, F.where(there, zeros + value, zeros))
+    return total
 
 
 def _largest_inside(ops: _Operators, x: Any, inside: Any, count: int, ndim: int) -> Any:
@@ -998,7 +1030,7 @@ def _flat_places(ops: _Operators, x: Any, ndim: int) -> Any:
     F = ops.F
     plane = scale = None
     for axis in range(ndim + 1, 1, -1):
-        line = F.cast(F.contrib.arange_like(x, axis=axis), dtype='float64')
+        line = _places_along(ops, x, axis)
         size = F.slice_axis(line, axis=0, begin=-1, end=None) + 1
         shape = tuple(-1 if i == axis else 1 for i in range(ndim + 2))
         line = F.reshape(line, shape=shape)
