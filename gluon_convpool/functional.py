@@ -10,7 +10,7 @@ import math
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 from . import backends, geometry
-from ._mxnet import Kind, kind_of
+from ._mxnet import Kind, kind_of, mx, to_world
 
 __all__ = [
     'adaptive_pooling',
@@ -86,11 +86,7 @@ def check_arrays(
     dtypes = [dtype_name(array.dtype) for array in arrays]
     if len(set(dtypes)) > 1:
         geometry.refuse('mixed_dtypes', op=op, dtypes=', '.join(dtypes))
-    if dtypes[0] not in allowed:
-        words = ', '.join(allowed)
-        raise TypeError(
-            geometry.message('unsupported_dtype', op=op, dtype=dtypes[0], allowed=words)
-        )
+    _check_dtype(op, allowed, dtypes[0])
     device = arrays[0].ctx
     if any(array.ctx != device for array in arrays[1:]):
         devices = ', '.join(str(array.ctx) for array in arrays)
@@ -101,13 +97,53 @@ def check_arrays(
 def check_pooled(arguments: geometry.Pooling, x: Any) -> Tuple[str, str]:
     """As `check_arrays`, for the data of a pooling, which may be integers."""
     dtype, device = check_arrays('pooling', (x,), DTYPES + INTEGERS)
-    if dtype in INTEGERS and arguments.mode == 'lp':
-        raise TypeError(
-            geometry.message(
-                'unsupported_dtype', op="pooling(mode='lp')", dtype=dtype, allowed=', '.join(DTYPES)
-            )
-        )
+    _check_dtype(*_pooled(arguments), dtype)
     return dtype, device
+
+
+def _pooled(arguments: geometry.Pooling) -> Tuple[str, Tuple[str, ...]]:
+    """What a pooling is called in messages about dtypes, and those that it takes."""
+    if arguments.mode == 'lp':
+        return "pooling(mode='lp')", DTYPES
+    return 'pooling', DTYPES + INTEGERS
+
+
+def _check_dtype(op: str, allowed: Tuple[str, ...], dtype: str) -> None:
+    if dtype not in allowed:
+        words = ', '.join(allowed)
+        raise TypeError(geometry.message('unsupported_dtype', op=op, dtype=dtype, allowed=words))
+
+
+def _dtype_in_graph(x: Any) -> Optional[str]:
+    """The dtype that a symbol has if the variables that it comes from have theirs.
+
+    Which need not be so: MXNet's parameters keep a variable of the dtype that they had before a
+    cast.
+    """
+    try:
+        found = to_world(x, False).infer_type_partial()[1]
+    except mx.base.MXNetError:
+        return None
+    return None if not found or found[0] is None else dtype_name(found[0])
+
+
+def _checked_in_graph(
+    op: str,
+    x: Any,
+    kind: Kind,
+    dtype: Optional[str],
+    allowed: Tuple[str, ...],
+    unknown: Tuple[str, ...] = ('float32', 'float64'),
+) -> Tuple[Any, Optional[str]]:
+    """The symbol `x` and its dtype, for what is composed of operators that take any.
+
+    `dtype` is what its data is said to be; without it, what the graph says. When the data comes, it
+    is checked to be that, or one of `unknown` if there is nothing to go by.
+    """
+    dtype = dtype or _dtype_in_graph(x)
+    if dtype is not None:
+        _check_dtype(op, allowed, dtype)
+    return backends.portable.with_checked_dtype(x, kind, op, dtype, unknown), dtype
 
 
 # --------------------------------------------------------------------------- checked calls
@@ -125,6 +161,8 @@ def _call_with_weight(
     name: Optional[str],
     adds: Tuple[Optional[bool], ...],
 ) -> Any:
+    if kind.symbol:
+        x, dtype = _like_the_weight(op, x, weight, arguments, kind, dtype)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is None:
         backend = backends.choose(op, arguments, dtype, device)
@@ -136,6 +174,24 @@ def _call_with_weight(
     alone = (False, False, False)
     out = _call_with_weight(op, x, weight, bias, arguments, kind, wide, device, None, alone)
     return cast(out, dtype, kind, name)
+
+
+def _like_the_weight(
+    op: str, x: Any, weight: Any, arguments: geometry.Arguments, kind: Kind, dtype: Optional[str]
+) -> Tuple[Any, Optional[str]]:
+    """The symbol `x`, checked to be of the dtype of its weight, and that dtype, if it is known.
+
+    The native operators check it themselves, but not what is cast for them.
+    """
+    dtype = dtype or _dtype_in_graph(weight)
+    if dtype is None:
+        return x, None
+    _check_dtype(op, DTYPES, dtype)
+    if dtype not in COMPUTED_IN and backends.choose(op, arguments, dtype) is backends.native:
+        return x, dtype
+    dtypes = f'... (data), {dtype} (weight)'
+    check = backends.portable.with_checked_dtype
+    return check(x, kind, op, dtype, DTYPES, 'mixed_dtypes', dtypes=dtypes), dtype
 
 
 def call_convolution(
@@ -189,16 +245,20 @@ def call_pooling(
     adds: Tuple[Optional[bool], ...] = (None,),
 ) -> Any:
     """Hand a checked pooling to a backend; `dtype`, `device` and `adds` as above."""
+    backend = backends.choose('pooling', arguments, dtype, device)
+    if backend is backends.native:
+        # which knows the dtype of its data, be it in a graph
+        return backend.pooling(x, arguments, kind, name, adds)
+    if kind.symbol:
+        op, allowed = _pooled(arguments)
+        x, dtype = _checked_in_graph(op, x, kind, dtype, allowed)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is None:
-        backend = backends.choose('pooling', arguments, dtype, device)
         return backend.pooling(x, arguments, kind, name, adds)
-    portable = backends.composition()
-    x = portable.cast(x, wide, kind)
-    out = call_pooling(x, arguments, kind, wide, device, None, (False,))
+    out = backend.pooling(backend.cast(x, wide, kind), arguments, kind, None, (False,))
     if dtype in INTEGERS:
-        out = portable.to_integers(out, dtype, kind, floor=arguments.mode == 'avg')
-    return portable.cast(out, dtype, kind, name)
+        out = backend.to_integers(out, dtype, kind, floor=arguments.mode == 'avg')
+    return backend.cast(out, dtype, kind, name)
 
 
 def convolution(
@@ -461,6 +521,8 @@ def call_deformable_convolution(
     What the moved windows see is a pointwise convolution's data.
     """
     op = 'deformable_convolution'
+    if kind.symbol:
+        x, dtype = _like_the_weight(op, x, weight, sampling, kind, dtype)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is not None:
         cast = backends.composition().cast
@@ -724,8 +786,10 @@ def max_pooling_with_indices(
     op = 'max_pooling_with_indices'
     kind = _kind(op, x=x)
     arguments = _maximum(op, pool_size, strides, padding, ceil_mode, layout)
-    dtype = None
-    if not kind.symbol:
+    dtype: Optional[str]
+    if kind.symbol:
+        x, dtype = _checked_in_graph(op, x, kind, None, DTYPES)
+    else:
         dtype, _ = check_arrays(op, (x,))
         geometry.pooling_shape(arguments, x.shape, op)
     portable, wide = backends.composition(), COMPUTED_IN.get(dtype or '')
@@ -833,6 +897,8 @@ def call_adaptive_pooling(
 ) -> Any:
     """Compute a checked adaptive pooling; `dtype` is None where it is unknown."""
     portable = backends.composition()
+    if kind.symbol:
+        x, dtype = _checked_in_graph('adaptive_pooling', x, kind, dtype, DTYPES)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is None:
         return portable.adaptive_pooling(x, output_size, mode, layout, kind, name)
@@ -906,6 +972,8 @@ def call_pad(
     x: Any, around: geometry.Border, layout: str, kind: Any, name: Optional[str] = None
 ) -> Any:
     """Put a checked border around `x`."""
+    if kind.symbol:
+        x, _ = _checked_in_graph('pad', x, kind, None, DTYPES, DTYPES)
     return backends.composition().border(x, around, layout, kind, 'pad', name)
 
 
@@ -1025,7 +1093,9 @@ def unfold(
     kind = _kind(op, x=x)
     geometry.choice(op, 'layout', layout, FIRST_LAYOUTS)
     arguments = _window(op, layout, kernel_size, strides, padding, dilation)
-    if not kind.symbol:
+    if kind.symbol:
+        x, _ = _checked_in_graph(op, x, kind, None, DTYPES, DTYPES)
+    else:
         check_arrays(op, (x,))
         geometry.convolution_shape(arguments, x.shape, op=op)
     if arguments.border is not None:

@@ -131,6 +131,10 @@ MESSAGES: Dict[str, str] = {
     'not_integer': '{op}: {name}={value} must be an integer or a tuple of integers',
     'unsupported_dtype': '{op}: arrays of dtype {dtype} are not supported; allowed: {allowed}',
     'mixed_dtypes': '{op}: all inputs must have the same dtype, but they have {dtypes}',
+    'graph_dtype': (
+        '{op}: this graph, which was made before it saw data, is for data of dtype {allowed} alone;'
+        ' cast the network to the dtype of its data before it is hybridized'
+    ),
     'mixed_devices': '{op}: all inputs must be on the same device, but they are on {devices}',
     'mixed_kinds': (
         '{op}: all inputs must be of one kind (mx.np arrays, mx.nd arrays, or symbols), but they'

@@ -185,6 +185,38 @@ def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
     return F.squeeze(x, axis=0, name=checked)
 
 
+def with_checked_dtype(
+    x: Any,
+    kind: Kind,
+    op: str,
+    dtype: Optional[str],
+    allowed: Sequence[str],
+    key: str = 'graph_dtype',
+    **values: Any,
+) -> Any:
+    """The symbol `x`, seen through nodes that fail where its dtype is another one than `dtype`.
+
+    Without a `dtype`, where it is none of `allowed`: real types, with float16 or without. `key` and
+    `values` are the sentence for it.
+    """
+    ops = _OPERATORS[kind]
+    F, x = ops.F, ops.enter(x)
+    # one element of the dtype of `x`, whatever its shape; it adds only to one of the same dtype
+    zero = F.contrib.arange_like(F.BlockGrad(F.expand_dims(x, axis=0)), axis=0)
+    if dtype is not None:
+        one = F.zeros(shape=(1,), dtype=dtype)
+    else:
+        # a quotient of integers is float32
+        one = mx.symbol.numpy._internal.true_divide_scalar(zero.as_np_ndarray(), scalar=1.0)
+        one = one.as_nd_ndarray()
+        if 'float16' not in allowed:
+            # which is wider than float16, and leaves the others as they are
+            one = F.amp_multicast(one, F.zeros(shape=(1,), dtype='float32'), num_outputs=2)[0]
+    words = {'op': op, 'allowed': ', '.join(allowed) if dtype is None else dtype, **values}
+    one = F.elemwise_add(one, zero, name=_check('dtype', key, **words))
+    return ops.leave(_after(ops, x, one, _check('fits', key, **words), 'checked_dtype'))
+
+
 def legacy_and_empty(x: Any, kind: Kind) -> bool:
     # Legacy arrays can be empty under np_shape, but few legacy operators take them.
     return kind == _mxnet.ND_ARRAY and 0 in x.shape

@@ -110,6 +110,11 @@ class WatchedParameter(mx.gluon.Parameter):
             self._link = None
         return mx.gluon.Parameter.data(self, ctx)
 
+    def cast(self, dtype: Any) -> None:
+        # MXNet keeps the variable, which is of the dtype before
+        self._var = self._link = None
+        mx.gluon.Parameter.cast(self, dtype)
+
     @property
     def grad_req(self) -> str:
         return mx.gluon.Parameter.grad_req.fget(self)
