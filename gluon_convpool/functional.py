@@ -7,7 +7,7 @@ same kind. Everything is checked before anything is computed.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Iterable, Optional, Tuple
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 from . import backends, geometry
 from ._mxnet import Kind, kind_of, mx, to_world
@@ -29,6 +29,8 @@ __all__ = [
 
 DTYPES = ('float32', 'float64', 'float16')
 INTEGERS = ('int8', 'uint8', 'int32')
+# Of indices, the number of an element within its plane.
+PLACES = ('int32', 'int64')
 # What arrays of these dtypes are computed in. Every integer of 32 bits is a float64, and so is the
 # sum of two million of them.
 COMPUTED_IN = {'float16': 'float32', **dict.fromkeys(INTEGERS, 'float64')}
@@ -87,11 +89,16 @@ def check_arrays(
     if len(set(dtypes)) > 1:
         geometry.refuse('mixed_dtypes', op=op, dtypes=', '.join(dtypes))
     _check_dtype(op, allowed, dtypes[0])
+    return dtypes[0], _check_devices(op, arrays)
+
+
+def _check_devices(op: str, arrays: Sequence[Any]) -> str:
+    """The one device type of `arrays`."""
     device = arrays[0].ctx
     if any(array.ctx != device for array in arrays[1:]):
         devices = ', '.join(str(array.ctx) for array in arrays)
         geometry.refuse('mixed_devices', op=op, devices=devices)
-    return dtypes[0], device.device_type
+    return device.device_type
 
 
 def check_pooled(arguments: geometry.Pooling, x: Any) -> Tuple[str, str]:
@@ -143,7 +150,9 @@ def _checked_in_graph(
     dtype = dtype or _dtype_in_graph(x)
     if dtype is not None:
         _check_dtype(op, allowed, dtype)
-    return backends.portable.with_checked_dtype(x, kind, op, dtype, unknown), dtype
+    never_others = dtype is None and unknown == allowed
+    key = 'unsupported_dtype' if never_others else 'graph_dtype'
+    return backends.portable.with_checked_dtype(x, kind, op, dtype, unknown, key), dtype
 
 
 # --------------------------------------------------------------------------- checked calls
@@ -819,7 +828,8 @@ def max_unpooling(
     x : array or symbol, shape (batch, channels, height, width)
         In the order of `layout`; float32, float64 or float16.
     indices : array or symbol of int32 or int64, of the same shape
-        What `max_pooling_with_indices` returned.
+        What `max_pooling_with_indices` returned. An element whose index lies outside of its window
+        is left out.
     output_size : int or (int, int)
         Height and width of the output: those of the data that was pooled.
     pool_size : int or (int, int)
@@ -859,10 +869,18 @@ def max_unpooling(
     whole = geometry.join_shape(1, 1, sizes, arguments.layout)
     pooled = geometry.pooling_shape(arguments, whole, op)
     windows = geometry.split_shape(op, pooled, arguments.layout)[2]
-    if not kind.symbol:
+    geometry.images_shape(1, 1, sizes, arguments.layout, op)
+    of_indices = f'{op}(indices)'
+    if kind.symbol:
+        x, _ = _checked_in_graph(op, x, kind, None, DTYPES, DTYPES)
+        indices, _ = _checked_in_graph(of_indices, indices, kind, None, PLACES, PLACES)
+    else:
         check_arrays(op, (x,))
-        check_arrays(f'{op}(indices)', (indices,), ('int32', 'int64'))
-        if geometry.split_shape(op, x.shape, arguments.layout)[2] != windows:
+        check_arrays(of_indices, (indices,), PLACES)
+        _check_devices(op, (x, indices))
+        batch, channels, found = geometry.split_shape(op, x.shape, arguments.layout)
+        geometry.images_shape(batch, channels, sizes, arguments.layout, op)
+        if found != windows:
             geometry.refuse(
                 'unpooled_shape', op=op, output_size=sizes, expected=windows, shape=x.shape
             )
@@ -876,13 +894,10 @@ def max_unpooling(
 ADAPTIVE_MODES = ('avg', 'max')
 
 
-def check_adaptive(x: Any, layout: str) -> str:
+def check_adaptive(x: Any, output_size: geometry.Ints, mode: str, layout: str) -> str:
     """The dtype of the data of an adaptive pooling, if it fits."""
-    op = 'adaptive_pooling'
-    dtype, _ = check_arrays(op, (x,))
-    _, _, sizes = geometry.split_shape(op, x.shape, layout)
-    if 0 in sizes:
-        geometry.refuse('nothing_to_pool', op=op, sizes=sizes)
+    dtype, _ = check_arrays('adaptive_pooling', (x,))
+    geometry.adaptive_shape(output_size, mode, x.shape, layout)
     return dtype
 
 
@@ -955,7 +970,7 @@ def adaptive_pooling(
     layout = geometry.layout_of(op, layout)
     mode = geometry.choice(op, 'mode', mode, ADAPTIVE_MODES)
     output_size = geometry.per_axis(op, 'output_size', output_size, len(layout) - 2, 1)
-    dtype = None if kind.symbol else check_adaptive(x, layout)
+    dtype = None if kind.symbol else check_adaptive(x, output_size, mode, layout)
     return call_adaptive_pooling(x, output_size, mode, layout, kind, dtype, name)
 
 
@@ -1097,7 +1112,7 @@ def unfold(
         x, _ = _checked_in_graph(op, x, kind, None, DTYPES, DTYPES)
     else:
         check_arrays(op, (x,))
-        geometry.convolution_shape(arguments, x.shape, op=op)
+        geometry.columns_shape(arguments, x.shape)
     if arguments.border is not None:
         x = backends.composition().border(x, arguments.border, layout, kind)
         arguments = arguments._replace(border=None)
@@ -1158,7 +1173,10 @@ def fold(
     arguments = _window(op, layout, kernel_size, strides, padding, dilation)
     sizes = geometry.per_axis(op, 'output_size', output_size, ndim, 1)
     windows = geometry.convolution_shape(arguments, (1, 1, *sizes), op=op)[2:]
-    if not kind.symbol:
+    geometry.images_shape(1, 1, sizes, layout, op)
+    if kind.symbol:
+        x, _ = _checked_in_graph(op, x, kind, None, DTYPES, DTYPES)
+    else:
         check_arrays(op, (x,))
         taps = math.prod(arguments.kernel)
         if len(x.shape) != 3 or x.shape[1] % taps or x.shape[1] == 0:
@@ -1172,6 +1190,7 @@ def fold(
                 shape=x.shape,
                 count=x.shape[2],
             )
+        geometry.images_shape(x.shape[0], x.shape[1] // taps, sizes, layout, op)
     return backends.composition().fold(x, sizes, windows, arguments, kind, name)
 
 

@@ -180,3 +180,16 @@ def test_an_axis_of_nothing(np_arrays):
         net.hybridize()
         with pytest.raises(mx.base.MXNetError, match='each axis must have at least 1 element'):
             net(mx.np.zeros((1, 2, 0, 4))).asnumpy()
+
+
+@pytest.mark.parametrize(
+    'shape, out, mode, words',
+    [
+        ((1, 1, 4, 4), 60000, 'avg', r'output would have shape \(1, 1, 60000, 60000\)'),
+        ((1, 1, 1, 100000), (1, 40000), 'avg', r'takes an array of shape \(40000, 100000\)'),
+        ((1, 2, 3, 20000), (3, 20000), 'max', r'takes an array of shape \(1, 2, 3, 20000, 20000\)'),
+    ],
+)
+def test_more_elements_than_an_array_holds(shape, out, mode, words, np_or_nd):
+    with pytest.raises(ValueError, match=f'adaptive_pooling: .*{words}, more than the 2147483647'):
+        functional.adaptive_pooling(array_kind().zeros(shape), out, mode)

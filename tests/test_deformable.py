@@ -464,3 +464,53 @@ def test_offsets_that_are_not_finite_do_no_harm(any_dtype_backend, np_or_nd):
             y = functional.deformable_convolution(x, offset, weight)
         y.backward()
         assert (y.asnumpy() == 0).all() and (x.grad.asnumpy() == 0).all()
+
+
+class Moved(gluon.HybridBlock):
+    def hybrid_forward(self, F, x, offset, weight, mask=None):
+        return functional.deformable_convolution(
+            x, offset, weight, None, mask, (2, 1), (1, 0), kernel_size=(3, 2), channels=6
+        )
+
+
+FITTING = {'x': SHAPE, 'offset': (2, 12, 4, 5), 'weight': (6, 4, 3, 2), 'mask': (2, 6, 4, 5)}
+
+
+@pytest.mark.parametrize(
+    'wrong, words',
+    [
+        ({'offset': (2, 12, 4, 4)}, ['offset has shape', 'two numbers for each element']),
+        ({'offset': (2, 12, 5, 5)}, ['offset has shape', 'two numbers for each element']),
+        ({'offset': (2, 11, 4, 5)}, ['offset has shape', '12', 'two numbers for each element']),
+        ({'offset': (1, 12, 4, 5)}, ['offset has shape', 'two numbers for each element']),
+        ({'mask': (2, 6, 4, 1)}, ['mask has shape', 'one number for each element']),
+        ({'mask': (2, 1, 4, 5)}, ['mask has shape', '6', 'one number for each element']),
+        ({'x': (2, 4, 0, 1)}, ['window of size (3, 2)', 'the window must fit']),
+    ],
+    ids=lambda value: '-'.join(value) if isinstance(value, dict) else '',
+)
+def test_wrong_shapes_in_a_graph(wrong, words, any_dtype_backend, np_arrays):
+    block = Moved()
+    block.hybridize()
+
+    def run(shapes):
+        return block(*(array_kind().ones(shape) for shape in shapes.values())).asnumpy()
+
+    with pytest.raises(mx.base.MXNetError) as caught:
+        run({**FITTING, **wrong})
+    for word in ['deformable_convolution', *words]:
+        assert word in str(caught.value)
+    assert run(FITTING).shape == (2, 6, 4, 5)
+    block = Moved()
+    block.hybridize()
+    assert run({name: shape for name, shape in FITTING.items() if name != 'mask'}).any()
+
+
+def test_offsets_of_another_dtype_in_a_graph(any_dtype_backend, np_or_nd):
+    block = Moved()
+    block.hybridize()
+    given = [array_kind().ones(shape) for shape in FITTING.values()]
+    given[1] = given[1].astype('float64')
+    words = 'deformable_convolution.* all inputs must have the same dtype'
+    with pytest.raises(mx.base.MXNetError, match=words):
+        block(*given).asnumpy()

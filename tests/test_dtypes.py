@@ -318,7 +318,7 @@ def test_functions_of_symbols_refuse_integers(call, any_dtype_backend, np_or_nd)
         def hybrid_forward(self, F, x):
             return call(x)
 
-    with pytest.raises(mx.base.MXNetError, match=r'dtype (float32, float64.* alone|int32 are not)'):
+    with pytest.raises(mx.base.MXNetError, match='float32, float64'):
         hybridized(Block())(numbers('int32')).asnumpy()
     assert hybridized(Block())(numbers('float64')).dtype == np.float64
     told = mx.sym.var('data', dtype='int32')

@@ -77,7 +77,7 @@ class _AdaptivePooling(mx.gluon.HybridBlock):
 
     def forward(self, x: Any) -> Any:
         if not array_kind(self, x).symbol:
-            dtype = functional.check_adaptive(x, self._layout)
+            dtype = functional.check_adaptive(x, self._output_size, self.mode, self._layout)
             if dtype != self._dtype:
                 self._dtype = dtype
                 self._clear_cached_op()
