@@ -656,7 +656,7 @@ def pooling(
     padding: Any = 0,
     mode: str = 'max',
     ceil_mode: bool = False,
-    count_include_pad: bool = True,
+    count_include_pad: Optional[bool] = True,
     p: int = 2,
     global_pool: bool = False,
     layout: str = 'NCHW',
@@ -680,8 +680,8 @@ def pooling(
         'max' is NaN where the window holds one. 'lp' is ``(sum of x**p) ** (1/p)``.
     ceil_mode : bool
         Also keep a last window that is only partly filled.
-    count_include_pad : bool
-        Whether 'avg' counts padded positions.
+    count_include_pad : bool, optional
+        Whether 'avg' counts padded positions; None means True.
     p : {1, 2, 3}
         The power of 'lp'.
     global_pool : bool
@@ -1203,7 +1203,7 @@ def corr2d(X: Any, K: Any, strides: Any = 1, padding: Any = 0) -> Any:
     Parameters
     ----------
     X : array, shape (H, W), (channels, H, W) or (batch, channels, H, W)
-        ``mx.np`` or ``mx.nd``, float32 or float64.
+        ``mx.np`` or ``mx.nd``, of a dtype that `convolution` takes.
     K : array, shape (h, w), (channels, h, w) or (out_channels, channels, h, w)
         A matrix slides over every matrix in `X` separately; with a channel axis, the products of
         all channels are summed; with one more axis in front, there is one output per kernel.
@@ -1282,7 +1282,7 @@ def pool2d(
     strides: Any = None,
     padding: Any = 0,
     ceil_mode: bool = False,
-    count_include_pad: bool = True,
+    count_include_pad: Optional[bool] = True,
     p: int = 2,
 ) -> Any:
     """Slide a window over the last two axes of `X` and reduce it to one number.
@@ -1290,7 +1290,7 @@ def pool2d(
     Parameters
     ----------
     X : array, shape (H, W), (channels, H, W) or (batch, channels, H, W)
-        ``mx.np`` or ``mx.nd``, float32 or float64.
+        ``mx.np`` or ``mx.nd``, of a dtype that `pooling` takes.
     pool_size : int or (int, int)
         Height and width of the window.
     mode : {'max', 'avg', 'sum', 'lp'}

@@ -150,6 +150,8 @@ MESSAGES: Dict[str, str] = {
         '{op}: {name} has shape {shape}; expected {expected}, {each} for each element of a window,'
         ' deformable group and window'
     ),
+    'unknown_keyword': '{op}: {name}={value} is no argument of it; allowed: {allowed}',
+    'wrong_call': '{op}: {problem}',
     'unsupported_argument': '{op}: {name}={value} is not supported; leave it away',
     'no_kernels': (
         '{op}: {layer} has no kernels to draw; allowed: a one- or two-dimensional convolution layer'
@@ -214,8 +216,8 @@ MESSAGES: Dict[str, str] = {
         ' MXNet array can hold'
     ),
     'too_large_inside': (
-        '{op}: output_size={output_size} for data of shape {shape} takes an array of shape {inside},'
-        ' more than the 2147483647 elements that one MXNet array can hold'
+        '{op}: output_size={output_size} for data of shape {shape} takes an array of shape'
+        ' {inside}, more than the 2147483647 elements that one MXNet array can hold'
     ),
     'not_a_matrix': '{op}: {name} has shape {shape}, but must be a matrix',
     'too_large_to_draw': (
@@ -1063,8 +1065,8 @@ def pooling_arguments(
         What a window becomes.
     ceil_mode : bool
         Also keep a last window that is only partly filled.
-    count_include_pad : bool
-        Whether 'avg' counts padded positions.
+    count_include_pad : bool, optional
+        Whether 'avg' counts padded positions. None means True, as it does to MXNet.
     p : {1, 2, 3}
         The power of 'lp'.
     global_pool : bool
@@ -1102,7 +1104,9 @@ def pooling_arguments(
     if not global_pool and any(a >= b for a, b in zip(pad, kernel)):
         refuse('padding_not_smaller', op=op, padding=pad, pool_size=kernel)
     ceil_mode = flag(op, 'ceil_mode', ceil_mode)
-    count_include_pad = flag(op, 'count_include_pad', count_include_pad)
+    count_include_pad = count_include_pad is None or flag(
+        op, 'count_include_pad', count_include_pad
+    )
     if mode == 'lp':
         p = choice(op, 'p', p, LP_POWERS)
     return Pooling(kernel, stride, pad, mode, ceil_mode, count_include_pad, p, global_pool, layout)
@@ -1639,7 +1643,7 @@ def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:
 
 
 def columns_shape(arguments: Convolution, data: Ints, op: str = 'unfold') -> Ints:
-    """The shape of the windows of data of shape `data` as columns, if there can be such an array."""
+    """The shape of the windows of `data` as columns, if there can be such an array."""
     batch, channels, _ = split_shape(op, data, arguments.layout)
     windows = convolution_shape(arguments, data, op=op)
     _, _, sizes = split_shape(op, windows, arguments.layout)

@@ -749,8 +749,9 @@ def fold(
 
 
 def _with_fitting_columns(ops: _Operators, x: Any, sizes: Ints, windows: int, taps: int) -> Any:
-    """`x`, seen through nodes that fail where it does not have `windows` columns, or rows of taps."""
-    F, wrong = ops.F, {'op': 'fold', 'window': taps}
+    """`x`, seen through nodes that fail where it has not `windows` columns, or no rows for taps."""
+    F = ops.F
+    wrong: Dict[str, Any] = {'op': 'fold', 'window': taps}
     x, _ = _with_checked_axes(ops, x, layout='NCW', key='columns_mismatch', **wrong)
     rows = F.BlockGrad(F.contrib.arange_like(x, axis=1))
     rows = F.reshape(rows, shape=(-4, -1, taps), name=_check('rows', 'columns_mismatch', **wrong))
