@@ -150,6 +150,7 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
     def hybrid_forward(
         self, F: Any, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any
     ) -> Any:
+        backends.check_order('batch_norm', 'batch normalisation')
         if not self._is_ours(x):
             return super().hybrid_forward(F, x, gamma, beta, running_mean, running_var)
         kind = kind_of(x)
