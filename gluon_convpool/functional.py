@@ -145,14 +145,15 @@ def _checked_in_graph(
     """The symbol `x` and its dtype, for what is composed of operators that take any.
 
     `dtype` is what its data is said to be; without it, what the graph says. When the data comes, it
-    is checked to be that, or one of `unknown` if there is nothing to go by.
+    is checked: those of `unknown` are computed alike, whichever is said, and others only if they
+    are said.
     """
     dtype = dtype or _dtype_in_graph(x)
     if dtype is not None:
         _check_dtype(op, allowed, dtype)
-    never_others = dtype is None and unknown == allowed
-    key = 'unsupported_dtype' if never_others else 'graph_dtype'
-    return backends.portable.with_checked_dtype(x, kind, op, dtype, unknown, key), dtype
+    said = None if dtype in unknown else dtype
+    key = 'unsupported_dtype' if unknown == allowed else 'graph_dtype'
+    return backends.portable.with_checked_dtype(x, kind, op, said, unknown, key), dtype
 
 
 # --------------------------------------------------------------------------- checked calls
@@ -190,12 +191,14 @@ def _like_the_weight(
 ) -> Tuple[Any, Optional[str]]:
     """The symbol `x`, checked to be of the dtype of its weight, and that dtype, if it is known.
 
-    The native operators check it themselves, but not what is cast for them.
+    The native operators check it themselves, but not what is cast for them. `dtype` is that of a
+    parameter; of another weight only what is cast is asked for.
     """
-    dtype = dtype or _dtype_in_graph(weight)
-    if dtype is None:
+    known, dtype = dtype is not None, dtype or _dtype_in_graph(weight)
+    if dtype is not None:
+        _check_dtype(op, DTYPES, dtype)
+    if dtype is None or (not known and dtype not in COMPUTED_IN):
         return x, None
-    _check_dtype(op, DTYPES, dtype)
     if dtype not in COMPUTED_IN and backends.choose(op, arguments, dtype) is backends.native:
         return x, dtype
     dtypes = f'... (data), {dtype} (weight)'

@@ -294,13 +294,36 @@ def test_weights_of_another_dtype_than_the_data_in_a_graph(
 )
 def test_a_network_that_ran_is_cast(between, any_dtype_backend, np_or_nd):
     """And back: MXNet's parameters have variables of the dtype that they were first traced with."""
-    layers = nn.AvgPool2D(2), between(), nn.MaxPool2D(2), nn.AdaptiveAvgPool2D(1)
-    net = hybridized(nn.Conv2D(4, 3, in_channels=3), *layers)
+    layers = between(), nn.ReflectionPad2D(1), nn.MaxPool2D(2), nn.AdaptiveAvgPool2D(1)
+    net = hybridized(nn.Conv2D(4, 3, in_channels=3), nn.AvgPool2D(2), *layers)
     expected = net(numbers('float32')).asnumpy()
     for dtype, rtol in (('float16', 1e-2), ('float32', 1e-6), ('float64', 1e-6)):
         net.cast(dtype)
         y = net(numbers(dtype))
         assert_close(dtype, y.asnumpy(), expected, rtol)
+
+
+class Filtered(gluon.HybridBlock):
+    """With a parameter that is MXNet's own."""
+
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.weight = self.params.get('weight', shape=(3, 3, 2, 2))
+
+    def hybrid_forward(self, F, x, weight):
+        x = functional.convolution(x, weight, kernel_size=2, channels=3)
+        return functional.unfold(functional.adaptive_pooling(functional.pad(x, 1), 3), 2)
+
+
+def test_functions_in_a_network_that_ran_and_is_cast(any_dtype_backend, np_or_nd):
+    net = hybridized(Filtered())
+    expected = net(numbers('float32')).asnumpy()
+    for dtype in ('float64', 'float32'):
+        net.cast(dtype)
+        y = net(numbers(dtype))
+        assert y.dtype == np.dtype(dtype)
+        assert_close(dtype, y.asnumpy(), expected, 1e-5)
 
 
 @pytest.mark.parametrize(
