@@ -165,6 +165,17 @@ def graph_of(call):
     return block
 
 
+def test_columns_are_data_of_other_functions_in_a_graph(np_or_nd):
+    """Whose checks in a graph look at them through several views."""
+    x = array_kind().array(draw('columns', (2, 3, 9, 8))[0])
+
+    def chain(x):
+        return functional.adaptive_pooling(functional.unfold(x, 2), 3, layout='NCW')
+
+    found = graph_of(chain)(x).asnumpy()
+    np.testing.assert_array_equal(found, chain(x).asnumpy())
+
+
 @pytest.mark.parametrize(
     'shape, words',
     [

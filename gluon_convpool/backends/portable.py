@@ -703,8 +703,9 @@ def unfold(x: Any, arguments: geometry.Convolution, kind: Kind, name: Optional[s
         seen = ops.take_every(x, starts, tails, arguments.stride)
         for _ in range(ndim - 1):
             seen = ops.reshape(seen, (0, 0, -3, -2), (-2, -2, -5, -4))
-        columns.append(ops.F.expand_dims(seen, axis=2))
-    together = ops.F.concat(*columns, dim=2) if len(columns) > 1 else columns[0]
+        columns.append(seen)
+    # not concat: two views of what that gives fail, where oneDNN computes it
+    together = ops.F.stack(*columns, axis=2)
     return ops.leave(ops.reshape(together, (0, -3, -2), (-2, -5, -4), name=name))
 
 
