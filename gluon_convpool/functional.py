@@ -7,10 +7,10 @@ same kind. Everything is checked before anything is computed.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Iterable, Optional, Tuple
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 from . import backends, geometry
-from ._mxnet import Kind, kind_of
+from ._mxnet import Kind, kind_of, mx, to_world
 
 __all__ = [
     'adaptive_pooling',
@@ -29,6 +29,8 @@ __all__ = [
 
 DTYPES = ('float32', 'float64', 'float16')
 INTEGERS = ('int8', 'uint8', 'int32')
+# Of indices, the number of an element within its plane.
+PLACES = ('int32', 'int64')
 # What arrays of these dtypes are computed in. Every integer of 32 bits is a float64, and so is the
 # sum of two million of them.
 COMPUTED_IN = {'float16': 'float32', **dict.fromkeys(INTEGERS, 'float64')}
@@ -86,28 +88,72 @@ def check_arrays(
     dtypes = [dtype_name(array.dtype) for array in arrays]
     if len(set(dtypes)) > 1:
         geometry.refuse('mixed_dtypes', op=op, dtypes=', '.join(dtypes))
-    if dtypes[0] not in allowed:
-        words = ', '.join(allowed)
-        raise TypeError(
-            geometry.message('unsupported_dtype', op=op, dtype=dtypes[0], allowed=words)
-        )
+    _check_dtype(op, allowed, dtypes[0])
+    return dtypes[0], _check_devices(op, arrays)
+
+
+def _check_devices(op: str, arrays: Sequence[Any]) -> str:
+    """The one device type of `arrays`."""
     device = arrays[0].ctx
     if any(array.ctx != device for array in arrays[1:]):
         devices = ', '.join(str(array.ctx) for array in arrays)
         geometry.refuse('mixed_devices', op=op, devices=devices)
-    return dtypes[0], device.device_type
+    return device.device_type
 
 
 def check_pooled(arguments: geometry.Pooling, x: Any) -> Tuple[str, str]:
     """As `check_arrays`, for the data of a pooling, which may be integers."""
     dtype, device = check_arrays('pooling', (x,), DTYPES + INTEGERS)
-    if dtype in INTEGERS and arguments.mode == 'lp':
-        raise TypeError(
-            geometry.message(
-                'unsupported_dtype', op="pooling(mode='lp')", dtype=dtype, allowed=', '.join(DTYPES)
-            )
-        )
+    _check_dtype(*_pooled(arguments), dtype)
     return dtype, device
+
+
+def _pooled(arguments: geometry.Pooling) -> Tuple[str, Tuple[str, ...]]:
+    """What a pooling is called in messages about dtypes, and those that it takes."""
+    if arguments.mode == 'lp':
+        return "pooling(mode='lp')", DTYPES
+    return 'pooling', DTYPES + INTEGERS
+
+
+def _check_dtype(op: str, allowed: Tuple[str, ...], dtype: str) -> None:
+    if dtype not in allowed:
+        words = ', '.join(allowed)
+        raise TypeError(geometry.message('unsupported_dtype', op=op, dtype=dtype, allowed=words))
+
+
+def _dtype_in_graph(x: Any) -> Optional[str]:
+    """The dtype that a symbol has if the variables that it comes from have theirs.
+
+    Which need not be so: MXNet's parameters keep a variable of the dtype that they had before a
+    cast.
+    """
+    try:
+        found = to_world(x, False).infer_type_partial()[1]
+    except mx.base.MXNetError:
+        return None
+    return None if not found or found[0] is None else dtype_name(found[0])
+
+
+def _checked_in_graph(
+    op: str,
+    x: Any,
+    kind: Kind,
+    dtype: Optional[str],
+    allowed: Tuple[str, ...],
+    unknown: Tuple[str, ...] = ('float32', 'float64'),
+) -> Tuple[Any, Optional[str]]:
+    """The symbol `x` and its dtype, for what is composed of operators that take any.
+
+    `dtype` is what its data is said to be; without it, what the graph says. When the data comes, it
+    is checked: those of `unknown` are computed alike, whichever is said, and others only if they
+    are said.
+    """
+    dtype = dtype or _dtype_in_graph(x)
+    if dtype is not None:
+        _check_dtype(op, allowed, dtype)
+    said = None if dtype in unknown else dtype
+    key = 'unsupported_dtype' if unknown == allowed else 'graph_dtype'
+    return backends.portable.with_checked_dtype(x, kind, op, said, unknown, key), dtype
 
 
 # --------------------------------------------------------------------------- checked calls
@@ -125,6 +171,8 @@ def _call_with_weight(
     name: Optional[str],
     adds: Tuple[Optional[bool], ...],
 ) -> Any:
+    if kind.symbol:
+        x, dtype = _like_the_weight(op, x, weight, arguments, kind, dtype)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is None:
         backend = backends.choose(op, arguments, dtype, device)
@@ -136,6 +184,26 @@ def _call_with_weight(
     alone = (False, False, False)
     out = _call_with_weight(op, x, weight, bias, arguments, kind, wide, device, None, alone)
     return cast(out, dtype, kind, name)
+
+
+def _like_the_weight(
+    op: str, x: Any, weight: Any, arguments: geometry.Arguments, kind: Kind, dtype: Optional[str]
+) -> Tuple[Any, Optional[str]]:
+    """The symbol `x`, checked to be of the dtype of its weight, and that dtype, if it is known.
+
+    The native operators check it themselves, but not what is cast for them. `dtype` is that of a
+    parameter; of another weight only what is cast is asked for.
+    """
+    known, dtype = dtype is not None, dtype or _dtype_in_graph(weight)
+    if dtype is not None:
+        _check_dtype(op, DTYPES, dtype)
+    if dtype is None or (not known and dtype not in COMPUTED_IN):
+        return x, None
+    if dtype not in COMPUTED_IN and backends.choose(op, arguments, dtype) is backends.native:
+        return x, dtype
+    dtypes = f'... (data), {dtype} (weight)'
+    check = backends.portable.with_checked_dtype
+    return check(x, kind, op, dtype, DTYPES, 'mixed_dtypes', dtypes=dtypes), dtype
 
 
 def call_convolution(
@@ -189,16 +257,20 @@ def call_pooling(
     adds: Tuple[Optional[bool], ...] = (None,),
 ) -> Any:
     """Hand a checked pooling to a backend; `dtype`, `device` and `adds` as above."""
+    backend = backends.choose('pooling', arguments, dtype, device)
+    if backend is backends.native:
+        # which knows the dtype of its data, be it in a graph
+        return backend.pooling(x, arguments, kind, name, adds)
+    if kind.symbol:
+        op, allowed = _pooled(arguments)
+        x, dtype = _checked_in_graph(op, x, kind, dtype, allowed)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is None:
-        backend = backends.choose('pooling', arguments, dtype, device)
         return backend.pooling(x, arguments, kind, name, adds)
-    portable = backends.composition()
-    x = portable.cast(x, wide, kind)
-    out = call_pooling(x, arguments, kind, wide, device, None, (False,))
+    out = backend.pooling(backend.cast(x, wide, kind), arguments, kind, None, (False,))
     if dtype in INTEGERS:
-        out = portable.to_integers(out, dtype, kind, floor=arguments.mode == 'avg')
-    return portable.cast(out, dtype, kind, name)
+        out = backend.to_integers(out, dtype, kind, floor=arguments.mode == 'avg')
+    return backend.cast(out, dtype, kind, name)
 
 
 def convolution(
@@ -461,6 +533,8 @@ def call_deformable_convolution(
     What the moved windows see is a pointwise convolution's data.
     """
     op = 'deformable_convolution'
+    if kind.symbol:
+        x, dtype = _like_the_weight(op, x, weight, sampling, kind, dtype)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is not None:
         cast = backends.composition().cast
@@ -585,7 +659,7 @@ def pooling(
     padding: Any = 0,
     mode: str = 'max',
     ceil_mode: bool = False,
-    count_include_pad: bool = True,
+    count_include_pad: Optional[bool] = True,
     p: int = 2,
     global_pool: bool = False,
     layout: str = 'NCHW',
@@ -609,8 +683,8 @@ def pooling(
         'max' is NaN where the window holds one. 'lp' is ``(sum of x**p) ** (1/p)``.
     ceil_mode : bool
         Also keep a last window that is only partly filled.
-    count_include_pad : bool
-        Whether 'avg' counts padded positions.
+    count_include_pad : bool, optional
+        Whether 'avg' counts padded positions; None means True.
     p : {1, 2, 3}
         The power of 'lp'.
     global_pool : bool
@@ -724,8 +798,10 @@ def max_pooling_with_indices(
     op = 'max_pooling_with_indices'
     kind = _kind(op, x=x)
     arguments = _maximum(op, pool_size, strides, padding, ceil_mode, layout)
-    dtype = None
-    if not kind.symbol:
+    dtype: Optional[str]
+    if kind.symbol:
+        x, dtype = _checked_in_graph(op, x, kind, None, DTYPES)
+    else:
         dtype, _ = check_arrays(op, (x,))
         geometry.pooling_shape(arguments, x.shape, op)
     portable, wide = backends.composition(), COMPUTED_IN.get(dtype or '')
@@ -755,7 +831,8 @@ def max_unpooling(
     x : array or symbol, shape (batch, channels, height, width)
         In the order of `layout`; float32, float64 or float16.
     indices : array or symbol of int32 or int64, of the same shape
-        What `max_pooling_with_indices` returned.
+        What `max_pooling_with_indices` returned. An element whose index lies outside of its window
+        is left out.
     output_size : int or (int, int)
         Height and width of the output: those of the data that was pooled.
     pool_size : int or (int, int)
@@ -795,10 +872,18 @@ def max_unpooling(
     whole = geometry.join_shape(1, 1, sizes, arguments.layout)
     pooled = geometry.pooling_shape(arguments, whole, op)
     windows = geometry.split_shape(op, pooled, arguments.layout)[2]
-    if not kind.symbol:
+    geometry.images_shape(1, 1, sizes, arguments.layout, op)
+    of_indices = f'{op}(indices)'
+    if kind.symbol:
+        x, _ = _checked_in_graph(op, x, kind, None, DTYPES, DTYPES)
+        indices, _ = _checked_in_graph(of_indices, indices, kind, None, PLACES, PLACES)
+    else:
         check_arrays(op, (x,))
-        check_arrays(f'{op}(indices)', (indices,), ('int32', 'int64'))
-        if geometry.split_shape(op, x.shape, arguments.layout)[2] != windows:
+        check_arrays(of_indices, (indices,), PLACES)
+        _check_devices(op, (x, indices))
+        batch, channels, found = geometry.split_shape(op, x.shape, arguments.layout)
+        geometry.images_shape(batch, channels, sizes, arguments.layout, op)
+        if found != windows:
             geometry.refuse(
                 'unpooled_shape', op=op, output_size=sizes, expected=windows, shape=x.shape
             )
@@ -812,13 +897,10 @@ def max_unpooling(
 ADAPTIVE_MODES = ('avg', 'max')
 
 
-def check_adaptive(x: Any, layout: str) -> str:
+def check_adaptive(x: Any, output_size: geometry.Ints, mode: str, layout: str) -> str:
     """The dtype of the data of an adaptive pooling, if it fits."""
-    op = 'adaptive_pooling'
-    dtype, _ = check_arrays(op, (x,))
-    _, _, sizes = geometry.split_shape(op, x.shape, layout)
-    if 0 in sizes:
-        geometry.refuse('nothing_to_pool', op=op, sizes=sizes)
+    dtype, _ = check_arrays('adaptive_pooling', (x,))
+    geometry.adaptive_shape(output_size, mode, x.shape, layout)
     return dtype
 
 
@@ -833,6 +915,8 @@ def call_adaptive_pooling(
 ) -> Any:
     """Compute a checked adaptive pooling; `dtype` is None where it is unknown."""
     portable = backends.composition()
+    if kind.symbol:
+        x, dtype = _checked_in_graph('adaptive_pooling', x, kind, dtype, DTYPES)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is None:
         return portable.adaptive_pooling(x, output_size, mode, layout, kind, name)
@@ -889,7 +973,7 @@ def adaptive_pooling(
     layout = geometry.layout_of(op, layout)
     mode = geometry.choice(op, 'mode', mode, ADAPTIVE_MODES)
     output_size = geometry.per_axis(op, 'output_size', output_size, len(layout) - 2, 1)
-    dtype = None if kind.symbol else check_adaptive(x, layout)
+    dtype = None if kind.symbol else check_adaptive(x, output_size, mode, layout)
     return call_adaptive_pooling(x, output_size, mode, layout, kind, dtype, name)
 
 
@@ -906,6 +990,8 @@ def call_pad(
     x: Any, around: geometry.Border, layout: str, kind: Any, name: Optional[str] = None
 ) -> Any:
     """Put a checked border around `x`."""
+    if kind.symbol:
+        x, _ = _checked_in_graph('pad', x, kind, None, DTYPES, DTYPES)
     return backends.composition().border(x, around, layout, kind, 'pad', name)
 
 
@@ -1025,9 +1111,11 @@ def unfold(
     kind = _kind(op, x=x)
     geometry.choice(op, 'layout', layout, FIRST_LAYOUTS)
     arguments = _window(op, layout, kernel_size, strides, padding, dilation)
-    if not kind.symbol:
+    if kind.symbol:
+        x, _ = _checked_in_graph(op, x, kind, None, DTYPES, DTYPES)
+    else:
         check_arrays(op, (x,))
-        geometry.convolution_shape(arguments, x.shape, op=op)
+        geometry.columns_shape(arguments, x.shape)
     if arguments.border is not None:
         x = backends.composition().border(x, arguments.border, layout, kind)
         arguments = arguments._replace(border=None)
@@ -1088,7 +1176,10 @@ def fold(
     arguments = _window(op, layout, kernel_size, strides, padding, dilation)
     sizes = geometry.per_axis(op, 'output_size', output_size, ndim, 1)
     windows = geometry.convolution_shape(arguments, (1, 1, *sizes), op=op)[2:]
-    if not kind.symbol:
+    geometry.images_shape(1, 1, sizes, layout, op)
+    if kind.symbol:
+        x, _ = _checked_in_graph(op, x, kind, None, DTYPES, DTYPES)
+    else:
         check_arrays(op, (x,))
         taps = math.prod(arguments.kernel)
         if len(x.shape) != 3 or x.shape[1] % taps or x.shape[1] == 0:
@@ -1102,6 +1193,7 @@ def fold(
                 shape=x.shape,
                 count=x.shape[2],
             )
+        geometry.images_shape(x.shape[0], x.shape[1] // taps, sizes, layout, op)
     return backends.composition().fold(x, sizes, windows, arguments, kind, name)
 
 
@@ -1114,7 +1206,7 @@ def corr2d(X: Any, K: Any, strides: Any = 1, padding: Any = 0) -> Any:
     Parameters
     ----------
     X : array, shape (H, W), (channels, H, W) or (batch, channels, H, W)
-        ``mx.np`` or ``mx.nd``, float32 or float64.
+        ``mx.np`` or ``mx.nd``, of a dtype that `convolution` takes.
     K : array, shape (h, w), (channels, h, w) or (out_channels, channels, h, w)
         A matrix slides over every matrix in `X` separately; with a channel axis, the products of
         all channels are summed; with one more axis in front, there is one output per kernel.
@@ -1193,7 +1285,7 @@ def pool2d(
     strides: Any = None,
     padding: Any = 0,
     ceil_mode: bool = False,
-    count_include_pad: bool = True,
+    count_include_pad: Optional[bool] = True,
     p: int = 2,
 ) -> Any:
     """Slide a window over the last two axes of `X` and reduce it to one number.
@@ -1201,7 +1293,7 @@ def pool2d(
     Parameters
     ----------
     X : array, shape (H, W), (channels, H, W) or (batch, channels, H, W)
-        ``mx.np`` or ``mx.nd``, float32 or float64.
+        ``mx.np`` or ``mx.nd``, of a dtype that `pooling` takes.
     pool_size : int or (int, int)
         Height and width of the window.
     mode : {'max', 'avg', 'sum', 'lp'}

@@ -13,6 +13,7 @@ All windows obey one rule per axis, with ``n`` elements, padding ``p`` on either
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 from typing import Any, Dict, NamedTuple, NoReturn, Optional, Sequence, Tuple, Union
 
@@ -131,6 +132,10 @@ MESSAGES: Dict[str, str] = {
     'not_integer': '{op}: {name}={value} must be an integer or a tuple of integers',
     'unsupported_dtype': '{op}: arrays of dtype {dtype} are not supported; allowed: {allowed}',
     'mixed_dtypes': '{op}: all inputs must have the same dtype, but they have {dtypes}',
+    'graph_dtype': (
+        '{op}: this graph, which was made before it saw data, is for data of dtype {allowed} alone;'
+        ' cast the network to the dtype of its data before it is hybridized'
+    ),
     'mixed_devices': '{op}: all inputs must be on the same device, but they are on {devices}',
     'mixed_kinds': (
         '{op}: all inputs must be of one kind (mx.np arrays, mx.nd arrays, or symbols), but they'
@@ -145,6 +150,8 @@ MESSAGES: Dict[str, str] = {
         '{op}: {name} has shape {shape}; expected {expected}, {each} for each element of a window,'
         ' deformable group and window'
     ),
+    'unknown_keyword': '{op}: {name}={value} is no argument of it; allowed: {allowed}',
+    'wrong_call': '{op}: {problem}',
     'unsupported_argument': '{op}: {name}={value} is not supported; leave it away',
     'no_kernels': (
         '{op}: {layer} has no kernels to draw; allowed: a one- or two-dimensional convolution layer'
@@ -208,6 +215,10 @@ MESSAGES: Dict[str, str] = {
     'too_large': (
         '{op}: the output would have shape {shape}, more than the 2147483647 elements that one'
         ' MXNet array can hold'
+    ),
+    'too_large_inside': (
+        '{op}: output_size={output_size} for data of shape {shape} takes an array of shape'
+        ' {inside}, more than the 2147483647 elements that one MXNet array can hold'
     ),
     'not_a_matrix': '{op}: {name} has shape {shape}, but must be a matrix',
     'too_large_to_draw': (
@@ -869,14 +880,17 @@ def check_sampling(
     """
     if data[1] % sampling.groups:
         refuse('deformable_channels', op=op, groups=sampling.groups, value=data[1])
-    taps = sampling.kernel[0] * sampling.kernel[1] * sampling.groups
-    for name, shape, each, words in (
-        ('offset', offset, 2, 'two numbers'),
-        ('mask', mask, 1, 'one number'),
-    ):
-        expected = (data[0], each * taps, *windows)
+    for name, shape in (('offset', offset), ('mask', mask)):
+        each, count = numbers_of_places(sampling, name)
+        expected = (data[0], count, *windows)
         if shape is not None and shape != expected:
-            refuse('deformable_input', op=op, name=name, shape=shape, expected=expected, each=words)
+            refuse('deformable_input', op=op, name=name, shape=shape, expected=expected, each=each)
+
+
+def numbers_of_places(sampling: Sampling, name: str) -> Tuple[str, int]:
+    """How many numbers 'offset' or 'mask' has for each place, in words, and for all of a window."""
+    taps = sampling.kernel[0] * sampling.kernel[1] * sampling.groups
+    return ('two numbers', 2 * taps) if name == 'offset' else ('one number', taps)
 
 
 def _channels(op: str, channels: Any, groups: Any, in_channels: Any) -> Ints:
@@ -1052,8 +1066,8 @@ def pooling_arguments(
         What a window becomes.
     ceil_mode : bool
         Also keep a last window that is only partly filled.
-    count_include_pad : bool
-        Whether 'avg' counts padded positions.
+    count_include_pad : bool, optional
+        Whether 'avg' counts padded positions. None means True, as it does to MXNet.
     p : {1, 2, 3}
         The power of 'lp'.
     global_pool : bool
@@ -1091,7 +1105,9 @@ def pooling_arguments(
     if not global_pool and any(a >= b for a, b in zip(pad, kernel)):
         refuse('padding_not_smaller', op=op, padding=pad, pool_size=kernel)
     ceil_mode = flag(op, 'ceil_mode', ceil_mode)
-    count_include_pad = flag(op, 'count_include_pad', count_include_pad)
+    count_include_pad = count_include_pad is None or flag(
+        op, 'count_include_pad', count_include_pad
+    )
     if mode == 'lp':
         p = choice(op, 'p', p, LP_POWERS)
     return Pooling(kernel, stride, pad, mode, ceil_mode, count_include_pad, p, global_pool, layout)
@@ -1290,10 +1306,7 @@ def _window_outputs(
 
 
 def _checked_size(op: str, shape: Ints) -> Ints:
-    elements = 1
-    for n in shape:
-        elements *= n
-    if elements > LARGEST_ARRAY:
+    if math.prod(shape) > LARGEST_ARRAY:
         refuse('too_large', op=op, shape=shape)
     return shape
 
@@ -1628,6 +1641,42 @@ def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:
             arguments.ceil_mode,
         )
     return _checked_size(op, join_shape(batch, channels, out, arguments.layout))
+
+
+def columns_shape(arguments: Convolution, data: Ints, op: str = 'unfold') -> Ints:
+    """The shape of the windows of `data` as columns, if there can be such an array."""
+    batch, channels, _ = split_shape(op, data, arguments.layout)
+    windows = convolution_shape(arguments, data, op=op)
+    _, _, sizes = split_shape(op, windows, arguments.layout)
+    return _checked_size(op, (batch, channels * math.prod(arguments.kernel), math.prod(sizes)))
+
+
+def images_shape(batch: int, channels: int, sizes: Ints, layout: str, op: str) -> Ints:
+    """The shape of images of spatial `sizes`, if there can be such an array."""
+    return _checked_size(op, join_shape(batch, channels, sizes, layout))
+
+
+def adaptive_shape(
+    output_size: Ints, mode: str, data: Ints, layout: str, op: str = 'adaptive_pooling'
+) -> Ints:
+    """The shape of an adaptive pooling's output, if it can be computed.
+
+    From the last axis to the first, an average takes a matrix of windows and elements, and a
+    maximum all elements once for each window.
+    """
+    batch, channels, sizes = split_shape(op, data, layout)
+    if 0 in sizes:
+        refuse('nothing_to_pool', op=op, sizes=sizes)
+    shape = images_shape(batch, channels, output_size, layout, op)
+    for axis in range(len(sizes) - 1, -1, -1):
+        inside: Ints = (output_size[axis], sizes[axis])
+        if mode == 'max':
+            done = output_size[axis + 1 :]
+            inside = (batch, channels, *sizes[:axis], *done, *inside)
+        if math.prod(inside) > LARGEST_ARRAY:
+            words = {'output_size': output_size, 'shape': data, 'inside': inside}
+            refuse('too_large_inside', op=op, **words)
+    return shape
 
 
 # --------------------------------------------------------------------------- receptive fields

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
-from gluon_convpool import functional, geometry, nn
+from gluon_convpool import functional, geometry, nn, use_backend
 from gluon_convpool.testing import (
     MODES,
     array_kind,
@@ -83,6 +83,17 @@ def test_windows_of_every_size_begin_and_end_where_they_must(count, np_arrays):
         assert (-found).ravel().tolist() == [i * n // count for i in range(count)]
 
 
+def test_windows_of_an_axis_too_long_for_float32(np_arrays):
+    """Numbers of elements times numbers of windows, beyond 2**24."""
+    n, m = 44101, 3000
+    (x,) = draw('recording', (1, 1, n))
+    windows = [x[0, 0, i * n // m : -(-(i + 1) * n // m)].astype('float64') for i in range(m)]
+    for mode in ('avg', 'max'):
+        y = functional.adaptive_pooling(mx.np.array(x), m, mode, 'NCW').asnumpy()
+        expected = [window.mean() if mode == 'avg' else window.max() for window in windows]
+        assert_close(mode, y.ravel(), np.array(expected), 1e-6)
+
+
 def test_one_element_is_global_pooling_and_all_are_the_data(np_or_nd):
     x = array_kind().array(draw('ends', (2, 3, 5, 7))[0])
     for ours, whole in (
@@ -99,11 +110,24 @@ def test_average_matches_the_builtin_operator(nd_arrays):
     assert_close('output', nn.AdaptiveAvgPool2D((3, 4))(x).asnumpy(), expected.asnumpy())
 
 
-def test_maximum_keeps_nan(np_or_nd):
-    x = np.zeros((1, 1, 6), 'float32')
-    x[0, 0, 4] = np.nan
-    y = nn.AdaptiveMaxPool1D(3)(array_kind().array(x)).asnumpy()
-    np.testing.assert_array_equal(y, [[[0, 0, np.nan]]])
+@pytest.mark.parametrize('higher_order', [False, True])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_in_its_windows(value, higher_order, np_or_nd):
+    """Windows of 7 elements in 3: 0 to 2, 2 to 4, 4 to 6; and all at once."""
+    for place in range(7):
+        x = np.arange(7, dtype='float32').reshape(1, 1, 7)
+        x[0, 0, place] = value
+        for m, windows in ((3, [x[..., i : i + 3] for i in (0, 2, 4)]), (1, [x])):
+            with use_backend('portable', higher_order=higher_order):
+                for layer, of in ((nn.AdaptiveAvgPool1D, np.mean), (nn.AdaptiveMaxPool1D, np.max)):
+                    y = layer(m)(array_kind().array(x)).asnumpy()
+                    np.testing.assert_array_equal(y.ravel(), [of(window) for window in windows])
+
+
+def test_both_infinities_in_one_window(np_or_nd):
+    x = array_kind().array([[[np.inf, -np.inf, 1, np.inf, 2, 3]]])
+    y = nn.AdaptiveAvgPool1D(3)(x).asnumpy()
+    np.testing.assert_array_equal(y, [[[np.nan, np.inf, 2.5]]])
 
 
 @pytest.mark.parametrize('layer', [nn.AdaptiveAvgPool2D, nn.AdaptiveMaxPool2D])
@@ -156,3 +180,16 @@ def test_an_axis_of_nothing(np_arrays):
         net.hybridize()
         with pytest.raises(mx.base.MXNetError, match='each axis must have at least 1 element'):
             net(mx.np.zeros((1, 2, 0, 4))).asnumpy()
+
+
+@pytest.mark.parametrize(
+    'shape, out, mode, words',
+    [
+        ((1, 1, 4, 4), 60000, 'avg', r'output would have shape \(1, 1, 60000, 60000\)'),
+        ((1, 1, 1, 100000), (1, 40000), 'avg', r'takes an array of shape \(40000, 100000\)'),
+        ((1, 2, 3, 20000), (3, 20000), 'max', r'takes an array of shape \(1, 2, 3, 20000, 20000\)'),
+    ],
+)
+def test_more_elements_than_an_array_holds(shape, out, mode, words, np_or_nd):
+    with pytest.raises(ValueError, match=f'adaptive_pooling: .*{words}, more than the 2147483647'):
+        functional.adaptive_pooling(array_kind().zeros(shape), out, mode)

@@ -8,6 +8,7 @@ MXNet adds in words of its own.
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import mxnet as mx
@@ -103,6 +104,8 @@ CONV_MISTAKES = [
     ({'layout': None}, ['layout=None', "'NCHW'"]),
     ({'activation': 'reluu'}, ["activation='reluu'", "'relu'", "'sigmoid'", "'tanh'"]),
     ({'activation': 3}, ['activation=3', "'relu'"]),
+    ({'use_bias': 'x'}, ["use_bias='x'", 'True, False']),
+    ({'use_bias': 2}, ['use_bias=2', 'True, False']),
     ({'algorithm': 'fft'}, ["algorithm='fft'", "'auto'", "'implicit_gemm'", "'winograd'"]),
     ({'algorithm': None}, ['algorithm=None', "'auto'", "'depthwise'"]),
     ({'algorithm': 1}, ['algorithm=1', "'auto'"]),
@@ -140,6 +143,66 @@ OWN_POOL_MISTAKES = [
 
 def _id(value):
     return ','.join('%s=%r' % item for item in value.items()) if isinstance(value, dict) else ''
+
+
+REQUIRED = {
+    'Conv': {'channels': 4, 'kernel_size': 3},
+    'Deformable': {'channels': 4, 'kernel_size': 3},
+    'ModulatedDeformable': {'channels': 4, 'kernel_size': 3},
+    'Depthwise': {'in_channels': 4, 'kernel_size': 3},
+    'Separable': {'channels': 4, 'in_channels': 4, 'kernel_size': 3},
+}
+EVERY_LAYER = sorted(
+    {*nn.OURS, nn.DepthwiseConv2D, nn.SeparableConv2D, nn.AdaptiveAvgPool1D, nn.AdaptiveMaxPool3D}
+    | {nn.Pool1D, nn.Pool2D, nn.ReflectionPad2D, nn.BatchNorm},
+    key=lambda layer: layer.__name__,
+)
+
+
+@pytest.mark.parametrize('layer', EVERY_LAYER, ids=lambda layer: layer.__name__)
+def test_unknown_keyword(layer):
+    name = layer.__name__
+    fine = REQUIRED.get(name.split('Conv')[0] or 'Conv', {})
+    layer(**fine, prefix='fine_')
+    allowed = [word for word in inspect.signature(layer).parameters if word != 'kwargs']
+    for keyword in ('paddding', 'return_indices'):
+        with pytest.raises(TypeError) as caught:
+            layer(**fine, **{keyword: 3})
+        sentence = str(caught.value)
+        assert sentence.startswith(f'{name}: {keyword}=3 is no argument of it; allowed: ')
+        assert sentence.split('allowed: ')[1].split(', ')[: len(allowed)] == allowed
+        assert 'prefix' in sentence and 'params' in sentence
+
+
+@pytest.mark.parametrize(
+    'call, words',
+    [
+        (lambda: nn.DepthwiseConv2D(3, 3, groups=2), ['DepthwiseConv2D: groups=2', 'multiplier']),
+        (
+            lambda: nn.Conv2DTranspose(4, 3, padding_mode='reflect'),
+            ["Conv2DTranspose: padding_mode='reflect'", 'output_padding'],
+        ),
+        (lambda: nn.Conv2D(4), ['Conv2D: ', 'kernel_size']),
+        (lambda: nn.MaxPool2D(*range(2, 10)), ['MaxPool2D: ', 'positional']),
+        (lambda: nn.Conv3DTranspose(4, 3, use_bias='no'), ["Conv3DTranspose: use_bias='no'"]),
+        (
+            lambda: nn.DeformableConvolution(4, 3, offset_use_bias='no'),
+            ["DeformableConvolution: offset_use_bias='no'", 'True, False'],
+        ),
+    ],
+)
+def test_what_a_constructor_does_not_take(call, words):
+    complains(call, *words)
+
+
+def test_a_layer_that_inherits_may_take_more():
+    class Mine(nn.Conv2D):
+        def __init__(self, channels, mine, **kwargs):
+            super().__init__(channels, 3, **kwargs)
+            self.mine = mine
+
+    assert Mine(4, mine=5, padding=1).mine == 5
+    complains(lambda: Mine(4, mine=5, yours=6), 'Mine: yours=6', 'padding_mode')
 
 
 @pytest.mark.parametrize('mistake, words', CONV_MISTAKES, ids=_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import mxnet as mx
 import numpy as np
@@ -152,3 +153,61 @@ def test_mistakes_are_named(call, words, np_or_nd):
         call(array_kind())
     for word in words:
         assert word in str(caught.value)
+
+
+def graph_of(call):
+    class Block(gluon.HybridBlock):
+        def hybrid_forward(self, F, x):
+            return call(x)
+
+    block = Block()
+    block.hybridize()
+    return block
+
+
+def test_columns_are_data_of_other_functions_in_a_graph(np_or_nd):
+    """Whose checks in a graph look at them through several views."""
+    x = array_kind().array(draw('columns', (2, 3, 9, 8))[0])
+
+    def chain(x):
+        return functional.adaptive_pooling(functional.unfold(x, 2), 3, layout='NCW')
+
+    found = graph_of(chain)(x).asnumpy()
+    np.testing.assert_array_equal(found, chain(x).asnumpy())
+
+
+@pytest.mark.parametrize(
+    'shape, words',
+    [
+        ((1, 8, 5), ['output_size=(3, 3) has 4 windows', 'x has shape']),
+        ((1, 7, 4), ['x has shape', 'channels times the 4 elements of a window']),
+        ((1, 8, 2, 2), ['x has shape', 'channels times the 4 elements of a window']),
+        ((8, 4), ['x has shape', 'channels times the 4 elements of a window']),
+    ],
+)
+def test_columns_that_do_not_fit_in_a_graph(shape, words, np_or_nd):
+    block = graph_of(lambda x: functional.fold(x, 3, 2))
+    with pytest.raises(mx.base.MXNetError) as caught:
+        block(array_kind().zeros(shape)).asnumpy()
+    for word in ['fold: ', *words]:
+        assert word in str(caught.value)
+    assert block(array_kind().zeros((2, 12, 4))).shape == (2, 3, 3, 3)
+
+
+def test_more_columns_or_elements_than_an_array_holds(np_or_nd):
+    ones = array_kind().ones
+    for call, shape in (
+        (lambda: functional.fold(ones((1, 1, 1)), 50000, 1, strides=50000), '(1, 1, 50000, 50000)'),
+        (lambda: functional.fold(ones((2, 3, 1)), 30000, 1, strides=30000), '(2, 3, 30000, 30000)'),
+        (lambda: functional.unfold(ones((1, 1, 1, 100000)), (1, 50000)), '(1, 50000, 50001)'),
+    ):
+        with pytest.raises(ValueError, match=f'shape {re.escape(shape)}, more than the 2147483647'):
+            call()
+
+
+def test_strides_far_larger_than_the_window(np_or_nd):
+    """Without an array for each of 999 * 999 places between the windows."""
+    x = array_kind().array([[[1, 2, 3, 4]]])
+    y = functional.fold(x, 1000, 1, strides=999).asnumpy()
+    assert y.shape == (1, 1, 1000, 1000) and (y != 0).sum() == 4
+    assert y[0, 0, ::999, ::999].tolist() == [[1, 2], [3, 4]]

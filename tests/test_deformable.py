@@ -170,20 +170,99 @@ def test_layer_beside_mxnets(case, mode, dtype, any_dtype_backend, nd_arrays):
     assert_same(found, expected, rtol=1e-12 if dtype == 'float64' else 1e-5)
 
 
+def before_training(layer):
+    """Offsets of zeros, so that every place is that of an element, or of one in the padding."""
+    layer = start(layer, dtype='float64')
+    layer.offset_weight.set_data(layer.offset_weight.data() * 0)
+    layer.offset_bias.set_data(layer.offset_bias.data() * 0)
+    return layer
+
+
 def test_gradients_before_training(any_dtype_backend, nd_arrays):
-    """Offsets are zeros then, so that every place is that of an element, on the edge too."""
     ours, theirs = (
-        start(module.DeformableConvolution(6, 3, padding=1), dtype='float64')
-        for module in (nn, cnn)
+        before_training(module.DeformableConvolution(6, 3, padding=1)) for module in (nn, cnn)
     )
     x = data(dtype='float64')
-    for layer in (ours, theirs):
-        layer.offset_weight.set_data(layer.offset_weight.data() * 0)
-        layer.offset_bias.set_data(layer.offset_bias.data() * 0)
     (head,) = draw('head', (2, 6, 7, 6))
     found, expected = (measure(layer, x, head.astype('float64')) for layer in (ours, theirs))
     assert np.abs(expected['offset_bias']).max() > 1
     assert_same(found, expected, rtol=1e-12)
+
+
+def slopes_at_elements(x, head, weight):
+    """What `before_training` has as gradients of its offsets' bias, of a 3x3 window padded by 1.
+
+    With a mask of 1, an element at (y, x) has the slope of the square behind it, whose far side is
+    0 behind the last element; places in the padding lie at -1 or behind it, where nothing is.
+    """
+    wide = np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1)))
+    slopes = np.zeros((3, 3, 2))
+    height, width = x.shape[2:]
+    for a, b, i, j in itertools.product(range(3), range(3), range(height), range(width)):
+        y, z = i + a - 1, j + b - 1
+        if 0 <= y < height and 0 <= z < width:
+            here = wide[:, :, y, z]
+            seen = np.einsum('no,oc->nc', head[:, :, i, j], weight[:, :, a, b])
+            slopes[a, b, 0] += (seen * (wide[:, :, y + 1, z] - here)).sum()
+            slopes[a, b, 1] += (seen * (wide[:, :, y, z + 1] - here)).sum()
+    return slopes.ravel()
+
+
+def test_gradients_before_training_with_a_mask(any_dtype_backend, np_or_nd):
+    layer = before_training(nn.ModulatedDeformableConvolution(6, 3, padding=1))
+    x = data(dtype='float64')
+    head = draw('head', (2, 6, 7, 6))[0].astype('float64')
+    weight = layer.weight.data().asnumpy()
+    plain = nn.Conv2D(6, 3, padding=1, in_channels=4)
+    plain.initialize()
+    plain.cast('float64')
+    plain.weight.set_data(layer.weight.data())
+    for mode in ('imperative', 'static'):
+        found, expected = (measure(one, x, head, mode) for one in (layer, plain))
+        # the mask, twice a sigmoid of 0, is 1
+        assert_close('x', found['x'], expected['x'], 1e-12)
+        assert_close('weight', found['deformable_conv_weight'], expected['weight'], 1e-12)
+        slopes = slopes_at_elements(x, head, weight)
+        assert np.abs(slopes).max() > 1
+        assert_close('offsets', found['offset_bias'][:18], slopes, 1e-12)
+        # the sigmoid has the slope 1/2, and each tap of the mask what the tap contributes
+        taps = np.einsum('ocab,ocab->ab', weight, expected['weight'])
+        assert_close('mask', found['offset_bias'][18:], taps.ravel() / 2, 1e-12)
+
+
+def test_places_around_the_edges_with_a_mask(any_dtype_backend, np_or_nd):
+    """There are zeros around the data; nothing is interpolated at -1, or before it, or at 3."""
+    kind = array_kind()
+    x, weight, mask = (kind.array(v) for v in ([[[[1, 2, 4]]]], [[[[1]]]], [[[[1] * 5]]]))
+    # the windows are at -1, 0, 1, 2 and 3
+    columns = np.array([-1.5, -1, -0.5, 3, 2.5]) - np.arange(-1, 4)
+    offset = np.stack([np.zeros(5), columns]).reshape(1, 2, 1, 5)
+    offset = kind.array(offset, dtype='float32')
+    for one in (x, offset, mask):
+        one.attach_grad()
+    with autograd.record():
+        y = functional.deformable_convolution(x, offset, weight, mask=mask, padding=(0, 1))
+    y.backward()
+    assert y.asnumpy().ravel().tolist() == [0, 0, 0.5, 0, 2]
+    assert mask.grad.asnumpy().ravel().tolist() == [0, 0, 0.5, 0, 2]
+    assert x.grad.asnumpy().ravel().tolist() == [0.5, 0, 0.5]
+    # downwards there are zeros, too
+    assert offset.grad.asnumpy().reshape(2, 5).tolist() == [[0, 0, -0.5, 0, -2], [0, 0, 1, 0, -4]]
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+def test_nan_stays_in_the_windows_that_see_it(modulated, any_dtype_backend, np_or_nd):
+    """In a corner, where 4 windows of 3x3 lie, and beside places that are whole numbers."""
+    kind = array_kind()
+    for corner in ((0, 0), (4, 4)):
+        x = np.ones((1, 1, 5, 5), 'float32')
+        x[(0, 0, *corner)] = np.nan
+        given = [kind.array(x), kind.zeros((1, 18, 5, 5)), kind.ones((1, 1, 3, 3))]
+        mask = kind.ones((1, 9, 5, 5)) if modulated else None
+        y = functional.deformable_convolution(*given, mask=mask, padding=1).asnumpy()[0, 0]
+        expected = functional.convolution(given[0], given[2], padding=1).asnumpy()[0, 0]
+        assert np.isnan(expected).sum() == 4
+        np.testing.assert_array_equal(y, expected)
 
 
 @each_case
@@ -385,3 +464,53 @@ def test_offsets_that_are_not_finite_do_no_harm(any_dtype_backend, np_or_nd):
             y = functional.deformable_convolution(x, offset, weight)
         y.backward()
         assert (y.asnumpy() == 0).all() and (x.grad.asnumpy() == 0).all()
+
+
+class Moved(gluon.HybridBlock):
+    def hybrid_forward(self, F, x, offset, weight, mask=None):
+        return functional.deformable_convolution(
+            x, offset, weight, None, mask, (2, 1), (1, 0), kernel_size=(3, 2), channels=6
+        )
+
+
+FITTING = {'x': SHAPE, 'offset': (2, 12, 4, 5), 'weight': (6, 4, 3, 2), 'mask': (2, 6, 4, 5)}
+
+
+@pytest.mark.parametrize(
+    'wrong, words',
+    [
+        ({'offset': (2, 12, 4, 4)}, ['offset has shape', 'two numbers for each element']),
+        ({'offset': (2, 12, 5, 5)}, ['offset has shape', 'two numbers for each element']),
+        ({'offset': (2, 11, 4, 5)}, ['offset has shape', '12', 'two numbers for each element']),
+        ({'offset': (1, 12, 4, 5)}, ['offset has shape', 'two numbers for each element']),
+        ({'mask': (2, 6, 4, 1)}, ['mask has shape', 'one number for each element']),
+        ({'mask': (2, 1, 4, 5)}, ['mask has shape', '6', 'one number for each element']),
+        ({'x': (2, 4, 0, 1)}, ['window of size (3, 2)', 'the window must fit']),
+    ],
+    ids=lambda value: '-'.join(value) if isinstance(value, dict) else '',
+)
+def test_wrong_shapes_in_a_graph(wrong, words, any_dtype_backend, np_arrays):
+    block = Moved()
+    block.hybridize()
+
+    def run(shapes):
+        return block(*(array_kind().ones(shape) for shape in shapes.values())).asnumpy()
+
+    with pytest.raises(mx.base.MXNetError) as caught:
+        run({**FITTING, **wrong})
+    for word in ['deformable_convolution', *words]:
+        assert word in str(caught.value)
+    assert run(FITTING).shape == (2, 6, 4, 5)
+    block = Moved()
+    block.hybridize()
+    assert run({name: shape for name, shape in FITTING.items() if name != 'mask'}).any()
+
+
+def test_offsets_of_another_dtype_in_a_graph(any_dtype_backend, np_or_nd):
+    block = Moved()
+    block.hybridize()
+    given = [array_kind().ones(shape) for shape in FITTING.values()]
+    given[1] = given[1].astype('float64')
+    words = 'deformable_convolution.* all inputs must have the same dtype'
+    with pytest.raises(mx.base.MXNetError, match=words):
+        block(*given).asnumpy()

@@ -16,11 +16,12 @@ import sys
 
 import layers_table
 import mxnet as mx
+import numpy as np
 import pytest
 from isolated import attempt
 
 import gluon_convpool
-from gluon_convpool import cli, nn
+from gluon_convpool import cli, geometry, nn, use_backend
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(
@@ -224,6 +225,40 @@ def test_layers_page_says_what_serves_each_layer(needs_native):
     """`python tools/layers_table.py` writes it anew."""
     text = (ROOT / 'docs' / 'LAYERS.md').read_text(encoding='utf-8')
     assert layers_table.table() in text
+
+
+REQUIRED = {
+    'DepthwiseConv2D': (2, 3),
+    'SeparableConv2D': (4, 2, 3),
+    'ReflectionPad2D': (1,),
+}
+
+
+@pytest.mark.parametrize('row', layers_table.rows(), ids=lambda row: f'{row[0]}-{row[1]}')
+def test_layers_page_says_the_truth(row, needs_native):
+    """Each layer is computed by each backend that is named, and refuses what none is named for."""
+    shown, layout, *cells = row
+    dtypes = [dtype for column in layers_table.COLUMNS for dtype in column.split(', ')]
+    cells = [*cells, cells[-1], cells[-1]]
+    shape = geometry.join_shape(1, 2, (5,) * (len(layout) - 2), layout)
+    for name in re.findall('`(.*?)`', shown):
+        if name == 'ReflectionPad2D':
+            layer = nn.ReflectionPad2D(1)
+        else:
+            given = REQUIRED.get(name, () if 'Pool' in name else (4, 3))
+            layer = getattr(nn, name)(*given, layout=layout)
+        layer.initialize(mx.init.One())
+        layer(mx.nd.ones(shape))
+        for dtype, cell in zip(dtypes, cells):
+            for backend in ('native', 'portable'):
+                with use_backend(backend):
+                    if cell == '–':
+                        with pytest.raises((TypeError, ValueError), match=dtype):
+                            layer(mx.nd.ones(shape, dtype=dtype))
+                    elif backend in cell:
+                        layer.cast(dtype)
+                        assert layer(mx.nd.ones(shape, dtype=dtype)).dtype == np.dtype(dtype)
+                        layer.cast('float32')
 
 
 # --------------------------------------------------------------------------------- C++

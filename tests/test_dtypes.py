@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from gluon_convpool import functional, nn
+from gluon_convpool import functional, nn, use_backend
 from gluon_convpool.testing import (
     MODES,
     array_kind,
@@ -69,6 +69,29 @@ def test_a_sum_of_float16_is_exact_where_its_parts_are(any_dtype_backend, np_or_
     x = x.reshape((1, 1, 64, 64))
     y = functional.pooling(x, mode='sum', global_pool=True)
     assert y.asnumpy().tolist() == [[[[4096]]]] and y.dtype == np.float16
+
+
+def test_every_float16_is_read_and_written_as_it_is(any_dtype_backend, np_or_nd):
+    every = np.arange(2**16, dtype='uint16').view('float16')
+    x = array_kind().array(every.reshape(1, 1, -1), dtype='float16')
+    y = functional.pooling(x, 1, mode='max', layout='NCW').asnumpy().ravel()
+    np.testing.assert_array_equal(y, every)
+    known = ~np.isnan(every)
+    np.testing.assert_array_equal(y[known].view('uint16'), every[known].view('uint16'))
+
+
+def test_results_are_rounded_to_the_nearest_float16(any_dtype_backend, np_or_nd):
+    """Sums of two, of all exponents: many lie in the middle between two numbers, many beyond."""
+    numbers = np.arange(0, 2**15, 61, dtype='uint16').view('float16')
+    numbers = numbers[np.isfinite(numbers)]
+    pairs = np.stack([np.repeat(numbers, 7), -np.resize(numbers, 7 * len(numbers))], axis=-1)
+    pairs = np.concatenate([pairs, abs(pairs), [[65504, 16], [65504, 15.99], [2048, 1], [2050, 1]]])
+    pairs = pairs.astype('float16')
+    x = array_kind().array(pairs.reshape(1, 1, -1), dtype='float16')
+    y = functional.pooling(x, 2, mode='sum', layout='NCW').asnumpy().ravel()
+    with np.errstate(over='ignore'):
+        expected = pairs.astype('float32').sum(axis=-1).astype('float16')
+    np.testing.assert_array_equal(y, expected)
 
 
 def losses(dtype, steps=200):
@@ -154,3 +177,174 @@ def test_a_network_of_integers(any_dtype_backend, np_or_nd):
     largest = x.reshape(2, 3, 4, 2, 4, 2).max(axis=(3, 5)).astype(int)
     found = net(array_kind().array(x, dtype='uint8')).asnumpy()
     np.testing.assert_array_equal(found, largest.sum(axis=(2, 3), keepdims=True) // 16)
+
+
+# ----------------------------------------------------------- graphs, which are made without data
+
+NOT_CAST = [
+    lambda: (nn.MaxPool2D(3, 2), nn.AvgPool2D(2, 1)),
+    lambda: (nn.Pool2D(2, mode='sum'), nn.GlobalMaxPool2D()),
+    lambda: (nn.AvgPool2D(3, 1, 1, count_include_pad=False, layout='NHWC'),),
+]
+
+
+def hybridized(*layers, dtype=None):
+    net = gluon.nn.HybridSequential()
+    net.add(*layers)
+    # MXNet's own initial values are float32 where they are made after a cast
+    net.initialize(mx.init.One())
+    if dtype is not None:
+        net.cast(dtype)
+    net.hybridize()
+    return net
+
+
+def numbers(dtype, shape=(2, 3, 9, 8)):
+    if dtype in INTEGERS:
+        return array_kind().array(integers(dtype, shape) // 8, dtype=dtype)
+    return array_kind().array(draw('numbers', shape)[0], dtype=dtype)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64', 'float16', *INTEGERS])
+@pytest.mark.parametrize('make', NOT_CAST)
+@pytest.mark.parametrize('told', [None, 'float32', 'float16', 'uint8'])
+def test_native_pooling_in_a_graph_takes_the_data_as_it_comes(make, dtype, told, native, np_or_nd):
+    """Whatever a network was cast to, as imperatively."""
+    x, net = numbers(dtype), hybridized(*make(), dtype=told)
+    found = net(x)
+    net.hybridize(False)
+    assert found.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(found.asnumpy(), net(x).asnumpy())
+
+
+def test_gradients_of_stored_types_in_a_graph(native, np_or_nd):
+    for make in NOT_CAST:
+        layer = gluon.nn.HybridSequential()
+        layer.add(*make())
+        x = numbers('float16').asnumpy()
+        head = draw('head', layer(array_kind().array(x)).shape)[0].astype('float16')
+        single = measure(layer, x.astype('float32'), head.astype('float32'))
+        found = measure(layer, x, head, 'static')
+        assert found['x'].dtype == 'float16'
+        assert_same(found, single, rtol=2e-3)
+        net, x = hybridized(*make()), numbers('int32')
+        x.attach_grad()
+        with autograd.record():
+            y = net(x)
+        y.backward()
+        # what is rounded has no slope
+        assert (x.grad.asnumpy() == 0).all()
+
+
+@pytest.mark.parametrize('layer', [nn.AvgPool2D, nn.MaxPool2D, lambda: nn.AdaptiveAvgPool2D(2)])
+def test_portable_graphs_refuse_data_that_they_were_not_made_for(layer, np_or_nd):
+    with use_backend('portable'):
+        for dtype in ('float16', *INTEGERS):
+            with pytest.raises(mx.base.MXNetError, match='of dtype float32, float64 alone; cast'):
+                hybridized(layer())(numbers(dtype)).asnumpy()
+        for dtype in ('float32', 'float64'):
+            assert hybridized(layer())(numbers(dtype)).dtype == np.dtype(dtype)
+            half = hybridized(layer(), dtype='float16')
+            with pytest.raises(mx.base.MXNetError, match='of dtype float16 alone; cast'):
+                half(numbers(dtype)).asnumpy()
+        assert half(numbers('float16')).dtype == np.float16
+
+
+def test_portable_pooling_knows_the_dtype_that_a_graph_tells(np_or_nd):
+    """That of the convolution in front, though nobody has cast the pooling."""
+    first = nn.Conv2D(4, 3, in_channels=3)
+    first.initialize()
+    first.cast('float16')
+    for last in (nn.AvgPool2D(), nn.AdaptiveAvgPool2D(2)):
+        net = gluon.nn.HybridSequential()
+        net.add(first, last)
+        with use_backend('portable'):
+            expected = net(numbers('float16')).asnumpy()
+            net.hybridize()
+            found = net(numbers('float16')).asnumpy()
+        assert found.dtype == 'float16'
+        np.testing.assert_array_equal(found, expected)
+        net.hybridize(False)
+
+
+@pytest.mark.parametrize('data', ['float32', 'float64', 'int32', 'float16'])
+@pytest.mark.parametrize('weight', ['float16', 'float64'])
+@pytest.mark.parametrize(
+    'layer',
+    [nn.Conv2D, nn.Conv2DTranspose, nn.DeformableConvolution, nn.ModulatedDeformableConvolution],
+)
+def test_weights_of_another_dtype_than_the_data_in_a_graph(
+    layer, weight, data, any_dtype_backend, np_or_nd
+):
+    net = hybridized(layer(4, 3, in_channels=3), dtype=weight)
+    if weight == data:
+        assert net(numbers(data)).dtype == np.dtype(data)
+        return
+    with pytest.raises(mx.base.MXNetError, match='all inputs must have the same dtype'):
+        net(numbers(data)).asnumpy()
+
+
+@pytest.mark.parametrize(
+    'between',
+    [
+        lambda: gluon.nn.Dropout(0.5),
+        lambda: nn.BatchNorm(in_channels=4),
+        lambda: gluon.nn.BatchNorm(in_channels=4),
+    ],
+)
+def test_a_network_that_ran_is_cast(between, any_dtype_backend, np_or_nd):
+    """And back: MXNet's parameters have variables of the dtype that they were first traced with."""
+    layers = between(), nn.ReflectionPad2D(1), nn.MaxPool2D(2), nn.AdaptiveAvgPool2D(1)
+    net = hybridized(nn.Conv2D(4, 3, in_channels=3), nn.AvgPool2D(2), *layers)
+    expected = net(numbers('float32')).asnumpy()
+    for dtype, rtol in (('float16', 1e-2), ('float32', 1e-6), ('float64', 1e-6)):
+        net.cast(dtype)
+        y = net(numbers(dtype))
+        assert_close(dtype, y.asnumpy(), expected, rtol)
+
+
+class Filtered(gluon.HybridBlock):
+    """With a parameter that is MXNet's own."""
+
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.weight = self.params.get('weight', shape=(3, 3, 2, 2))
+
+    def hybrid_forward(self, F, x, weight):
+        x = functional.convolution(x, weight, kernel_size=2, channels=3)
+        return functional.unfold(functional.adaptive_pooling(functional.pad(x, 1), 3), 2)
+
+
+def test_functions_in_a_network_that_ran_and_is_cast(any_dtype_backend, np_or_nd):
+    net = hybridized(Filtered())
+    expected = net(numbers('float32')).asnumpy()
+    for dtype in ('float64', 'float32'):
+        net.cast(dtype)
+        y = net(numbers(dtype))
+        assert y.dtype == np.dtype(dtype)
+        assert_close(dtype, y.asnumpy(), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    'call',
+    [
+        lambda x: functional.unfold(x, 2),
+        lambda x: functional.pad(x, 1),
+        lambda x: functional.max_pooling_with_indices(x)[0],
+        lambda x: functional.adaptive_pooling(x, 2),
+        lambda x: functional.pooling(x, mode='lp'),
+    ],
+)
+def test_functions_of_symbols_refuse_integers(call, any_dtype_backend, np_or_nd):
+    class Block(gluon.HybridBlock):
+        def hybrid_forward(self, F, x):
+            return call(x)
+
+    with pytest.raises(mx.base.MXNetError, match='float32, float64'):
+        hybridized(Block())(numbers('int32')).asnumpy()
+    assert hybridized(Block())(numbers('float64')).dtype == np.float64
+    told = mx.sym.var('data', dtype='int32')
+    if any_dtype_backend == 'portable':
+        with pytest.raises(TypeError, match='int32 are not supported'):
+            call(told)

@@ -332,6 +332,18 @@ def test_a_forced_algorithm_is_printed(native, np_or_nd):
     layer = nn.Conv2D(4, 3, algorithm='implicit_gemm')
     assert repr(layer) == repr(builtin.Conv2D(4, 3))[:-1] + ', algorithm=implicit_gemm)'
     assert repr(nn.Conv2D(4, 3, algorithm='auto')) == repr(builtin.Conv2D(4, 3))
+    assert repr(nn.Pool2D(mode='lp', p=3)).endswith('pool_type=lp, layout=NCHW, p=3)')
+    assert repr(nn.Pool2D(p=3)) == repr(nn.Pool2D())
+
+
+def test_padding_is_counted_unless_that_is_denied():
+    """MXNet takes None for True."""
+    x = mx.nd.arange(18).reshape((1, 2, 3, 3))
+    for count in (None, True, False):
+        ours, theirs = (
+            module.AvgPool2D(2, 1, 1, count_include_pad=count) for module in (nn, builtin)
+        )
+        assert_close('output', ours(x).asnumpy(), theirs(x).asnumpy(), 1e-6)
 
 
 def test_networks_print_as_the_builtin_ones(np_or_nd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mxnet as mx
+import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
@@ -153,7 +154,9 @@ def test_the_other_backends_have_none():
         x.attach_grad()
         with use_backend(backend), autograd.record():
             slope = block(x)[0]
-        with pytest.raises(mx.base.MXNetError, match='non-differentiable'):
+        # as docs/MXNET.md quotes it
+        words = r"Operator _backward_\w+ is non-differentiable because it didn't register FGradient"
+        with pytest.raises(mx.base.MXNetError, match=words):
             slope.backward()
 
 
@@ -198,6 +201,30 @@ def test_what_there_is_not(call, words):
         call()
 
 
+@pytest.mark.parametrize(
+    'layer, name',
+    [
+        (lambda: nn.BatchNorm(in_channels=1), 'batch normalisation'),
+        (lambda: nn.DeformableConvolution(2, 3), 'deformable convolution'),
+        (lambda: nn.ModulatedDeformableConvolution(2, 3), 'deformable convolution'),
+    ],
+)
+def test_layers_that_have_none_say_so_where_they_are_recorded(layer, name):
+    layer, asked = started(layer()), use_backend('portable', higher_order=True)
+    refused = pytest.raises(ValueError, match=f'there are no higher-order gradients of {name}')
+    with asked, autograd.record(), refused:
+        layer(ones(2, 1, 4, 4))
+    with autograd.record():
+        layer(ones(2, 1, 4, 4)).backward()
+
+
+def test_batch_normalisation_is_computed_where_nothing_is_recorded():
+    layer, x = started(nn.BatchNorm(in_channels=1)), ones(2, 1, 4, 4)
+    with use_backend('portable', higher_order=True):
+        found = layer(x).asnumpy()
+    np.testing.assert_array_equal(found, layer(x).asnumpy())
+
+
 @pytest.mark.parametrize('backend', ['auto', 'native'])
 def test_only_the_portable_backend_takes_it(backend, native):
     with pytest.raises(ValueError, match=r"higher_order=True is for the backend 'portable' alone"):
@@ -215,3 +242,11 @@ def test_it_ends_with_the_block(np_or_nd):
         with use_backend('portable', higher_order=True):
             pass
         assert functional.pooling(ones(1, 1, 4, 4), mode='lp', p=3).shape == (1, 1, 2, 2)
+
+
+def test_what_is_not_finite_stays_in_its_windows(np_or_nd):
+    """Padding adds 0, not 0 times an element."""
+    x = array_kind().array([[[float('inf'), 1, 2, float('nan')]]])
+    with use_backend('portable', higher_order=True):
+        y = functional.pooling(x, 2, 1, 1, 'avg', layout='NCW').asnumpy()
+    np.testing.assert_array_equal(y, [[[np.inf, np.inf, 1.5, np.nan, np.nan]]])

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
+import gluon_convpool
 from gluon_convpool.testing import assert_close, reference
 
 GUARD, GUARD_VALUE = 64, 777.0
@@ -1029,3 +1035,15 @@ def test_a_packed_weight_of_another_convolution_is_refused(library):
     assert packed_weight(library, other, packed) is None
     for wrong in (packed[:-1], packed[:40], packed[:1], np.zeros_like(packed)):
         assert packed_weight(library, problem, wrong.copy()) is None
+
+
+def test_the_benchmark_of_kernels_fits_their_interface():
+    """A program that nothing else compiles."""
+    compiler = shlex.split(os.environ.get('CXX') or 'g++')
+    if shutil.which(compiler[0]) is None:
+        pytest.skip('there is no C++ compiler')
+    folder = pathlib.Path(gluon_convpool.__file__).parent / 'native'
+    checks = ['-std=c++17', '-fsyntax-only', '-Wall', '-Wextra', '-Werror', f'-I{folder}']
+    command = [*compiler, *checks, str(folder / 'benchmark_main.cc')]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout

@@ -346,11 +346,13 @@ def test_what_would_not_be_faster_or_is_not_there_is_left_and_says_why(make, rea
     assert f'0: {before[0].__name__} left, {reason}' in str(report)
 
 
-def test_pooling_in_a_network_of_another_type_is_left(native):
+def test_what_the_native_backend_does_not_compute_in_float16_is_left(native):
     net = builtin.HybridSequential()
     net.add(builtin.Conv2D(4, 3), builtin.MaxPool2D())
     net.cast('float16')
-    assert [one.reason.split()[-1] for one in swap(net).left] == ['float16', 'float16']
+    report = swap(net)
+    assert [(one.path, one.reason.split()[-1]) for one in report.left] == [('0', 'float16')]
+    assert [one.path for one in report.replaced] == ['1']
 
 
 def test_a_block_that_holds_a_graph_is_left_and_named(native, nd_arrays):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 
+import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon
@@ -152,3 +154,62 @@ def test_mistakes_are_named(call, words, np_arrays):
         call(x, indices)
     for word in words:
         assert word in str(caught.value)
+
+
+class Back(gluon.HybridBlock):
+    def hybrid_forward(self, F, x, indices):
+        return functional.max_unpooling(x, indices, (6, 7), 2, layout='NCHW')
+
+
+@pytest.mark.parametrize(
+    'shape, of_indices, dtype, words',
+    [
+        ((1, 2, 4, 3), (1, 2, 4, 3), 'int32', ['output_size=(6, 7) is pooled to (3, 3), but x']),
+        ((1, 2, 3, 4), (1, 2, 3, 4), 'int32', ['output_size=(6, 7) is pooled to (3, 3), but x']),
+        ((2, 3, 3), (2, 3, 3), 'int32', ['layout NCHW needs 4 axes']),
+        ((1, 2, 3, 3), (1, 2, 3, 1), 'int32', ['indices have shape', 'expected that of x']),
+        ((1, 2, 3, 3), (1, 1, 3, 3), 'int32', ['indices have shape', 'expected that of x']),
+        ((2, 2, 3, 3), (1, 2, 3, 3), 'int32', ['indices have shape', 'expected that of x']),
+        ((1, 2, 3, 3), (1, 2, 3, 3), 'float32', ['(indices)', 'not supported', 'int32, int64']),
+    ],
+)
+def test_mistakes_are_named_in_a_graph(shape, of_indices, dtype, words, np_or_nd):
+    block = Back()
+    block.hybridize()
+    with pytest.raises(mx.base.MXNetError) as caught:
+        block(array_kind().ones(shape), array_kind().zeros(of_indices, dtype=dtype)).asnumpy()
+    for word in ['max_unpooling', *words]:
+        assert word in str(caught.value)
+    for dtype in ('int32', 'int64'):
+        fine = array_kind().ones((1, 2, 3, 3)), array_kind().zeros((1, 2, 3, 3), dtype=dtype)
+        assert block(*fine).shape == (1, 2, 6, 7)
+
+
+def test_integers_are_not_put_back_in_a_graph(np_or_nd):
+    block = Back()
+    block.hybridize()
+    places = array_kind().zeros((1, 2, 3, 3), dtype='int32')
+    with pytest.raises(mx.base.MXNetError, match=r'max_unpooling: arrays of dtype \.\.\. are not'):
+        block(places, places).asnumpy()
+
+
+def test_an_index_outside_of_its_window_is_left_out(np_or_nd):
+    x = array_kind().array([[[1, 2, 4]]])
+    for places in ([-1, 3, 100], [2, 3, -7], [5, 3, 1]):
+        indices = array_kind().array([[places]], dtype='int32')
+        y = functional.max_unpooling(x, indices, 6, 2, layout='NCW')
+        assert y.asnumpy().tolist() == [[[0, 0, 0, 2, 0, 0]]]
+
+
+def test_indices_on_another_device(np_or_nd):
+    x = array_kind().ones((1, 2, 3, 3))
+    indices = array_kind().zeros((1, 2, 3, 3), dtype='int32', ctx=mx.cpu(1))
+    with pytest.raises(ValueError, match=r'same device, but they are on cpu\(0\), cpu\(1\)'):
+        functional.max_unpooling(x, indices, 6)
+
+
+def test_more_elements_than_an_array_holds(np_or_nd):
+    x, indices = (array_kind().zeros((3, 1, 1, 1), dtype=one) for one in ('float32', 'int32'))
+    for size, shape in ((80000, '(1, 1, 80000, 80000)'), (30000, '(3, 1, 30000, 30000)')):
+        with pytest.raises(ValueError, match=f'shape {re.escape(shape)}, more than the 2147483647'):
+            functional.max_unpooling(x, indices, size, size)

@@ -39,8 +39,10 @@ class use_backend:
     ----------
     name : {'auto', 'native', 'portable'}
         'auto', the default of the package, takes the native library where it can serve a call and
-        the portable backend otherwise; 'native' never does the latter, and calls that the library
-        cannot serve raise ValueError; 'portable' never takes the library.
+        the portable backend otherwise. 'native' does so for what the library has no operator for:
+        adaptive pooling, unfold and fold, maxima with their indices, unpooling, and padding other
+        than zeros on both sides alike; other calls that it cannot serve raise ValueError.
+        'portable' never takes the library.
     higher_order : bool
         Only with 'portable': compute so that gradients can be differentiated again, after
         ``mxnet.autograd.grad(..., create_graph=True)``, as those of the other backends and of
@@ -113,6 +115,18 @@ def check_activation(act_type: str) -> None:
     """
     if _higher_order and act_type not in higher_order.ACTIVATIONS:
         geometry.refuse('higher_order_lacks', op='activation', what=repr(act_type))
+
+
+def check_order(op: str, what: str) -> None:
+    """Refuse `what` while autograd records for higher-order gradients, of which it has none.
+
+    Raises
+    ------
+    ValueError
+        Naming it.
+    """
+    if _higher_order and mx.autograd.is_recording():
+        geometry.refuse('higher_order_lacks', op=op, what=what)
 
 
 def obstacle(

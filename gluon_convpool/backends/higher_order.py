@@ -304,10 +304,14 @@ def _boxes(
     return places, there
 
 
-def _summed(x: Any, places: Sequence[Any], factors: Any) -> Any:
+def _summed(x: Any, places: Sequence[Any], there: Any, factors: Any) -> Any:
     """``(windows, images * channels, 1)``: sums over taps times `factors`, (windows, taps)."""
     images, channels = x.shape[:2]
     image, channel = (place.reshape(-1, 1) for place in numpy.indices((images, channels)))
+    if not there.all():
+        # a tap that is not there sees an element of a border: 0 times one of `x` may be NaN
+        places = [numpy.where(there, place, n) for n, place in zip(x.shape[2:], places)]
+        x = _within(x, (0,) * len(places), (1,) * len(places))
     inside = _gather(x, image, channel, *(place[:, None, :] for place in places))
     return mx.nd.batch_dot(inside, _constant(factors[:, :, None], x))
 
@@ -372,7 +376,7 @@ def pooling(
         if mode == 'avg':
             factors /= _counts(x, starts, ends, arguments)
         squared = mode == 'lp' and arguments.p == 2
-        out = _summed(mx.nd.square(x) if squared else x, places, factors)
+        out = _summed(mx.nd.square(x) if squared else x, places, there, factors)
         if squared:
             out = _root(out)
     return _leave(_as_images(out, x.shape[:2], windows), kind, layout)
@@ -413,7 +417,7 @@ def adaptive_pooling(
     if mode == 'max':
         out = _largest(x, places, there)
     else:
-        out = _summed(x, places, there / there.sum(axis=1, keepdims=True))
+        out = _summed(x, places, there, there / there.sum(axis=1, keepdims=True))
     return _leave(_as_images(out, x.shape[:2], output_size), kind, layout)
 
 

@@ -13,8 +13,10 @@ from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
 
 DIMENSIONS = (1, 2, 3)
-# In the order of the C interface's `convpool_dtype`.
+# What kernels compute, in the order of the C interface's `convpool_dtype`.
 DTYPES = ('float32', 'float64')
+# What an operator takes beyond that, and computes in one of them.
+STORED = {'pooling': ('float16', 'int8', 'uint8', 'int32')}
 
 
 def obstacle(
@@ -31,7 +33,7 @@ def obstacle(
 
 def obstacle_of_arrays(op: str, dtype: Optional[str], device: Optional[str]) -> str:
     """`obstacle`, as far as it is about what the arrays are, whatever is done with them."""
-    if dtype is not None and dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES + STORED.get(op, ()):
         return f'the native {op} has no kernel for {dtype}'
     if device is not None and device != 'cpu':
         return f'the native {op} runs on the CPU, not on {device}'

@@ -12,6 +12,7 @@ the worlds differ.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy
@@ -130,19 +131,10 @@ def _with_checked_sizes(
     """
     F = ops.F
 
-    def axes(node: str) -> str:
-        return _check(node, 'wrong_axes', op=op, layout=layout, expected=len(layout))
-
     def too_short(node: str) -> str:
         return _check(node, key, op=op, **values)
 
-    ends = tuple(1 if axis in 'NC' else None for axis in layout)
-    begins = tuple(0 if axis in 'NC' else None for axis in layout)
-    plane = F.slice(x, begin=begins, end=ends, name=axes('plane'))
-    order = tuple(range(len(layout)))
-    plane = F.transpose(F.BlockGrad(plane), axes=order, name=axes('axes'))
-    one = F.slice_axis(F.shape_array(plane), axis=0, begin=0, end=1)
-    x = _after(ops, x, one, axes('order'), axes('checked'))
+    x, plane = _with_checked_axes(ops, x, op, layout)
     for axis, count in zip(layout.strip('NC'), least):
         if count < 1:
             continue
@@ -152,6 +144,48 @@ def _with_checked_sizes(
         # a slice of an empty row is empty, which `_after` refuses
         x = _after(ops, x, last, too_short(f'fits_{axis}'), too_short(f'checked_{axis}'))
     return x
+
+
+def _with_checked_axes(
+    ops: _Operators, x: Any, op: str, layout: str, key: str = 'wrong_axes', **values: Any
+) -> Tuple[Any, Any]:
+    """`x`, seen through nodes that fail where it has other axes, and one channel of one image."""
+    F = ops.F
+
+    def axes(node: str) -> str:
+        return _check(node, key, op=op, layout=layout, expected=len(layout), **values)
+
+    ends = tuple(1 if axis in 'NC' else None for axis in layout)
+    begins = tuple(0 if axis in 'NC' else None for axis in layout)
+    plane = F.slice(x, begin=begins, end=ends, name=axes('plane'))
+    order = tuple(range(len(layout)))
+    plane = F.transpose(F.BlockGrad(plane), axes=order, name=axes('axes'))
+    one = F.slice_axis(F.shape_array(plane), axis=0, begin=0, end=1)
+    return _after(ops, x, one, axes('order'), axes('checked')), plane
+
+
+def _with_equal_rows(ops: _Operators, x: Any, pairs: Sequence[Any], key: str, **values: Any) -> Any:
+    """`x`, seen through nodes that fail where the two rows of one of `pairs` differ in length.
+
+    In the place of a row there may be its length. `key` and `values` are the sentence for it.
+    """
+    F = ops.F
+    for number, pair in enumerate(pairs):
+        first, second = (
+            F.zeros(shape=(row,), dtype='float64')
+            if isinstance(row, int)
+            else F.cast(F.BlockGrad(row), dtype='float64')
+            for row in pair
+        )
+        both = F.elemwise_add(first, second, name=_check(f'equal_{number}', key, **values))
+        fits, checked = (_check(f'{node}_{number}', key, **values) for node in ('fits', 'checked'))
+        x = _after(ops, x, _one_element(ops, both), fits, checked)
+    return x
+
+
+def _one_element(ops: _Operators, x: Any) -> Any:
+    """A row of one element, of the dtype of `x`, whatever the shape of `x` is."""
+    return ops.F.contrib.arange_like(ops.F.BlockGrad(ops.F.expand_dims(x, axis=0)), axis=0)
 
 
 def _with_fitting_window(
@@ -183,6 +217,50 @@ def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
         name=fits,
     )
     return F.squeeze(x, axis=0, name=checked)
+
+
+def with_checked_dtype(
+    x: Any,
+    kind: Kind,
+    op: str,
+    dtype: Optional[str],
+    allowed: Sequence[str],
+    key: str = 'graph_dtype',
+    **values: Any,
+) -> Any:
+    """The symbol `x`, seen through nodes that fail where its dtype is another one than `dtype`.
+
+    Without a `dtype`, where it is none of `allowed`: real types, with float16 or without, or
+    integers. `key` and `values` are the sentence for it.
+    """
+    ops = _OPERATORS[kind]
+    F, x = ops.F, ops.enter(x)
+    words = {'op': op, 'allowed': ', '.join(allowed) if dtype is None else dtype, **values}
+
+    def wrong(node: str) -> str:
+        return _check(node, key, **words)
+
+    # what adds only to an array of the same dtype
+    zero = _one_element(ops, x)
+    if dtype is not None:
+        one = F.zeros(shape=(1,), dtype=dtype)
+    elif 'float32' not in allowed:
+        # which real types do not have
+        one = _numpy_only(ops, 'bitwise_or_scalar', zero, scalar=0, name=wrong('integer'))
+    else:
+        # a quotient of integers is float32
+        one = _numpy_only(ops, 'true_divide_scalar', zero, scalar=1.0)
+        if 'float16' not in allowed:
+            # which is wider than float16, and leaves the others as they are
+            one = F.amp_multicast(one, F.zeros(shape=(1,), dtype='float32'), num_outputs=2)[0]
+    one = F.elemwise_add(one, zero, name=wrong('dtype'))
+    return ops.leave(_after(ops, x, one, wrong('fits'), 'checked_dtype'))
+
+
+def _numpy_only(ops: _Operators, operator: str, x: Any, **arguments: Any) -> Any:
+    """An operator of symbols that the NumPy world has and the legacy one lacks."""
+    call = getattr(mx.symbol.numpy._internal, operator)
+    return call(x.as_np_ndarray(), **arguments).as_nd_ndarray()
 
 
 def legacy_and_empty(x: Any, kind: Kind) -> bool:
@@ -396,17 +474,26 @@ def laced(
 ) -> Any:
     """One image of several: element ``i * stride + rest`` is element i of ``images[rest]``.
 
-    Where there is no image there are zeros.
+    Where there is no image there are zeros; there is one for the rest 0 along each axis.
     """
-    axis = len(rest)
+    axis, F = len(rest), ops.F
     if axis == len(stride):
-        return images[rest] if rest in images else ops.F.zeros_like(next(iter(images.values())))
-    parts = [laced(ops, images, stride, layout, rest + (i,)) for i in range(stride[axis])]
-    if len(parts) == 1:
-        return parts[0]
+        return images[rest]
+    if stride[axis] == 1:
+        return laced(ops, images, stride, layout, rest + (0,))
     at = layout.index(layout.strip('NC')[axis])
-    parts = [ops.F.expand_dims(part, axis=at + 1) for part in parts]
-    together = ops.F.concat(*parts, dim=at + 1)
+    there = sorted({place[axis] for place in images if place[:axis] == rest})
+    parts: List[Any] = []
+    for i, behind in zip(there, there[1:] + [stride[axis]]):
+        part = F.expand_dims(laced(ops, images, stride, layout, rest + (i,)), axis=at + 1)
+        if behind > i + 1:
+            # of zeros, however many, one array
+            zeros = F.BlockGrad(F.zeros_like(part))
+            part = F.concat(
+                part, F.broadcast_axis(zeros, axis=at + 1, size=behind - i - 1), dim=at + 1
+            )
+        parts.append(part)
+    together = F.concat(*parts, dim=at + 1) if len(parts) > 1 else parts[0]
     return ops.reshape(together, (0,) * at + (-3, -2), (-2,) * at + (-5, -4))
 
 
@@ -616,8 +703,9 @@ def unfold(x: Any, arguments: geometry.Convolution, kind: Kind, name: Optional[s
         seen = ops.take_every(x, starts, tails, arguments.stride)
         for _ in range(ndim - 1):
             seen = ops.reshape(seen, (0, 0, -3, -2), (-2, -2, -5, -4))
-        columns.append(ops.F.expand_dims(seen, axis=2))
-    together = ops.F.concat(*columns, dim=2) if len(columns) > 1 else columns[0]
+        columns.append(seen)
+    # not concat: two views of what that gives fail, where oneDNN computes it
+    together = ops.F.stack(*columns, axis=2)
     return ops.leave(ops.reshape(together, (0, -3, -2), (-2, -5, -4), name=name))
 
 
@@ -635,8 +723,11 @@ def fold(
         return _mxnet.to_world(out, False)
     ops = _OPERATORS[kind]
     taps = list(itertools.product(*map(range, arguments.kernel)))
+    x = ops.enter(x)
+    if kind.symbol:
+        x = _with_fitting_columns(ops, x, sizes, math.prod(windows), len(taps))
     # (N, C, taps, windows), and of each tap (N, C, *windows)
-    x = ops.reshape(ops.enter(x), (0, -4, -1, len(taps), -2), (-2, -6, -1, len(taps), -4))
+    x = ops.reshape(x, (0, -4, -1, len(taps), -2), (-2, -6, -1, len(taps), -4))
     ends = [n - 1 for n in windows]
 
     def piece(tap: Ints) -> Any:
@@ -658,6 +749,20 @@ def fold(
     return ops.leave(ops.F.identity(out, name=name) if kind.symbol else out)
 
 
+def _with_fitting_columns(ops: _Operators, x: Any, sizes: Ints, windows: int, taps: int) -> Any:
+    """`x`, seen through nodes that fail where it has not `windows` columns, or no rows for taps."""
+    F = ops.F
+    wrong: Dict[str, Any] = {'op': 'fold', 'window': taps}
+    x, _ = _with_checked_axes(ops, x, layout='NCW', key='columns_mismatch', **wrong)
+    rows = F.BlockGrad(F.contrib.arange_like(x, axis=1))
+    rows = F.reshape(rows, shape=(-4, -1, taps), name=_check('rows', 'columns_mismatch', **wrong))
+    of_one = F.reshape(F.slice_axis(rows, axis=0, begin=0, end=1), shape=(-1,))
+    x = _with_equal_rows(ops, x, [(of_one, taps)], 'columns_mismatch', **wrong)
+    columns = F.contrib.arange_like(x, axis=2)
+    words = {'op': 'fold', 'output_size': sizes, 'expected': windows}
+    return _with_equal_rows(ops, x, [(columns, windows)], 'windows_mismatch', **words)
+
+
 # --------------------------------------------------------------------------- moved windows
 
 
@@ -675,9 +780,13 @@ def deformable_columns(
     """
     ops = _OPERATORS[kind]
     F = ops.F
+    x, offset = ops.enter(x), ops.enter(offset)
+    mask = None if mask is None else ops.enter(mask)
+    if kind.symbol:
+        x = _with_fitting_places(ops, x, offset, mask, sampling)
 
     def by_group(array: Any) -> Any:
-        array, groups = ops.enter(array), sampling.groups
+        groups = sampling.groups
         return ops.reshape(array, (0, -4, groups, -1, -2), (-2, -6, groups, -1, -4))
 
     # (N, groups, H, W, C / groups), and of offset and mask (N, groups, taps, *windows)
@@ -715,6 +824,44 @@ def deformable_columns(
     return ops.leave(seen)
 
 
+def _with_fitting_places(
+    ops: _Operators, x: Any, offset: Any, mask: Optional[Any], sampling: geometry.Sampling
+) -> Any:
+    """`x`, seen through nodes that fail where offsets and mask are not those of its windows."""
+    F, op = ops.F, 'deformable_convolution'
+    kernel, pad, dilate = sampling.kernel, sampling.pad, sampling.dilate
+    x = _with_fitting_window(ops, x, op, sampling.layout, kernel, pad, dilate)
+    row = F.BlockGrad(F.contrib.arange_like(x, axis=1))
+    words: Dict[str, Any] = {'op': op, 'groups': sampling.groups}
+    parts = _check('parts', 'deformable_channels', **words)
+    of_group = F.reshape(row, shape=(-4, sampling.groups, -1), name=parts)
+    fits, checked = (_check(node, 'deformable_channels', **words) for node in ('fits', 'checked'))
+    x = _after(ops, x, _one_element(ops, of_group), fits, checked)
+
+    windows = []
+    for axis, (k, d, p, s) in enumerate(zip(kernel, dilate, pad, sampling.stride)):
+        row = F.cast(F.contrib.arange_like(x, axis=axis + 2), dtype='float64')
+        if p:
+            around = F.zeros(shape=(p,), dtype='float64')
+            row = F.concat(around, row, around, dim=0)
+        reach = geometry.extent(k, d) - 1
+        windows.append(F.slice(row, begin=(0,), end=(-reach if reach else None,), step=(s,)))
+    for name, array in (('offset', offset), ('mask', mask)):
+        if array is None:
+            continue
+        same = F.elemwise_add(
+            _one_element(ops, x), _one_element(ops, array), name=_check(name, 'mixed_dtypes', op=op)
+        )
+        fits, checked = (_check(f'{name}_{node}', 'mixed_dtypes', op=op) for node in ('fits', 'is'))
+        x = _after(ops, x, same, fits, checked)
+        each, count = geometry.numbers_of_places(sampling, name)
+        words = {'op': op, 'name': name, 'each': each, 'expected': f'(..., {count}, ..., ...)'}
+        sizes = (F.contrib.arange_like(x, axis=0), count, *windows)
+        pairs = [(F.contrib.arange_like(array, axis=i), n) for i, n in enumerate(sizes)]
+        x = _with_equal_rows(ops, x, pairs, 'deformable_input', **words)
+    return x
+
+
 def _interpolated(
     ops: _Operators,
     x: Any,
@@ -727,14 +874,15 @@ def _interpolated(
     """``(N, groups, taps, *windows, C)``: `x`, ``(N, groups, H, W, C)``, between its elements.
 
     `places` are rows and columns ``(N, groups, taps, *windows)``, `ends` the numbers of the last
-    ones.
+    ones. What an element without a share in a place holds, be it NaN, has no influence.
     """
     F = ops.F
     inside, corners = None, []
     for place, end in zip(places, ends):
+        from_first = place > -1 if surrounded else place >= 0
+        there = F.broadcast_logical_and(from_first, F.broadcast_lesser(place, end + 1))
+        inside = there if inside is None else F.broadcast_logical_and(inside, there)
         if not surrounded:
-            there = F.broadcast_logical_and(place >= 0, F.broadcast_lesser(place, end + 1))
-            inside = there if inside is None else F.broadcast_logical_and(inside, there)
             place = F.broadcast_minimum(place, end)
         low = F.BlockGrad(F.floor(place))
         part = place - low
@@ -748,13 +896,14 @@ def _interpolated(
         corners.append(pairs)
     total = None
     for (row, above, by_row), (column, beside, by_column) in itertools.product(*corners):
-        there = F.broadcast_logical_and(above, beside)
-        if inside is not None:
-            there = F.broadcast_logical_and(there, inside)
-        weight = F.where(there, by_row * by_column, F.zeros_like(there))
+        there = F.broadcast_logical_and(F.broadcast_logical_and(above, beside), inside)
+        weight = F.expand_dims(F.where(there, by_row * by_column, F.zeros_like(there)), axis=5)
         indices = [F.broadcast_add(F.zeros_like(row), one) for one in (image, group)]
         elements = F.gather_nd(x, F.BlockGrad(F.stack(*indices, row, column, axis=0)))
-        part = F.broadcast_mul(elements, F.expand_dims(weight, axis=5))
+        # finite elements stay, whatever their weight: the gradient by the weight is theirs
+        seen = F.broadcast_logical_or(F.abs(elements) < float('inf'), weight != 0)
+        elements = F.where(F.BlockGrad(seen), elements, F.zeros_like(elements))
+        part = F.broadcast_mul(elements, weight)
         total = part if total is None else ops.add(total, part)
     return total
 
@@ -792,8 +941,7 @@ def adaptive_pooling(
         x = ops.move_axes(x, order)
         inside = _windows_along(ops, x, len(layout) - 1, count)
         if mode == 'avg':
-            sums = F.sum(inside, axis=1, keepdims=True)
-            x = F.dot(x, F.broadcast_div(inside, sums), transpose_b=True)
+            x = _averages(ops, x, inside)
         else:
             x = _largest_inside(ops, x, inside, count, len(layout))
         x = ops.move_axes(x, inverse(order))
@@ -803,11 +951,12 @@ def adaptive_pooling(
 def _windows_along(ops: _Operators, x: Any, axis: int, count: int) -> Any:
     """A matrix (count, n), 1 where an element of the axis of size n is in a window, 0 elsewhere.
 
-    Computed without knowing n. Quotients of integers below 2**24 are rounded to the right side of
-    every integer in float32 too.
+    Computed without knowing n, in float64: of integers below 2**53, quotients are rounded to the
+    right side of every integer.
     """
     F = ops.F
-    place = F.BlockGrad(F.contrib.arange_like(x, axis=axis))
+    row = F.BlockGrad(F.contrib.arange_like(x, axis=axis))
+    place = _places_along(ops, x, axis)
     n = F.slice_axis(place, axis=0, begin=-1, end=None) + 1
     ones = F.ones_like(n)
     window = F.concat(*[ones * i for i in range(count)], dim=0) if count > 1 else ones * 0
@@ -816,7 +965,37 @@ def _windows_along(ops: _Operators, x: Any, axis: int, count: int) -> Any:
     place = F.expand_dims(place, axis=0)
     from_first = F.broadcast_greater_equal(place, F.expand_dims(first, axis=1))
     to_last = F.broadcast_lesser(place, F.expand_dims(last, axis=1))
-    return F.broadcast_mul(from_first, to_last)
+    # of the dtype of the data, which is not known here
+    outside = F.broadcast_axis(F.expand_dims(F.zeros_like(row), axis=0), axis=0, size=count)
+    marks = F.broadcast_logical_and(from_first, to_last)
+    return F.BlockGrad(F.where(marks, F.ones_like(outside), outside))
+
+
+def _places_along(ops: _Operators, x: Any, axis: int) -> Any:
+    """The number of each element along an axis of `x`, in float64."""
+    image = ops.F.BlockGrad(ops.F.slice(x, begin=(0,), end=(1,)))
+    wide = ops.F.cast(image, dtype='float64')
+    return ops.F.contrib.arange_like(wide, axis=axis)
+
+
+def _averages(ops: _Operators, x: Any, inside: Any) -> Any:
+    """The mean of what each row of `inside` lets through of the last axis of `x`.
+
+    It is a product of matrices, in which 0 times NaN or infinity would be NaN: so elements that are
+    not finite count as 0 there, and are then put into the windows that hold them. Their own
+    gradient is 0.
+    """
+    F = ops.F
+    infinity = float('inf')
+    shares = F.broadcast_div(inside, F.sum(inside, axis=1, keepdims=True))
+    total = F.dot(F.where(F.abs(x) < infinity, x, F.zeros_like(x)), shares, transpose_b=True)
+    data = F.BlockGrad(x)
+    for below, value in ((data < infinity, infinity), (data > -infinity, -infinity)):
+        # NaN is neither, and infinity minus infinity is NaN again
+        there = F.dot(F.ones_like(below) - below, inside, transpose_b=True) > 0
+        zeros = F.BlockGrad(F.zeros_like(total))
+        total = ops.add(total, F.where(there, zeros + value, zeros))
+    return total
 
 
 def _largest_inside(ops: _Operators, x: Any, inside: Any, count: int, ndim: int) -> Any:
@@ -998,7 +1177,7 @@ def _flat_places(ops: _Operators, x: Any, ndim: int) -> Any:
     F = ops.F
     plane = scale = None
     for axis in range(ndim + 1, 1, -1):
-        line = F.cast(F.contrib.arange_like(x, axis=axis), dtype='float64')
+        line = _places_along(ops, x, axis)
         size = F.slice_axis(line, axis=0, begin=-1, end=None) + 1
         shape = tuple(-1 if i == axis else 1 for i in range(ndim + 2))
         line = F.reshape(line, shape=shape)
@@ -1061,9 +1240,12 @@ def max_unpooling(
         return _mxnet.to_world(out, False)
     ops, ndim, layout = _OPERATORS[kind], arguments.ndim, arguments.layout
     F = ops.F
+    x, indices = ops.enter(x), ops.enter(indices)
+    if kind.symbol:
+        x = _with_fitting_indices(ops, x, indices, sizes, windows, layout)
     axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
-    x = ops.move_axes(ops.enter(x), axes)
-    indices = F.cast(ops.move_axes(ops.enter(indices), axes), dtype='float64')
+    x = ops.move_axes(x, axes)
+    indices = F.cast(ops.move_axes(indices, axes), dtype='float64')
     zeros = F.BlockGrad(F.zeros_like(x))
 
     def piece(tap: Ints) -> Any:
@@ -1087,3 +1269,22 @@ def max_unpooling(
         for n, p, o, s, k in zip(sizes, arguments.pad, windows, arguments.stride, arguments.kernel)
     )
     return ops.leave(ops.move_axes(_spread(ops, piece, window, adj), inverse(axes)))
+
+
+def _with_fitting_indices(
+    ops: _Operators, x: Any, indices: Any, sizes: Ints, windows: Ints, layout: str
+) -> Any:
+    """`x`, seen through nodes that fail where it does not have `windows`, or `indices` differ."""
+    F, op = ops.F, 'max_unpooling'
+    x, plane = _with_checked_axes(ops, x, op, layout)
+    words = {'op': op, 'output_size': sizes, 'expected': windows}
+    pairs = [
+        (F.contrib.arange_like(plane, axis=layout.index(axis)), n)
+        for axis, n in zip(layout.strip('NC'), windows)
+    ]
+    x = _with_equal_rows(ops, x, pairs, 'unpooled_shape', **words)
+    pairs = [
+        tuple(F.contrib.arange_like(one, axis=i) for one in (x, indices))
+        for i in range(len(layout))
+    ]
+    return _with_equal_rows(ops, x, pairs, 'indices_shape', op=op)

@@ -9,6 +9,8 @@
 #include <exception>
 #include <initializer_list>
 #include <limits>
+#include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -18,6 +20,7 @@
 #include "convpool.h"
 #include "extension.h"
 #include "messages.h"
+#include "stored_numbers.h"
 
 namespace convpool {
 namespace {
@@ -659,8 +662,22 @@ std::string dtype_name(int type) {
   return known ? kNames[type] : "type code " + text(type);
 }
 
-// All arrays of an operator have one type, which the kernels must have.
-void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
+struct Types {
+  const char* names;
+  std::vector<int> codes;
+};
+
+// What the kernels compute, what is stored and computed as float, and what is as double.
+const Types kComputed{"float32, float64", {mxnet::ext::kFloat32, mxnet::ext::kFloat64}};
+const Types kReal{"float32, float64, float16",
+                  {mxnet::ext::kFloat32, mxnet::ext::kFloat64, mxnet::ext::kFloat16}};
+const Types kRealAndIntegers{"float32, float64, float16, int8, uint8, int32",
+                             {mxnet::ext::kFloat32, mxnet::ext::kFloat64, mxnet::ext::kFloat16,
+                              mxnet::ext::kInt8, mxnet::ext::kUint8, mxnet::ext::kInt32}};
+
+// All arrays of an operator have one type, which must be one of those that are allowed.
+void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out,
+                 const Types& allowed = kComputed) {
   int type = -1;
   bool mixed = false;
   std::string names;
@@ -672,9 +689,10 @@ void infer_types(const char* op, std::vector<int>* in, std::vector<int>* out) {
   }
   if (mixed) fail(sentence(messages::mixed_dtypes, {{"op", op}, {"dtypes", names}}));
   if (type == -1) type = out->at(0);
-  if (type != -1 && type != mxnet::ext::kFloat32 && type != mxnet::ext::kFloat64)
+  const std::vector<int>& codes = allowed.codes;
+  if (type != -1 && std::find(codes.begin(), codes.end(), type) == codes.end())
     fail(sentence(messages::unsupported_dtype,
-                  {{"op", op}, {"dtype", dtype_name(type)}, {"allowed", "float32, float64"}}));
+                  {{"op", op}, {"dtype", dtype_name(type)}, {"allowed", allowed.names}}));
   for (int& t : *in) t = type;
   for (int& t : *out) t = type;
 }
@@ -708,6 +726,9 @@ MXReturnValue guarded(const Body& body) {
     set_message("");
     body();
     return MX_SUCCESS;
+  } catch (const std::bad_alloc&) {
+    set_message("out of memory");
+    return MX_FAIL;
   } catch (const std::exception& error) {
     set_message(error.what());
     return MX_FAIL;
@@ -1002,29 +1023,104 @@ MXReturnValue pooling_shape(const StringMap& map, std::vector<Shape>* in, std::v
   return guarded([&] { infer_pooling(map, in, out, kNumpy); });
 }
 
-MXReturnValue pooling_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
-  return guarded([&] { infer_types(kPooling, in, out); });
+MXReturnValue pooling_type(const StringMap& map, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] {
+    const bool root = PoolingAttributes(map).mode == CONVPOOL_LP;
+    infer_types(root ? "pooling(mode='lp')" : kPooling, in, out, root ? kReal : kRealAndIntegers);
+  });
+}
+
+template <typename Wide>
+constexpr convpool_dtype kWideType =
+    sizeof(Wide) == sizeof(double) ? CONVPOOL_FLOAT64 : CONVPOOL_FLOAT32;
+
+int64_t elements(const MXTensor& array) {
+  int64_t count = 1;
+  for (const int64_t size : array.shape) count *= size;
+  return count;
+}
+
+// The values of an array in the type that they are computed in.
+template <typename Wide>
+std::unique_ptr<Wide[]> room_for(const MXTensor& array) {
+  // The values are not set to 0, which takes as long as computing them.
+  return std::unique_ptr<Wide[]>(new Wide[static_cast<size_t>(elements(array))]);
+}
+
+template <typename Wide, typename Stored>
+std::unique_ptr<Wide[]> wide_values(const MXTensor& array) {
+  std::unique_ptr<Wide[]> values = room_for<Wide>(array);
+  widen(static_cast<const Stored*>(array.data_ptr), elements(array), values.get());
+  return values;
+}
+
+template <typename Wide>
+std::unique_ptr<Wide[]> pool_wide(const PoolingAttributes& attributes, const Wide* x,
+                                  const MXTensor& data, const MXTensor& y) {
+  std::unique_ptr<Wide[]> out = room_for<Wide>(y);
+  const convpool_pooling pool = pooling_problem(attributes, kWideType<Wide>, data.shape, y.shape);
+  check_status(kPooling, convpool_pooling_forward(&pool, x, out.get()));
+  return out;
+}
+
+template <typename Wide, typename Stored>
+void pooling_of_stored(const PoolingAttributes& attributes, const MXTensor& x, const MXTensor& y) {
+  const auto data = wide_values<Wide, Stored>(x);
+  const auto out = pool_wide<Wide>(attributes, data.get(), x, y);
+  narrow(out.get(), elements(y), /*floor=*/attributes.mode == CONVPOOL_AVG,
+         static_cast<Stored*>(y.data_ptr));
 }
 
 MXReturnValue pooling_forward(const StringMap& map, Tensors* in, Tensors* out,
                               const mxnet::ext::OpResource&) {
   return guarded([&] {
+    const PoolingAttributes attributes(map);
     MXTensor &x = in->at(0), &y = out->at(0);
-    const convpool_pooling pool =
-        pooling_problem(PoolingAttributes(map), dtype_of(x), x.shape, y.shape);
+    switch (x.dtype) {
+      case mxnet::ext::kFloat16:
+        return pooling_of_stored<float, Half>(attributes, x, y);
+      case mxnet::ext::kInt8:
+        return pooling_of_stored<double, int8_t>(attributes, x, y);
+      case mxnet::ext::kUint8:
+        return pooling_of_stored<double, uint8_t>(attributes, x, y);
+      case mxnet::ext::kInt32:
+        return pooling_of_stored<double, int32_t>(attributes, x, y);
+      default:
+        break;
+    }
+    const convpool_pooling pool = pooling_problem(attributes, dtype_of(x), x.shape, y.shape);
     check_status(kPooling, convpool_pooling_forward(&pool, x.data_ptr, y.data_ptr));
   });
+}
+
+// The output is computed again: y has been rounded.
+void pooling_backward_of_half(const PoolingAttributes& attributes, const MXTensor& dy,
+                              const MXTensor& x, const MXTensor& dx) {
+  const auto data = wide_values<float, Half>(x), gradient = wide_values<float, Half>(dy);
+  const auto y = pool_wide<float>(attributes, data.get(), x, dy);
+  const auto found = room_for<float>(dx);
+  const convpool_pooling pool = pooling_problem(attributes, CONVPOOL_FLOAT32, x.shape, dy.shape);
+  check_status(kPooling,
+               convpool_pooling_backward(&pool, data.get(), y.get(), gradient.get(), found.get()));
+  narrow(found.get(), elements(dx), /*floor=*/false, static_cast<Half*>(dx.data_ptr));
 }
 
 // Inputs: the gradient of y, then x and y. Output: the gradient of x.
 MXReturnValue pooling_backward(const StringMap& map, Tensors* in, Tensors* out,
                                const mxnet::ext::OpResource&) {
   return guarded([&] {
-    MXTensor &x = in->at(1), &y = in->at(2);
-    const convpool_pooling pool =
-        pooling_problem(PoolingAttributes(map), dtype_of(x), x.shape, y.shape);
-    check_status(kPooling, convpool_pooling_backward(&pool, x.data_ptr, y.data_ptr,
-                                                     in->at(0).data_ptr, out->at(0).data_ptr));
+    const PoolingAttributes attributes(map);
+    MXTensor &dy = in->at(0), &x = in->at(1), &y = in->at(2), &dx = out->at(0);
+    if (x.dtype == mxnet::ext::kFloat16) return pooling_backward_of_half(attributes, dy, x, dx);
+    if (x.dtype != mxnet::ext::kFloat32 && x.dtype != mxnet::ext::kFloat64) {
+      // What is rounded to integers has no slope.
+      const size_t size = x.dtype == mxnet::ext::kInt32 ? sizeof(int32_t) : sizeof(int8_t);
+      std::fill_n(static_cast<char*>(dx.data_ptr), size * static_cast<size_t>(elements(dx)), '\0');
+      return;
+    }
+    const convpool_pooling pool = pooling_problem(attributes, dtype_of(x), x.shape, y.shape);
+    check_status(kPooling, convpool_pooling_backward(&pool, x.data_ptr, y.data_ptr, dy.data_ptr,
+                                                     dx.data_ptr));
   });
 }
 

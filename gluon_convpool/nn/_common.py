@@ -7,7 +7,7 @@ import inspect
 import weakref
 from typing import Any, Dict, Optional, Tuple
 
-from .. import backends
+from .. import backends, geometry
 from .._mxnet import Kind, kind_of, mx, to_world
 from ..backends import native
 
@@ -110,6 +110,11 @@ class WatchedParameter(mx.gluon.Parameter):
             self._link = None
         return mx.gluon.Parameter.data(self, ctx)
 
+    def cast(self, dtype: Any) -> None:
+        # MXNet keeps the variable, which is of the dtype before
+        self._var = self._link = None
+        mx.gluon.Parameter.cast(self, dtype)
+
     @property
     def grad_req(self) -> str:
         return mx.gluon.Parameter.grad_req.fget(self)
@@ -164,6 +169,46 @@ def parameter_input(parameter: Any, value: Any, kind: Kind) -> Tuple[Any, Option
     if parameter._link is None:
         parameter._link = _Link(value)
     return parameter._link.next_user(kind), False
+
+
+def check_keywords(layer: Any, keywords: Dict[str, Any]) -> None:
+    """Refuse keywords that the constructor of a layer of ours, or the one it inherits, lacks.
+
+    Raises
+    ------
+    TypeError
+        Naming the class, the keyword and what is allowed.
+    """
+    package = __name__.rpartition('.')[0]
+    cls = next(one for one in type(layer).__mro__ if one.__module__.startswith(package))
+    allowed = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        every = parameter.kind is inspect.Parameter.VAR_KEYWORD
+        allowed += ['prefix', 'params'] if every else [name]
+    for name, value in keywords.items():
+        if name not in allowed:
+            words = {'name': name, 'value': repr(value), 'allowed': ', '.join(allowed)}
+            raise TypeError(geometry.message('unknown_keyword', op=type(layer).__name__, **words))
+
+
+def bound_arguments(
+    layer: Any, signature: inspect.Signature, args: Any, kwargs: Dict[str, Any]
+) -> inspect.BoundArguments:
+    """What `layer` was constructed with, defaults included.
+
+    Raises
+    ------
+    TypeError
+        For what does not fit its signature, naming the class.
+    """
+    check_keywords(layer, kwargs)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        words = {'op': type(layer).__name__, 'problem': error}
+        raise TypeError(geometry.message('wrong_call', **words)) from None
+    bound.apply_defaults()
+    return bound
 
 
 def fill_in_signature(cls: Any, doc: str, texts: Dict[str, str], **values: Any) -> None:

@@ -9,7 +9,14 @@ from mxnet.gluon.nn import conv_layers as builtin
 
 from .. import functional, geometry
 from .._mxnet import kind_of, mx, to_world
-from ._common import Activation, DataGradient, array_kind, parameter_input, watch
+from ._common import (
+    Activation,
+    DataGradient,
+    array_kind,
+    bound_arguments,
+    parameter_input,
+    watch,
+)
 
 
 class KernelLayer(DataGradient, builtin._Conv):
@@ -52,13 +59,13 @@ class KernelLayer(DataGradient, builtin._Conv):
     # --------------------------------------------------------------------------- construction
 
     def _construct(self, args: Sequence[Any], kwargs: Dict[str, Any], **own: Any) -> None:
-        bound = self._builtin_signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+        bound = bound_arguments(self, self._builtin_signature, args, kwargs)
         given: Dict[str, Any] = {**bound.arguments, **own}
         arguments = self._read(given)
+        name = type(self).__name__
+        use_bias = geometry.flag(name, 'use_bias', given['use_bias'])
         activation = given['activation']
         if activation is not None:
-            name = type(self).__name__
             activation = geometry.choice(name, 'activation', activation, geometry.ACTIVATIONS)
         mx.gluon.HybridBlock.__init__(self, **given['kwargs'])
         self._channels, self._in_channels = arguments.channels, int(given['in_channels'])
@@ -70,7 +77,7 @@ class KernelLayer(DataGradient, builtin._Conv):
             'pad': arguments.pad,
             'num_filter': arguments.channels,
             'num_group': arguments.groups,
-            'no_bias': not given['use_bias'],
+            'no_bias': not use_bias,
             'layout': arguments.layout,
             **self._attributes(arguments),
         }
@@ -79,7 +86,7 @@ class KernelLayer(DataGradient, builtin._Conv):
         self.bias = self.act = None
         with self.name_scope():
             self.weight = self._parameter('weight', shape, given['weight_initializer'])
-            if given['use_bias']:
+            if use_bias:
                 shape = (arguments.channels,)
                 self.bias = self._parameter('bias', shape, given['bias_initializer'])
             if activation is not None:

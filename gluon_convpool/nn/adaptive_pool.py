@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Dict, Optional, Tuple
 
 from .. import functional, geometry
 from .._mxnet import kind_of, mx
-from ._common import array_kind
+from ._common import array_kind, check_keywords
 
 _DOC = """{ndim}-D {mode} pooling to a given size, whatever the size of the data.
 
@@ -57,6 +57,7 @@ class _AdaptivePooling(mx.gluon.HybridBlock):
         )
 
     def __init__(self, output_size: Any = 1, layout: Optional[str] = None, **kwargs: Any) -> None:
+        check_keywords(self, kwargs)
         super().__init__(**kwargs)
         name = type(self).__name__
         layout = geometry.LAYOUTS[self.ndim][0] if layout is None else layout
@@ -77,7 +78,7 @@ class _AdaptivePooling(mx.gluon.HybridBlock):
 
     def forward(self, x: Any) -> Any:
         if not array_kind(self, x).symbol:
-            dtype = functional.check_adaptive(x, self._layout)
+            dtype = functional.check_adaptive(x, self._output_size, self.mode, self._layout)
             if dtype != self._dtype:
                 self._dtype = dtype
                 self._clear_cached_op()

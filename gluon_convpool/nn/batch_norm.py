@@ -14,7 +14,14 @@ from mxnet.gluon.nn import basic_layers as builtin
 from .. import backends, functional, geometry
 from .._mxnet import kind_of, to_world
 from ..backends import native
-from ._common import DataGradient, array_kind, fill_in_signature, parameter_input, watch
+from ._common import (
+    DataGradient,
+    array_kind,
+    check_keywords,
+    fill_in_signature,
+    parameter_input,
+    watch,
+)
 
 _DOC = """Batch normalisation, a drop-in for ``mxnet.gluon.nn.{name}``.
 
@@ -93,6 +100,7 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
             fill_in_signature(cls, _DOC, _PARAMETERS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        check_keywords(self, kwargs)
         super().__init__(*args, **kwargs)
         self._prepare()
 
@@ -142,6 +150,7 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
     def hybrid_forward(
         self, F: Any, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any
     ) -> Any:
+        backends.check_order('batch_norm', 'batch normalisation')
         if not self._is_ours(x):
             return super().hybrid_forward(F, x, gamma, beta, running_mean, running_var)
         kind = kind_of(x)

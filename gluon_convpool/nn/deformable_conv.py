@@ -9,7 +9,14 @@ from mxnet.gluon.contrib.cnn import conv_layers as builtin
 
 from .. import functional, geometry
 from .._mxnet import kind_of, mx, to_world
-from ._common import Activation, array_kind, fill_in_signature, parameter_input, watch
+from ._common import (
+    Activation,
+    array_kind,
+    bound_arguments,
+    fill_in_signature,
+    parameter_input,
+    watch,
+)
 
 _DOC = """{title}, a drop-in for ``mxnet.gluon.contrib.cnn.{name}``.
 
@@ -110,10 +117,10 @@ class Deformable(mx.gluon.HybridBlock):
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        bound = self._builtin_signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = dict(bound.arguments)
+        given = dict(bound_arguments(self, self._builtin_signature, args, kwargs).arguments)
         name = type(self).__name__
+        for option in ('use_bias', 'offset_use_bias'):
+            given[option] = geometry.flag(name, option, given[option])
         if given['adj'] is not None:
             geometry.refuse('unsupported_argument', op=name, name='adj', value=repr(given['adj']))
         given['padding'] = geometry.per_axis(name, 'padding', given['padding'], 2, 0)

@@ -9,7 +9,13 @@ from mxnet.gluon.nn import conv_layers as builtin
 
 from .. import functional, geometry
 from .._mxnet import kind_of
-from ._common import DataGradient, array_kind, fill_in_signature
+from ._common import (
+    DataGradient,
+    array_kind,
+    bound_arguments,
+    check_keywords,
+    fill_in_signature,
+)
 
 _DROP_IN = """{ndim}-D {what} pooling, a drop-in for ``mxnet.gluon.nn.{name}``.
 
@@ -69,8 +75,8 @@ _PARAMETERS = {
     What a window becomes. 'lp' is ``(sum of x**p) ** (1/p)``.""",
     'ceil_mode': """ceil_mode : bool
     Also keep a last window that is only partly filled.""",
-    'count_include_pad': """count_include_pad : bool
-    Whether an average counts padded elements, which are zeros.""",
+    'count_include_pad': """count_include_pad : bool, optional
+    Whether an average counts padded elements, which are zeros; None means True.""",
     'p': """p : {{1, 2, 3}}
     The power of 'lp'.""",
     'global_pool': """global_pool : bool
@@ -116,8 +122,7 @@ class _Pooling(DataGradient, builtin._Pooling):
             )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        bound = self._builtin_signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+        bound = bound_arguments(self, self._builtin_signature, args, kwargs)
         given: Dict[str, Any] = bound.arguments
         arguments = geometry.pooling_arguments(
             type(self).__name__,
@@ -275,12 +280,13 @@ class AnyPooling(_Pooling):
         padding: Any = 0,
         mode: str = 'max',
         ceil_mode: bool = False,
-        count_include_pad: bool = True,
+        count_include_pad: Optional[bool] = True,
         p: int = 2,
         global_pool: bool = False,
         layout: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
+        check_keywords(self, kwargs)
         checked = geometry.pooling_arguments(
             type(self).__name__,
             pool_size,
@@ -309,6 +315,10 @@ class AnyPooling(_Pooling):
         if checked.mode == 'lp':
             self._kwargs['p_value'] = checked.p
         self._prepare()
+
+    def __repr__(self) -> str:
+        text, arguments = super().__repr__(), self._arguments
+        return text if arguments.mode != 'lp' else f'{text[:-1]}, p={arguments.p})'
 
 
 class Pool1D(AnyPooling):

@@ -8,7 +8,7 @@ from mxnet.gluon.nn import conv_layers as builtin
 
 from .. import functional, geometry
 from .._mxnet import kind_of
-from ._common import array_kind
+from ._common import array_kind, check_keywords
 
 
 class ReflectionPad2D(builtin.ReflectionPad2D):
@@ -44,6 +44,7 @@ class ReflectionPad2D(builtin.ReflectionPad2D):
     """
 
     def __init__(self, padding: Any = 0, **kwargs: Any) -> None:
+        check_keywords(self, kwargs)
         name = type(self).__name__
         if isinstance(padding, (tuple, list)) and len(padding) == 8 and not any(padding[:4]):
             padding = tuple(zip(padding[4::2], padding[5::2]))

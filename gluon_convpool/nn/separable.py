@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 from .. import geometry
 from .._mxnet import mx
+from ._common import check_keywords
 from .conv import Conv2D
 
 
@@ -35,9 +36,12 @@ class DepthwiseConv2D(Conv2D):
         Whether a bias is added to each output channel.
     weight_initializer, bias_initializer : str or Initializer, optional
         Initial values of the parameters ``weight`` and ``bias``.
+    algorithm : str
+        As in `Conv2D`.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}
+        As in `Conv2D`.
     **kwargs
-        ``algorithm`` and ``padding_mode`` of `Conv2D`; ``prefix`` and ``params``, as in every Gluon
-        block.
+        ``prefix`` and ``params``, as in every Gluon block.
 
     Raises
     ------
@@ -69,8 +73,12 @@ class DepthwiseConv2D(Conv2D):
         use_bias: bool = True,
         weight_initializer: Any = None,
         bias_initializer: Any = 'zeros',
+        *,
+        algorithm: str = 'auto',
+        padding_mode: str = 'zeros',
         **kwargs: Any,
     ) -> None:
+        check_keywords(self, kwargs)
         name = type(self).__name__
         in_channels = geometry.integer(name, 'in_channels', in_channels, 1)
         multiplier = geometry.integer(name, 'multiplier', multiplier, 1)
@@ -87,6 +95,8 @@ class DepthwiseConv2D(Conv2D):
             weight_initializer,
             bias_initializer,
             in_channels,
+            algorithm=algorithm,
+            padding_mode=padding_mode,
             **kwargs,
         )
 
@@ -165,6 +175,7 @@ class SeparableConv2D(mx.gluon.HybridBlock):
         padding_mode: str = 'zeros',
         **kwargs: Any,
     ) -> None:
+        check_keywords(self, kwargs)
         super().__init__(**kwargs)
         with self.name_scope():
             self.depthwise = DepthwiseConv2D(
