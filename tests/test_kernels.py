@@ -1002,16 +1002,25 @@ def test_a_packed_weight_serves_any_instruction_set(library, instruction_set, ca
 
 
 def test_transformed_taps_are_packed_where_they_pay(library, instruction_set):
-    """256 to 256 channels by 3x3 on 14x14: 36 values of a tile for each pair of channels."""
-    case = (1, 256, 256, 1, (14, 14)) + GEOMETRIES[1]
+    """96 to 128 channels by 3x3 on 14x14: 36 values of a tile for each pair of channels, 1.8 MB."""
+    case = (1, 96, 128, 1, (14, 14)) + GEOMETRIES[1]
     packing = plan_packing(library, convolution_problem(case))
-    weights = 9 * 256 * 256
-    assert packing.values > weights + 36 * 256 * 256
+    weights = 9 * 96 * 128
+    assert packing.values > weights + 36 * 96 * 128
     assert packing.share < 1
     pointwise = (1, 256, 256, 1, (14, 14)) + GEOMETRIES[0]
     packing = plan_packing(library, convolution_problem(pointwise))
     assert packing.share == 1
     assert packing.values < 2 * 256 * 256
+
+
+@pytest.mark.parametrize('instruction_set', ['avx512'], indirect=True)
+def test_taps_that_take_longer_to_read_than_to_make_are_not_packed(library, instruction_set):
+    """512 to 512 channels, 38 MB, where a core multiplies much faster than memory is read."""
+    case = (1, 512, 512, 1, (7, 7)) + GEOMETRIES[1]
+    packing = plan_packing(library, convolution_problem(case))
+    assert packing.share == 1
+    assert packing.values < 2 * 9 * 512 * 512
 
 
 def test_a_packed_weight_of_another_convolution_is_refused(library):

@@ -6,9 +6,9 @@
 
 #include "../arena.h"
 #include "../parallel.h"
+#include "../transpose.h"
 #include "convolution.h"
 #include "matrix_product.h"
-#include "../transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
 

@@ -10,8 +10,8 @@
 
 #include "../arena.h"
 #include "../parallel.h"
-#include "tap_convolution.h"
 #include "../transpose.h"
+#include "tap_convolution.h"
 
 namespace convpool::CONVPOOL_ISA {
 

@@ -7,8 +7,8 @@
 
 #include "../arena.h"
 #include "../parallel.h"
-#include "matrix_product.h"
 #include "../transpose.h"
+#include "matrix_product.h"
 
 namespace convpool::CONVPOOL_ISA {
 

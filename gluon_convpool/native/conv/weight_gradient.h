@@ -13,8 +13,8 @@
 #include "../arena.h"
 #include "../gemm/micro_kernel.h"
 #include "../parallel.h"
-#include "strip.h"
 #include "../transpose.h"
+#include "strip.h"
 
 namespace convpool::CONVPOOL_ISA {
 

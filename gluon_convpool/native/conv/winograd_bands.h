@@ -2,9 +2,9 @@
 // side.
 #pragma once
 
+#include "../transpose.h"
 #include "strip.h"
 #include "tap_convolution.h"
-#include "../transpose.h"
 
 namespace convpool::CONVPOOL_ISA {
 

@@ -53,8 +53,8 @@ class WinogradWeightGradient {
     panels_ = ceil_div(conv.outputs, kNr);
     const int64_t tile_bytes =
         tile.planes() * kBytes * conv.groups * (slices_ * kLanes + panels_ * kNr);
-    const int64_t part_tiles = max_of(
-        max_of(1, kPartBytes / tile_bytes), min_of(kFewestTiles, kMostPartBytes / tile_bytes));
+    const int64_t part_tiles = max_of(max_of(1, kPartBytes / tile_bytes),
+                                      min_of(kFewestTiles, kMostPartBytes / tile_bytes));
     // An empty batch has one as well, so that what it costs can be asked.
     parts_ = max_of(1, ceil_div(grid_.count, part_tiles));
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);

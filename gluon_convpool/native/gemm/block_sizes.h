@@ -21,9 +21,10 @@ struct BlockSizes {
 // of B from L2, the panel may be longer, so that tiles of C are read and written less often.
 #if CONVPOOL_VECTOR_BYTES == 64
 // 32 registers, two FMA per cycle, latency 4: 24 accumulators, with three loads of B and eight
-// broadcasts for them. A panel of B is 48 KiB. Rows of A in place have eight pointers, which general
-// registers hold; with 14 rows and two vectors they do not, and such products took up to 1.5 times
-// as long. Transformed weights of 512 channels at 7x7, 38 MB, took twice as long to read as to make.
+// broadcasts for them. A panel of B is 48 KiB. Rows of A in place have eight pointers, which
+// general registers hold; with 14 rows and two vectors they do not, and such products took up
+// to 1.5 times as long. Transformed weights of 512 channels at 7x7, 38 MB, took twice as long to
+// read as to make.
 inline constexpr BlockSizes kBlockSizes{8, 3, 256, 10, 1 << 20, 24};
 #elif CONVPOOL_VECTOR_BYTES == 32
 // 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. A panel of B is 16 KiB.

@@ -1,6 +1,6 @@
-// Few columns of C: as many lanes of the micro-kernel would be empty. Here the lanes are steps of the
-// reduction, which both sides have side by side, and each value of C is a vector that is summed up
-// at the end.
+// Few columns of C: as many lanes of the micro-kernel would be empty. Here the lanes are steps of
+// the reduction, which both sides have side by side, and each value of C is a vector that is summed
+// up at the end.
 #pragma once
 
 #include "../runs.h"

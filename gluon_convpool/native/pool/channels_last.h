@@ -1,7 +1,6 @@
 // Pooling over (batch, D, H, W, channels), forward and backward: channels are the lanes.
 #pragma once
 
-
 #include "../convpool.h"
 #include "../parallel.h"
 #include "../runs.h"

@@ -237,8 +237,8 @@ class Pooling {
         OutputRow done = start;
         for (int64_t b = 0; b < rows; ++b, step(&done, row0, row1), to += out_w_)
           reduce_columns<Rule>(columns + b * columns_, rows, out_w_,
-                               by_column ? row_count(done.row) : T(1),
-                               by_column ? counts : nullptr, to);
+                               by_column ? row_count(done.row) : T(1), by_column ? counts : nullptr,
+                               to);
       }
       return true;
     });
@@ -580,9 +580,9 @@ class Pooling {
   const int64_t kernel_d_, kernel_h_, kernel_w_, stride_d_, stride_h_, stride_w_;
   const int64_t pad_d_, pad_h_, pad_w_, in_d_, in_h_, in_w_, out_d_, out_h_, out_w_;
   int64_t uniform_count_ = 0;  // by which an average divides all sums; 0 where it is not one number
-  int64_t width_;    // columns that the windows of a row cover, padding included
-  int64_t columns_;  // of one phase
-  int64_t inside_;   // columns of the image among them
+  int64_t width_;              // columns that the windows of a row cover, padding included
+  int64_t columns_;            // of one phase
+  int64_t inside_;             // columns of the image among them
   bool whole_plane_;
   bool tiled_;  // does every value belong to exactly one window?
 };
