@@ -26,8 +26,8 @@ CLASSIFICATION = {
 }
 SEGMENTATION = {
     'fcn_resnet50_voc': (96, 96),
-    'psp_resnet50_voc': (96, 96),
-    'deeplab_resnet50_voc': (96, 96),
+    'psp_resnet50_ade': (96, 96),
+    'deeplab_resnet50_ade': (96, 96),
 }
 DETECTION = {
     'ssd_512_mobilenet1.0_voc': (128, 160),

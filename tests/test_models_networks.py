@@ -44,11 +44,17 @@ def difference(actual, expected, at_least=0.0):
     return float(abs(actual - expected).max() / max(abs(expected).max(), at_least, 1e-30))
 
 
+def left_by_optimize(name):
+    """A batch norm of the images themselves has nothing before it that could take it over."""
+    return ['BatchNorm'] if name.startswith('resnet') and name.endswith('_v2') else []
+
+
 @pytest.mark.parametrize('name', each(NETWORKS))
 def test_outputs_agree(name, np_or_nd, record_property):
     net = network(name)
     swapped, fast = swap(net, inplace=False), optimize(net)
-    assert swapped.replaced and not swapped.left and not fast.report.left
+    assert swapped.replaced and not swapped.left
+    assert [one.operator for one in fast.report.left] == left_by_optimize(name)
     largest = 0.0
     for batch, mode in ((1, 'imperative'), (5, 'hybrid'), (1, 'static'), (5, 'static')):
         x = images(name, batch, seed=batch)

@@ -428,7 +428,8 @@ def test_float16_stays_and_says_why(nd_arrays):
     y = mx.sym.Deconvolution(y, num_filter=2, name='t', **keywords)
     y = mx.sym.BatchNorm(mx.sym.Pooling(y, kernel=(2, 2), name='p'), name='n')
     model = optimize((y, {k: mx.nd.ones(v, dtype='float16') for k, v in shapes_of.items()}))
-    assert {one.node for one in model.report.left} == {'c', 't', 'p', 'n'}
+    # float16 is stored and computed in float32 by pooling alone
+    assert {one.node for one in model.report.left} == {'c', 't', 'n'}
     assert all('has no kernel for float16' in one.reason for one in model.report.left)
 
 

@@ -327,7 +327,7 @@ POOL2D_MISTAKES = [
     ({'padding': 2}, ['padding=(2, 2)', 'pool_size=(2, 2)']),
     ({'strides': (1,)}, ['strides=(1,)', '2']),
     ({'ceil_mode': 'yes'}, ["ceil_mode='yes'", 'True']),
-    ({'count_include_pad': None}, ['count_include_pad=None', 'True']),
+    ({'count_include_pad': 'no'}, ["count_include_pad='no'", 'True']),
     ({'pool_size': 1, 'strides': 40, 'ceil_mode': True}, ['(41, 41)', 'only 32']),
     ({'X': 5}, ['X has shape ()', 'matrix']),
     ({'steps': (0, 9)}, ['steps=9', '4 windows']),
