@@ -23,12 +23,20 @@ def walk(net):
         yield from walk(child)
 
 
+_OF_A_NORM = {'gamma': 'ones', 'beta': 'zeros', '_mean': 'zeros', '_var': 'ones'}
+
+
 def started(net, x, seed=0):
     """Give a network random weights, and its batch norms the statistics of the data `x`.
 
     Scales and shifts are drawn too: with ones and zeros, mistakes in them would not be seen.
     """
     mx.random.seed(seed)
+    for name, parameter in net.collect_params().items():
+        # Those of a batch norm that was read from a graph have no initializer of their own.
+        kind = next((kind for kind in _OF_A_NORM if name.endswith(kind)), None)
+        if kind is not None and parameter.init is None:
+            parameter.init = _OF_A_NORM[kind]
     net.initialize(mx.init.MSRAPrelu())
     net(x)
     random = np.random.RandomState(seed)
