@@ -386,12 +386,13 @@ def test_a_weight_of_another_transposed_convolution_is_named(nd_arrays, tmp_path
 
 def test_layers_that_only_mxnet_knows_need_their_inputs_too(nd_arrays, tmp_path):
     x, y = mx.sym.var('x'), mx.sym.var('y')
-    up = mx.sym.Deconvolution(mx.sym.dot(x, y), kernel=(2,), num_filter=3, no_bias=False, name='up')
+    product = mx.sym.dot(x, y, name='product')
+    up = mx.sym.Deconvolution(product, kernel=(2,), num_filter=3, no_bias=False, name='up')
     paths = tmp_path / 'net-symbol.json', tmp_path / 'net-0000.params'
     mx.nd.save(str(paths[1]), {'up_weight': mx.nd.zeros((3, 3, 2)), 'up_bias': mx.nd.zeros(3)})
     for name, given, words in (
         ('up', 2, 'layer up has 2 inputs, but a Deconvolution needs 3'),
-        ('dot0', 1, 'layer dot0 has 1 inputs, but a dot needs 2'),
+        ('product', 1, 'layer product has 1 inputs, but a dot needs 2'),
     ):
         up.save(str(paths[0]))
         with_inputs(name, given)(*paths)
