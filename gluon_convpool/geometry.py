@@ -192,10 +192,9 @@ MESSAGES: Dict[str, str] = {
     ),
     'needs_implicit_gemm': 'float32 or float64',
     'needs_winograd': (
-        'a kernel_size of more than twice the strides along one axis and, along the other, of more'
-        ' than twice or no more than the strides; strides=1 or dilation=1 along each of them; and'
-        ' data that are not too small beside the transformed weights; of three axes, that holds for'
-        ' the last two'
+        'a kernel_size larger than the strides along one axis at least; strides=1 or dilation=1'
+        ' along each of them; and data that are not too small beside the transformed weights; of'
+        ' three axes, that holds for the last two'
     ),
     'needs_depthwise': (
         'groups equal to the number of input channels, one or two spatial axes, and windows that'

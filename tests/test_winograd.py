@@ -77,7 +77,7 @@ def test_the_matrices_compute_a_correlation_exactly(size):
 
 # Kernel sizes that have a tile; sizes of the output below, at and above whole tiles; channels
 # around the vectors of every instruction set; padding below, at and above that of equal size.
-KERNELS = [(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1)]
+KERNELS = [(3, 3), (5, 5), (2, 2), (1, 2), (2, 1), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1)]
 SIZES = [(4, 4), (7, 9), (13, 8), (16, 27)]
 CHANNELS = [(8, 16), (5, 7), (17, 33), (33, 9), (130, 20)]
 ONE = (1, 1)
@@ -90,6 +90,17 @@ CASES = (
     # A stride as more channels, a dilation as more images: sizes that the phases share unevenly.
     + [(2, 3, 9, 1, (30, 33), (7, 7), (2, 2), ONE, (3, 3))]
     + [(1, 5, 8, 1, (17, 20), (5, 5), (2, 2), ONE, (2, 1))]
+    # Parts with fewer taps than others, whose planes are left out: channels of whole vectors, which
+    # are joined, and others; phases of the gradient that have tiles and one that has none.
+    + [
+        (2, 16, 24, 1, (21, 18), (3, 3), (2, 2), ONE, ONE),
+        (1, 48, 33, 1, (15, 30), (3, 3), (2, 2), ONE, ONE),
+        (1, 20, 16, 1, (13, 14), (3, 3), (2, 2), ONE, (0, 1)),
+        (2, 32, 18, 2, (16, 15), (4, 4), (2, 2), ONE, ONE),
+        (1, 16, 16, 1, (17, 23), (3, 5), (2, 3), ONE, (1, 2)),
+        (1, 96, 64, 1, (9, 10), (3, 2), (2, 1), ONE, (1, 0)),
+        (8, 32, 48, 1, (40, 41), (3, 3), (2, 2), ONE, ONE),
+    ]
     + [(2, 9, 10, 1, (13, 17), (3, 3), ONE, (2, 2), (2, 2))]
     + [(1, 6, 12, 2, (15, 16), (3, 3), ONE, (3, 2), (1, 3))]
     + [(1, 8, 9, 1, (4, 40), (1, 7), ONE, (1, 3), (0, 5))]

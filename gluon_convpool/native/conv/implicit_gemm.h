@@ -33,7 +33,7 @@ class ImplicitGemm {
   static constexpr int64_t kCutBytes = 32 << 10;
   static constexpr int64_t kFewestCut = 6;
   static constexpr int64_t kFewestFilled = 8, kPlacesOfFilled = 9;
-  // A last panel of so few positions is computed by dot products of channels.
+  // A last panel of so few positions is computed by dot products over the reduction.
   static constexpr int64_t kFewPositions = 4;
   // Channels of A that are packed for one panel after the other.
   static constexpr int64_t kPackedTogether = 8;
@@ -44,6 +44,12 @@ class ImplicitGemm {
   // With more of them, writing outputs that are no neighbours takes longer than what is saved
   // (measured with 49 and 196).
   static constexpr int64_t kMostJoined = 32;
+
+  // Positions of an image as the products count them, where weights are read in place: whole
+  // vectors, but for a last panel of few.
+  static int64_t vector_positions(int64_t positions) {
+    return few_positions(positions % kNr) ? positions : ceil_div(positions, kLanes) * kLanes;
+  }
 
   // Runs `conv`. Returns false where memory is out.
   static bool run(const TapConvolution<T>& conv) {
@@ -60,8 +66,9 @@ class ImplicitGemm {
     panels_ = ceil_div(set_ * conv.positions(), kNr);
 
     // In place, weights are read with one stream a row; packed, with one stream in all, which is a
-    // little faster and pays once they are read often.
-    pack_ = !conv.weight_in_order() || sets() * panels_ > 40;
+    // little faster and pays once they are read often. Dot products need them in place.
+    const bool few_last = set_ == 1 && few_positions(conv.positions() % kNr);
+    pack_ = !conv.weight_in_order() || (sets() * panels_ > 40 && !few_last);
     // Rows a multiple of a page apart share a set of L1, which has 8 places or more.
     const bool rows_collide = !pack_ && conv.weight_output_stride * kBytes % 4096 == 0;
     output_panels_ = ceil_div(conv.outputs, rows_collide ? min_of(Block::kMr, 7) : Block::kMr);
@@ -87,6 +94,7 @@ class ImplicitGemm {
     chunks_ = ceil_div(conv.planes(), max_of(1, per_chunk));
   }
 
+  static bool few_positions(int64_t count) { return count > 0 && count <= kFewPositions; }
   int64_t sets() const { return conv_.images() / set_; }
   // The image itself is read in place of a strip where each output reads what stands at its own
   // position.
@@ -259,6 +267,15 @@ class ImplicitGemm {
       }
   }
 
+  // Cuts a panel of few positions from the strip: what the taps read for each of them, side by
+  // side.
+  static void cut_columns(const T* strip, int64_t length, const int64_t* k_offset,
+                          const Segment* segments, int64_t segment_count, T* to) {
+    for (const Segment* s = segments; s < segments + segment_count; ++s)
+      for (int64_t i = 0; i < s->length; ++i, to += length)
+        for (int64_t k = 0; k < length; ++k) to[k] = strip[s->from + i + k_offset[k]];
+  }
+
   using CutPanel = void (*)(const T*, int64_t, int64_t, const int64_t*, int64_t, const Segment*,
                             int64_t, T*);
   static CutPanel cut_panel_function(int64_t vectors) {
@@ -271,7 +288,7 @@ class ImplicitGemm {
     int64_t position, count;  // of the set's flattened outputs
     int64_t vectors, segment_count;
     bool dense;    // are its outputs neighbours, and fill whole vectors?
-    bool columns;  // does each position have its channels side by side?
+    bool columns;  // does each position have its reduction side by side?
     SideB<T> side;
     Segment segments[kNr];
   };
@@ -356,8 +373,8 @@ class ImplicitGemm {
   }
 
   // The same with the channels of each position side by side.
-  void cut_columns(const T* const* channel, int64_t chunk_begin, int64_t position, int64_t count,
-                   int64_t channels, T* to) const {
+  void cut_pointwise_columns(const T* const* channel, int64_t chunk_begin, int64_t position,
+                             int64_t count, int64_t channels, T* to) const {
     for (int64_t c = 0; c < channels; ++c)
       for (int64_t k = 0; k < count; ++k) {
         T value = channel[c][position + k];
@@ -436,8 +453,7 @@ class ImplicitGemm {
         const Segment& end = b.segments[b.segment_count - 1];
         b.dense = conv_.dense_output() && b.count == b.vectors * kLanes &&
                   end.to - b.segments[0].to == end.at;
-        b.columns = single_run && !pack_ && conv_.weight_channel_stride == 1 && !b.dense &&
-                    b.count <= kFewPositions;
+        b.columns = set_ == 1 && !pack_ && !b.dense && few_positions(b.count);
         // The last vector may reach behind the end of a strip, but not of an image.
         const bool readable = !in_place || b.count == b.vectors * kLanes;
         if (!cut_all && !b.columns && readable && (b.segment_count == 1 || rows_follow)) {
@@ -446,7 +462,9 @@ class ImplicitGemm {
         }
         T* to = panel_data + (p - p0) * longest;
         b.side = {to, nullptr};
-        if (!single_run)
+        if (!single_run && b.columns)
+          cut_columns(source, channels * taps, k_offset, b.segments, b.segment_count, to);
+        else if (!single_run)
           cut_panel_function(b.vectors)(source, channels, channel_pitch, tap_shift, taps,
                                         b.segments, b.segment_count, to);
         else if (b.count < kNr)
@@ -458,7 +476,7 @@ class ImplicitGemm {
       if (last) {
         T* to = panel_data + (last->position - p0) * longest;
         if (last->columns)
-          cut_columns(channel_data, c0, last->position - p0, last->count, channels, to);
+          cut_pointwise_columns(channel_data, c0, last->position - p0, last->count, channels, to);
         else
           cut_last_panel(channel_data, c0, last->position - p0, last->count, channels, to);
       }
@@ -525,20 +543,20 @@ class ImplicitGemm {
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
     }
     if (b.columns)
-      dot_columns(a.a, rows, b, channels, spill);
+      dot_columns(a.a, rows, b, channels * taps, spill);
     else
       MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
     if (!b.dense) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
   }
 
-  void dot_columns(const T* a, int64_t rows, const PanelOfB& b, int64_t channels, T* spill) const {
+  void dot_columns(const T* a, int64_t rows, const PanelOfB& b, int64_t length, T* spill) const {
     constexpr int kRows = Block::kMr;
     const int64_t pitch = conv_.weight_output_stride;
     int64_t k = 0;
     for (; k + 2 <= b.count; k += 2)
-      dot_products<T, kRows, 2>(a, pitch, rows, b.side.b + k * channels, channels, spill + k, kNr);
+      dot_products<T, kRows, 2>(a, pitch, rows, b.side.b + k * length, length, spill + k, kNr);
     if (k < b.count)
-      dot_products<T, kRows, 1>(a, pitch, rows, b.side.b + k * channels, channels, spill + k, kNr);
+      dot_products<T, kRows, 1>(a, pitch, rows, b.side.b + k * length, length, spill + k, kNr);
   }
 
   // Adds a tile that stands apart to where it belongs.
@@ -547,6 +565,8 @@ class ImplicitGemm {
     for (int64_t m = 0; m < rows; ++m, spill += kNr, c += conv_.out_channel_stride) {
       const T first = bias ? bias[m] : T(0);
       for (const Segment* s = b.segments; s < b.segments + b.segment_count; ++s) {
+        // Value by value: vectors that the products have just written are not yet there to be read
+        // across.
         const T* from = spill + s->at;
         T* to = c + s->to;
         const int64_t step = conv_.out_column_stride;

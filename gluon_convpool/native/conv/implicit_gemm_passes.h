@@ -20,11 +20,12 @@ inline bool supports(const convpool_convolution&, convpool_pass) { return true; 
 // into a strip or transposed once (as long as so many rows; fewer where it is read in place). The
 // gradients read or write the weights out of order. The constants are fitted to times on AVX2 and
 // AVX-512.
+inline constexpr double kPerStep = 1.1, kTile = 8, kCut = 6, kInPlace = 2, kTransposed = 16,
+                        kOutOfOrder = 100;
+
 template <typename T>
 inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   constexpr int64_t kLanes = Simd<T>::kLanes;
-  constexpr double kPerStep = 1.1, kTile = 8, kCut = 6, kInPlace = 2, kTransposed = 16,
-                   kOutOfOrder = 100;
   const auto product = [](const int64_t* axes) { return axes[0] * axes[1] * axes[2]; };
   const auto whole = [](int64_t count) {
     return static_cast<double>(ceil_div(count, kLanes) * kLanes);
@@ -39,9 +40,11 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
     return axes[1] % Blocks<T>::kNr == 0 ? kInPlace : kCut;
   };
   if (pass == CONVPOOL_FORWARD) {
-    const double vectors = positions <= ImplicitGemm<T>::kMostJoined
-                               ? whole(conv.batch * positions)
-                               : static_cast<double>(conv.batch) * whole(positions);
+    const double vectors =
+        positions <= ImplicitGemm<T>::kMostJoined
+            ? whole(conv.batch * positions)
+            : static_cast<double>(conv.batch) *
+                  static_cast<double>(ImplicitGemm<T>::vector_positions(positions));
     return kPerStep * static_cast<double>(conv.groups) * vectors * (reduction + kTile) *
            (m + panel(window.out_size));
   }
@@ -60,6 +63,18 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   return images * whole(product(window.in_size)) * (steps + kTile) *
              (static_cast<double>(inputs) + panel(window.in_size)) +
          kOutOfOrder * weights;
+}
+
+// The same for one phase of the gradient by the input, whose positions are no neighbours in dx.
+template <typename T>
+inline double phase_cost(const TapConvolution<T>& phase) {
+  const int64_t positions = ceil_div(phase.positions(), Simd<T>::kLanes) * Simd<T>::kLanes;
+  const double reduction = static_cast<double>(phase.reduction());
+  const double outputs = static_cast<double>(phase.outputs);
+  return static_cast<double>(phase.groups) *
+         (kPerStep * static_cast<double>(phase.images() * positions) * (reduction + kTile) *
+              (outputs + kCut) +
+          kOutOfOrder * outputs * reduction);
 }
 
 // body(values) with room for what a pointwise convolution with a stride reads; false where memory
@@ -109,6 +124,13 @@ inline void clear_output(const TapConvolution<T>& conv) {
   });
 }
 
+template <typename T>
+inline bool run_phase(const TapConvolution<T>& phase) {
+  if (phase.d.taps * phase.taps() > 0) return ImplicitGemm<T>::run(phase);
+  clear_output(phase);
+  return true;
+}
+
 // For every phase of the stride, a convolution of dy with the taps that reach the phase, flipped,
 // inputs and outputs exchanged.
 template <typename T>
@@ -128,9 +150,7 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   gradient.weight = weight;
   return for_each_phase(conv, gradient, [&](TapConvolution<T> problem, int64_t first) {
     problem.out = dx + first;
-    if (problem.d.taps * problem.taps() > 0) return ImplicitGemm<T>::run(problem);
-    clear_output(problem);
-    return true;
+    return run_phase(problem);
   });
 }
 

@@ -94,6 +94,15 @@ inline void transform_input_run(const NeighbourView<T>& view, const WinogradTile
   tile.input(band, band_pitch(tile), run.tiles, v, plane_pitch, tile_pitch);
 }
 
+// The transformed taps of a plane are zero from this channel of the view on: the last row of a
+// tile, and the last column, see nothing but the last tap.
+template <typename T>
+inline int64_t plane_channels(const NeighbourView<T>& view, const WinogradTile<T>& tile,
+                              int64_t plane) {
+  return view.channels_with_taps(tile.rh > 1 && plane / tile.tw() == tile.th() - 1,
+                                 tile.rw > 1 && plane % tile.tw() == tile.tw() - 1);
+}
+
 template <typename T>
 class Winograd {
   using Block = Blocks<T>;
@@ -113,6 +122,7 @@ class Winograd {
   static constexpr int64_t kProductBytes = 512 << 10;
   // Channels whose taps are transformed at once.
   static constexpr int64_t kTapChannels = kLanes > 8 ? kLanes : 8;
+  static constexpr int64_t kMostTaps = 49;
 
  public:
   // The largest tile that is exact enough.
@@ -140,15 +150,21 @@ class Winograd {
     const double tiles = static_cast<double>(tiles_);
     const double channels = static_cast<double>(slices_ * kLanes);
     const double outputs = static_cast<double>(ceil_div(conv_.outputs, kLanes) * kLanes);
-    const double reduction = static_cast<double>(view_.channels + 8 * passes_);
-    const double inputs = 10 * tiles * channels, products = 1.05 * tiles * outputs * reduction;
+    const double inputs = 10 * tiles * channels;
+    double products = 0;
+    for (int64_t plane = 0; plane < tile_.planes(); ++plane)
+      products += 1.05 * tiles * outputs *
+                  static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
     const double read = u_size() * kBytes > kKeptTapBytes ? kReadTapFromMemory : kReadTap;
-    const double taps = (packed_ ? read : 11) * channels * outputs;
+    const double taps = (packed_ ? read : 12) * channels * outputs;
     const double results = 8 * tiles * outputs;
-    // Taps of a part are gathered one by one.
-    const double gathered = view_.whole() || packed_ ? 0 : 40 * channels * outputs * tile_.taps();
+    // Taps of a part, or of a phase of the stride, are gathered one by one or picked from
+    // transposed kernels.
+    const bool in_kernels = view_.whole() && (conv_.plane_in_order() || conv_.weight_reversed());
+    const double gather = kernels_follow() ? 6 : 40;
+    const double gathered = in_kernels || packed_ ? 0 : gather * channels * outputs * tile_.taps();
     return static_cast<double>(conv_.groups) *
-           (tile_.planes() * (inputs + taps + products + results) + gathered);
+           (tile_.planes() * (inputs + taps + results) + products + gathered);
   }
 
   // Bytes that a call needs beside its arrays, without the blocks that each thread has.
@@ -326,7 +342,6 @@ class Winograd {
 
   // Channels [c0, c1) of a panel, to u: [plane][channel][output].
   void transform_taps(int64_t group, int64_t panel, int64_t c0, int64_t c1, T* u) const {
-    constexpr int64_t kMostTaps = 49;
     alignas(64) T taps[kTapChannels * kMostTaps * kLanes];
     const int64_t count = tile_.taps(), vectors = panel_vectors(panel);
     for (int64_t c = c0; c < c1; c += kTapChannels) {
@@ -390,12 +405,63 @@ class Winograd {
       }
       return;
     }
+    if (outputs == kLanes && (kernels_follow() || taps_near())) {
+      pick_taps(group, m, c, channels, to);
+      return;
+    }
     for (int64_t i = 0; i < channels; ++i)
       for_each_tap(group, c + i, [&](const T* tap) {
         for (int64_t lane = 0; lane < kLanes; ++lane)
           to[lane] = tap && lane < outputs ? tap[(m + lane) * output_stride] : T(0);
         to += kLanes;
       });
+  }
+
+  // Do the kernels of an output's channels follow one another, and fit what is transposed at once?
+  bool kernels_follow() const {
+    return conv_.d.taps == 1 && conv_.weight_in_order() && conv_.taps() <= kMostTaps;
+  }
+
+  // Are the taps of a channel and output neighbours in one kernel, or is what lies between them
+  // little?
+  bool taps_near() const {
+    return conv_.d.taps == 1 && conv_.weight_column_stride == 1 && tile_.taps() >= 4 &&
+           kernel_values() > kLanes / 2 && kernel_values() <= kMostTaps;
+  }
+  // Of a kernel, up to the last that is a tap.
+  int64_t kernel_values() const {
+    int64_t row = 0, column = 0;
+    for (int64_t i = 0; i < conv_.h.taps; ++i) row = max_of(row, conv_.h.index[i]);
+    for (int64_t j = 0; j < conv_.w.taps; ++j) column = max_of(column, conv_.w.index[j]);
+    return row * conv_.weight_row_stride + column * conv_.weight_column_stride + 1;
+  }
+
+  // gather_taps() by transposing kernels, of which the taps are picked: those of several channels
+  // together where they follow one another.
+  void pick_taps(int64_t group, int64_t m, int64_t c, int64_t channels, T* to) const {
+    alignas(64) T kernels[kTapChannels * kMostTaps * kLanes];
+    const bool follow = kernels_follow();
+    const int64_t output_stride = conv_.weight_output_stride, values = kernel_values();
+    for (int64_t done = 0; done < channels;) {
+      // Of one part.
+      const int64_t left = conv_.channels - (c + done) % conv_.channels;
+      const int64_t count = follow ? min_of(channels - done, left) : 1;
+      const typename NeighbourView<T>::Taps taps = view_.taps(group, c + done);
+      const T* from = taps.kernel + m * output_stride;
+      for (int64_t k = 0; k < count * values; k += kLanes) {
+        const int64_t at = max_of(0, min_of(k, count * values - kLanes));
+        transpose_square(from + at, output_stride, kernels + at * kLanes, kLanes, count * values);
+      }
+      const T* tap[kMostTaps];  // of the first kernel; null where there is none
+      for (int64_t t = 0; t < tile_.taps(); ++t) {
+        const T* place = view_.tap(taps, t / tile_.rw, t % tile_.rw);
+        tap[t] = place ? kernels + (place - taps.kernel) * kLanes : nullptr;
+      }
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t t = 0; t < tile_.taps(); ++t, to += kLanes)
+          store<T>(to, tap[t] ? load<T>(tap[t] + i * values * kLanes) : Vec<T>{});
+      done += count;
+    }
   }
 
   // body(tap of the group's first output, or null) for the taps of a channel of the view in order.
@@ -447,12 +513,14 @@ class Winograd {
 
   // Adds the products of a pass to the M of a panel.
   void multiply(int64_t panel, int64_t pass, int64_t count, const T* v, const T* u, T* m) const {
-    const int64_t channels = pass_begin(pass + 1) - pass_begin(pass);
+    const int64_t begin = pass_begin(pass), end = pass_begin(pass + 1);
     const int64_t vectors = panel_vectors(panel);
     int64_t row_offset[Block::kMr];
     for (int64_t row = 0; row < Block::kMr; ++row) row_offset[row] = row * tile_pitch_;
     const int64_t strips = ceil_div(count, Block::kMr);
     for (int64_t plane = 0; plane < tile_.planes(); ++plane) {
+      const int64_t channels = min_of(end, plane_channels(view_, tile_, plane)) - begin;
+      if (channels <= 0) continue;
       const T* plane_v = v + plane * v_plane(count);
       T* plane_m = m + plane * m_plane(count);
       for (int64_t strip = 0; strip < strips; ++strip) {

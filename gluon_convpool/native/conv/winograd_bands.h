@@ -236,6 +236,13 @@ class NeighbourView {
     return of.kernel + conv.h.index[row] * conv.weight_row_stride +
            conv.w.index[column] * conv.weight_column_stride;
   }
+  // From this channel on, none has the last tap of the rows, or of the columns, as is asked.
+  int64_t channels_with_taps(bool last_row, bool last_column) const {
+    if (conv.d.taps > 1) return channels;
+    const int64_t h_parts = last_row ? parts_with_last_tap(h, conv.h.taps) : h.parts;
+    const int64_t w_parts = last_column ? parts_with_last_tap(w, conv.w.taps) : w.parts;
+    return ((h_parts - 1) * w.parts + w_parts) * conv.channels;
+  }
   // The plane that a channel of the view is, or a part of.
   int64_t plane(int64_t channel) const {
     return channel % conv.channels * conv.d.taps + channel / (conv.channels * parts);
@@ -248,6 +255,12 @@ class NeighbourView {
     const int64_t phase_taps = ceil_div(axis.taps, axis.stride);
     return (phase_taps == taps || (phase_taps > taps && taps > 1)) &&
            (axis.stride == 1 || axis.taps == 1 || axis.shift(1) == 1);
+  }
+  // Those that have it come first.
+  static int64_t parts_with_last_tap(const Axis& axis, int64_t kernel_taps) {
+    int64_t count = axis.parts;
+    while (axis.tap(count - 1, axis.taps - 1) >= kernel_taps) --count;
+    return count;
   }
   static int64_t inside(const TapAxis& axis, int64_t dilation, int64_t phase, int64_t from) {
     return max_of(0, ceil_div(axis.out_size - phase, dilation) - from);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../winograd_switch.h"
+#include "implicit_gemm_passes.h"
 #include "winograd.h"
 #include "winograd_weight_gradient.h"
 
@@ -11,11 +12,13 @@ namespace winograd {
 
 template <typename T>
 inline constexpr const WinogradTile<T>* kTiles[] = {
+    &kWinogradTile<T, 3, 2, 3, 2>, &kWinogradTile<T, 5, 2, 3, 2>, &kWinogradTile<T, 5, 2, 5, 2>,
     &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>, &kWinogradTile<T, 2, 5, 2, 5>,
     &kWinogradTile<T, 4, 5, 2, 5>, &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 3, 4, 3, 4>,
-    &kWinogradTile<T, 5, 4, 3, 4>, &kWinogradTile<T, 5, 4, 5, 4>, &kWinogradTile<T, 1, 1, 6, 3>,
-    &kWinogradTile<T, 6, 3, 1, 1>, &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>,
-    &kWinogradTile<T, 1, 1, 4, 7>, &kWinogradTile<T, 4, 7, 1, 1>,
+    &kWinogradTile<T, 5, 4, 3, 4>, &kWinogradTile<T, 5, 4, 5, 4>, &kWinogradTile<T, 1, 1, 5, 2>,
+    &kWinogradTile<T, 5, 2, 1, 1>, &kWinogradTile<T, 1, 1, 6, 3>, &kWinogradTile<T, 6, 3, 1, 1>,
+    &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>, &kWinogradTile<T, 1, 1, 4, 7>,
+    &kWinogradTile<T, 4, 7, 1, 1>,
 };
 
 template <typename T>
@@ -63,6 +66,17 @@ inline double most_bytes(const convpool_convolution& conv, convpool_pass pass) {
   return cache + 2 * arrays < most ? cache + 2 * arrays : most;
 }
 
+// The same for a phase of the gradient by the input, which goes to the implicit GEMM, as a null
+// tile says, where that serves it and costs less.
+template <typename T>
+inline Choice<T> choose_for_phase(const convpool_convolution& conv,
+                                  const TapConvolution<T>& problem, double most_bytes) {
+  const Choice<T> tile = choose_tile<T, Winograd>(problem, most_bytes);
+  if (conv.layout == CONVPOOL_CHANNEL_LAST) return tile;
+  const double gemm = implicit_gemm::phase_cost(problem);
+  return tile.tile && tile.cost < gemm ? tile : Choice<T>{nullptr, gemm};
+}
+
 template <typename T>
 inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
   constexpr int64_t kLongest = 128;
@@ -74,15 +88,15 @@ inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
     return choose_tile<T, Winograd>(forward_problem<T>(conv, taps), most);
   if (pass == CONVPOOL_BACKWARD_WEIGHT)
     return choose_tile<T, WinogradWeightGradient>(forward_problem<T>(conv, taps), most);
-  // All phases of the stride or none, each with the tile that suits its taps.
+  // One of the tiles, and the cost of all phases of the stride. With channels last, each needs one.
   Choice<T> all{nullptr, 0};
-  for_each_phase(conv, backward_problem<T>(conv, taps),
-                 [&](const TapConvolution<T>& problem, int64_t) {
-                   const Choice<T> phase = choose_tile<T, Winograd>(problem, most);
-                   all = {phase.tile, all.cost + phase.cost};
-                   return phase.tile != nullptr;
-                 });
-  return all;
+  const bool complete = for_each_phase(
+      conv, backward_problem<T>(conv, taps), [&](const TapConvolution<T>& problem, int64_t) {
+        const Choice<T> phase = choose_for_phase(conv, problem, most);
+        all = {phase.tile ? phase.tile : all.tile, all.cost + phase.cost};
+        return phase.tile || conv.layout == CONVPOOL_CHANNEL_FIRST;
+      });
+  return complete ? all : Choice<T>{nullptr, 0};
 }
 
 template <typename T>
@@ -114,7 +128,8 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
   const double most = most_bytes<T>(conv, CONVPOOL_BACKWARD_DATA);
   return for_each_phase(conv, gradient, [&](TapConvolution<T> problem, int64_t first) {
     problem.out = dx + first;
-    return Winograd<T>(problem, *choose_tile<T, Winograd>(problem, most).tile).run();
+    const WinogradTile<T>* tile = choose_for_phase(conv, problem, most).tile;
+    return tile ? Winograd<T>(problem, *tile).run() : implicit_gemm::run_phase(problem);
   });
 }
 

@@ -6,9 +6,9 @@
 //
 //   V: [plane][tile][channel]   D: [panel][plane][tile][output]   dU: [plane][channel][output]
 //
-// One task is a panel of NR outputs and a range of channels. It sums over all tiles in order, so
-// the result does not depend on the tasks. Tiles too many for the cache are added up a part at a
-// time.
+// One task is a panel of NR outputs and a range of channels, with all of their parts if these begin
+// with whole vectors. It sums over all tiles in order, so the result does not depend on the tasks.
+// Tiles too many for the cache are added up a part at a time.
 #pragma once
 
 #include "winograd.h"
@@ -30,6 +30,8 @@ class WinogradWeightGradient {
   static constexpr int64_t kTaskBytes = 160 << 10;
   // Channels whose taps are written at once.
   static constexpr int64_t kTapChannels = 8;
+  // Of a kernel whose parts are joined.
+  static constexpr int64_t kMostTaps = 49;
   // Runs of tiles that are transformed in a task.
   static constexpr int64_t kPieceRuns = 2;
   // Tiles in one chain of additions. The sums of transformed tiles may be many times as large as
@@ -58,7 +60,10 @@ class WinogradWeightGradient {
     // An empty batch has one as well, so that what it costs can be asked.
     parts_ = max_of(1, ceil_div(grid_.count, part_tiles));
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
-    chunks_ = ceil_div(slices_, max_of(1, fitting / kLanes));
+    join_parts_ = !view_.whole() && conv.d.taps == 1 && conv.channels % kLanes == 0 &&
+                  conv.taps() <= kMostTaps;
+    task_parts_ = join_parts_ ? view_.parts : 1;
+    chunks_ = ceil_div(slices_ / task_parts_, max_of(1, fitting / kLanes));
   }
 
   // As Winograd::cost().
@@ -66,11 +71,21 @@ class WinogradWeightGradient {
     const double tiles = static_cast<double>(grid_.count);
     const double channels = static_cast<double>(slices_ * kLanes);
     const double outputs = static_cast<double>(output_slices_ * kLanes);
-    const double inputs = 10 * tiles * (channels + outputs), parts = static_cast<double>(parts_);
-    const double products = channels * outputs * (1.05 * tiles + 16 * parts);
-    // Taps of a channel's part are written one by one.
-    const double scattered = view_.whole() ? 0 : 160 * parts * channels * outputs * tile_.taps();
-    return static_cast<double>(conv_.groups) * (tile_.planes() * (inputs + products) + scattered);
+    double inputs = 10 * tiles * (channels + outputs);
+    const double parts = static_cast<double>(parts_);
+    // Parts that do not begin with whole vectors are read value by value.
+    if (!view_.whole() && conv_.channels % kLanes != 0)
+      inputs += 32 * tiles * static_cast<double>(view_.channels);
+    double products = 0;
+    for (int64_t plane = 0; plane < tile_.planes(); ++plane)
+      products += static_cast<double>(plane_channels(view_, tile_, plane)) * outputs *
+                  (1.05 * tiles + 16 * parts);
+    // Taps of a channel's part are written one by one, or into kernels that are written together.
+    const double scattered = join_parts_ ? 100 * static_cast<double>(conv_.channels * conv_.taps())
+                             : view_.whole() ? 0
+                                             : 160 * channels * static_cast<double>(tile_.taps());
+    return static_cast<double>(conv_.groups) *
+           (tile_.planes() * inputs + products + parts * outputs * scattered);
   }
 
   // Bytes that a call needs beside its arrays, without dU of each thread.
@@ -155,20 +170,42 @@ class WinogradWeightGradient {
 
   bool compute(int64_t group, int64_t panel, int64_t chunk, int64_t tiles, const T* v, const T* d,
                bool accumulate, T* dweight) const {
-    const int64_t c0 = slices_ * chunk / chunks_ * kLanes;
-    const int64_t c1 = min_of(view_.channels, slices_ * (chunk + 1) / chunks_ * kLanes);
-    const int64_t channels = c1 - c0, vectors = panel_vectors(panel), pitch = vectors * kLanes;
+    const int64_t slices = slices_ / task_parts_, part_channels = view_.channels / task_parts_;
+    const int64_t c0 = slices * chunk / chunks_ * kLanes;
+    const int64_t c1 = min_of(part_channels, slices * (chunk + 1) / chunks_ * kLanes);
+    const int64_t channels = c1 - c0, pitch = panel_vectors(panel) * kLanes;
     const int64_t du_plane = winograd_plane_pitch<T>(channels * pitch);
     Arena arena(Scratch::kTask);
     const size_t du_at = arena.template reserve<T>(tile_.planes() * du_plane);
     const size_t taps_at = arena.template reserve<T>(kTapChannels * tile_.taps() * kLanes);
+    const size_t kernels_at =
+        arena.template reserve<T>(join_parts_ ? channels * conv_.taps() * pitch : 0);
     if (!arena.allocate()) return false;
     T *du = arena.template at<T>(du_at), *taps = arena.template at<T>(taps_at);
+    T* kernels = join_parts_ ? arena.template at<T>(kernels_at) : nullptr;
+    for (int64_t part = 0; part < task_parts_; ++part) {
+      const int64_t first = part * part_channels + c0;
+      multiply(panel, first, channels, tiles, v + group * v_size(tiles) + first,
+               d + group * d_size(tiles) + panel * d_panel(tiles), du);
+      transform_products(group, panel, first, channels, du, taps, kernels, accumulate, dweight);
+    }
+    // One vector of outputs after the other: [channel][tap][lane].
+    for (int64_t v = 0; kernels && v < panel_vectors(panel); ++v)
+      for (int64_t c = 0; c < channels; c += kTapChannels)
+        write_taps(group, panel * kNr + v * kLanes, c0 + c,
+                   min_of(kTapChannels, channels - c) * conv_.taps(),
+                   kernels + (v * channels + c) * conv_.taps() * kLanes, accumulate, dweight);
+    return true;
+  }
 
-    const T* group_v = v + group * v_size(tiles) + c0;
-    const T* panel_d = d + group * d_size(tiles) + panel * d_panel(tiles);
+  // dU of a panel, for `channels` channels of the view from `first` on.
+  void multiply(int64_t panel, int64_t first, int64_t channels, int64_t tiles, const T* v,
+                const T* d, T* du) const {
+    const int64_t vectors = panel_vectors(panel), pitch = vectors * kLanes;
+    const int64_t du_plane = winograd_plane_pitch<T>(channels * pitch);
     const int64_t strips = ceil_div(channels, Block::kMr), passes = ceil_div(tiles, kPass);
-    for (int64_t plane = 0; plane < tile_.planes(); ++plane)
+    for (int64_t plane = 0; plane < tile_.planes(); ++plane) {
+      if (first >= plane_channels(view_, tile_, plane)) continue;
       for (int64_t pass = 0; pass < passes; ++pass) {
         const int64_t t0 = tiles * pass / passes, t1 = tiles * (pass + 1) / passes;
         for (int64_t strip = 0; strip < strips; ++strip) {
@@ -176,12 +213,20 @@ class WinogradWeightGradient {
           const int64_t rows = channels * (strip + 1) / strips - row;
           MicroKernels<T>::run(
               rows, vectors,
-              {group_v + plane * v_plane(tiles) + t0 * tile_pitch() + row, nullptr, tile_pitch()},
-              {panel_d + plane * d_plane(tiles) + t0 * pitch, nullptr}, {1, t1 - t0, 0},
+              {v + plane * v_plane(tiles) + t0 * tile_pitch() + row, nullptr, tile_pitch()},
+              {d + plane * d_plane(tiles) + t0 * pitch, nullptr}, {1, t1 - t0, 0},
               {du + plane * du_plane + row * pitch, pitch, nullptr, pass > 0});
         }
       }
+    }
+  }
 
+  // Transforms dU and writes the taps to the gradient, or to `kernels`, if that is not null. `taps`
+  // is room for those of kTapChannels channels.
+  void transform_products(int64_t group, int64_t panel, int64_t first, int64_t channels,
+                          const T* du, T* taps, T* kernels, bool accumulate, T* dweight) const {
+    const int64_t vectors = panel_vectors(panel), pitch = vectors * kLanes;
+    const int64_t du_plane = winograd_plane_pitch<T>(channels * pitch);
     for (int64_t v = 0; v < vectors; ++v)
       for (int64_t c = 0; c < channels; c += kTapChannels) {
         const int64_t count = min_of(kTapChannels, channels - c);
@@ -189,20 +234,37 @@ class WinogradWeightGradient {
           tile_.weight_gradient(du + (c + i) * pitch + v * kLanes, du_plane,
                                 taps + i * tile_.taps() * kLanes);
         const int64_t m = panel * kNr + v * kLanes;
+        if (kernels) {
+          place_taps(group, first + c, count, taps,
+                     kernels + (v * channels + c) * conv_.taps() * kLanes);
+          continue;
+        }
         if (!view_.whole()) {
           for (int64_t i = 0; i < count; ++i)
-            write_part(group, m, c0 + c + i, taps + i * tile_.taps() * kLanes, accumulate, dweight);
+            write_part(group, m, first + c + i, taps + i * tile_.taps() * kLanes, accumulate,
+                       dweight);
           continue;
         }
         if (conv_.d.taps == 1) {
-          write_taps(group, m, c0 + c, count * conv_.taps(), taps, accumulate, dweight);
+          write_taps(group, m, first + c, count * conv_.taps(), taps, accumulate, dweight);
           continue;
         }
         for (int64_t i = 0; i < count; ++i)
-          write_taps(group, m, view_.plane(c0 + c + i), conv_.taps(),
+          write_taps(group, m, view_.plane(first + c + i), conv_.taps(),
                      taps + i * conv_.taps() * kLanes, accumulate, dweight);
       }
-    return true;
+  }
+
+  // The taps of a part of `count` channels, to their places in whole kernels.
+  void place_taps(int64_t group, int64_t channel, int64_t count, const T* taps, T* kernels) const {
+    const typename NeighbourView<T>::Taps places = view_.taps(group, channel);
+    for (int64_t t = 0; t < tile_.taps(); ++t) {
+      int64_t row, column;
+      if (!view_.find_tap(places, t / tile_.rw, t % tile_.rw, &row, &column)) continue;
+      for (int64_t i = 0; i < count; ++i)
+        store<T>(kernels + (i * conv_.taps() + row * conv_.w.taps + column) * kLanes,
+                 load<T>(taps + (i * tile_.taps() + t) * kLanes));
+    }
   }
 
   // From [value][lane] to rows of the gradient: lane is an output from m on, and the values are
@@ -245,7 +307,9 @@ class WinogradWeightGradient {
   int64_t slices_, output_slices_;  // of kLanes channels and outputs of a group
   int64_t panels_;                  // of a group's outputs
   int64_t parts_;                   // of the tiles, each transformed at once
+  int64_t task_parts_;              // of each channel that a task computes
   int64_t chunks_;                  // of a group's channels, each of whole slices
+  bool join_parts_;                 // do tasks compute all parts of their channels?
 };
 
 }  // namespace convpool::CONVPOOL_ISA
