@@ -118,6 +118,9 @@ class Winograd {
   // from memory where they are more than a core keeps.
   static constexpr double kReadTap = 4, kReadTapFromMemory = Block::kReadFromMemory;
   static constexpr int64_t kKeptTapBytes = 2 << 20;
+  // The same for V, where it is more than a core's part of the last cache.
+  static constexpr double kReadFar = 16;
+  static constexpr int64_t kNearBytes = 8 << 20;
   // M of a task, which is read and written once for each pass.
   static constexpr int64_t kProductBytes = 512 << 10;
   // Channels whose taps are transformed at once.
@@ -156,15 +159,18 @@ class Winograd {
       products += 1.05 * tiles * outputs *
                   static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
     const double read = u_size() * kBytes > kKeptTapBytes ? kReadTapFromMemory : kReadTap;
-    const double taps = (packed_ ? read : 12) * channels * outputs;
+    const double taps = (packed_ ? read : 14) * channels * outputs;
     const double results = 8 * tiles * outputs;
+    // Every panel of outputs reads a V of all tiles again.
+    const double far = one_block_ && v_size(tiles_) * kBytes > kNearBytes ? kReadFar : 0;
+    const double again = far * tiles * channels * static_cast<double>(panels_);
     // Taps of a part, or of a phase of the stride, are gathered one by one or picked from
     // transposed kernels.
     const bool in_kernels = view_.whole() && (conv_.plane_in_order() || conv_.weight_reversed());
     const double gather = kernels_follow() ? 6 : 40;
     const double gathered = in_kernels || packed_ ? 0 : gather * channels * outputs * tile_.taps();
     return static_cast<double>(conv_.groups) *
-           (tile_.planes() * (inputs + taps + results) + products + gathered);
+           (tile_.planes() * (inputs + taps + results + again) + products + gathered);
   }
 
   // Bytes that a call needs beside its arrays, without the blocks that each thread has.
@@ -518,6 +524,7 @@ class Winograd {
     int64_t row_offset[Block::kMr];
     for (int64_t row = 0; row < Block::kMr; ++row) row_offset[row] = row * tile_pitch_;
     const int64_t strips = ceil_div(count, Block::kMr);
+    const bool far = v_pass(count) * kBytes > kBlockBytes;
     for (int64_t plane = 0; plane < tile_.planes(); ++plane) {
       const int64_t channels = min_of(end, plane_channels(view_, tile_, plane)) - begin;
       if (channels <= 0) continue;
@@ -525,9 +532,16 @@ class Winograd {
       T* plane_m = m + plane * m_plane(count);
       for (int64_t strip = 0; strip < strips; ++strip) {
         // Spread evenly: two strips of 5 run faster than one of 6 and one of 4.
-        const int64_t row = count * strip / strips;
-        const int64_t rows = count * (strip + 1) / strips - row;
-        MicroKernels<T>::run(rows, vectors, {plane_v + row * tile_pitch_, row_offset},
+        const int64_t row = count * strip / strips, end_row = count * (strip + 1) / strips;
+        const T* rows = plane_v + row * tile_pitch_;
+        if (far) {
+          // A row is too short for the processor to see where it leads.
+          const T* next =
+              strip + 1 < strips ? plane_v + end_row * tile_pitch_ : plane_v + v_plane(count);
+          for (int64_t k = 0; k < (end_row - row) * tile_pitch_ * kBytes; k += 64)
+            __builtin_prefetch(reinterpret_cast<const char*>(next) + k);
+        }
+        MicroKernels<T>::run(end_row - row, vectors, {rows, row_offset},
                              {u + plane * u_plane(), nullptr}, {1, channels, 0},
                              {plane_m + row * kNr, kNr, nullptr, pass > 0});
       }
