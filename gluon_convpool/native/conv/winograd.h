@@ -153,8 +153,10 @@ class Winograd {
     const double tiles = static_cast<double>(tiles_);
     const double channels = static_cast<double>(slices_ * kLanes);
     const double outputs = static_cast<double>(ceil_div(conv_.outputs, kLanes) * kLanes);
-    const double inputs = 10 * tiles * channels;
-    double products = 0;
+    double inputs = 10 * tiles * channels, products = 0;
+    // Parts that do not begin with whole vectors are read value by value.
+    if (!view_.whole() && conv_.channels % kLanes != 0)
+      inputs += 32 * tiles * static_cast<double>(view_.channels);
     for (int64_t plane = 0; plane < tile_.planes(); ++plane)
       products += 1.05 * tiles * outputs *
                   static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
