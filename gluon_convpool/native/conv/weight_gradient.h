@@ -56,6 +56,11 @@ class WeightGradient {
     const int64_t rows_of_strip = kStripBytes / strip_row - conv.h.extent();
     rows_ = max_of(1, min_of(Block::kKc / columns_, rows_of_strip / conv.h.stride));
     rows_ = min_of(rows_, conv.h.out_size);
+    // The image is read as it stands where each output reads what is at its own position, unless
+    // its channels would push each other out of L1, where those a multiple of 1 KiB apart share a
+    // few places.
+    in_place_ =
+        conv.is_pointwise() && conv.in_channel_stride * static_cast<int64_t>(sizeof(T)) % 1024 != 0;
   }
 
   bool few() const { return conv_.outputs <= kFewOutputs; }
@@ -79,7 +84,8 @@ class WeightGradient {
 
     Arena arena(Scratch::kTask);
     const size_t gradient_at = arena.template reserve<T>((k1 - k0) * output_pitch_);
-    const size_t strip_at = arena.template reserve<T>(channels * largest.channel_pitch);
+    const size_t strip_at =
+        arena.template reserve<T>(in_place_ ? 0 : channels * largest.channel_pitch);
     const size_t panel_at = arena.template reserve<T>(few() ? 0 : rows_ * columns_ * kNr);
     const size_t offset_at = arena.template reserve<int64_t>(k1 - k0);
     if (!arena.allocate()) return false;
@@ -95,19 +101,28 @@ class WeightGradient {
         const int64_t end_row = min_of(row + rows_, conv_.h.out_size);
         for (int64_t column = 0; column < conv_.w.out_size; column += columns_) {
           const int64_t end_column = min_of(column + columns_, conv_.w.out_size);
-          const StripShape strip(conv_.h, conv_.w, row, end_row, column, end_column);
-          fill_strip(conv_, strip, image, group, c0, channels, strip_data);
+          StripShape strip(conv_.h, conv_.w, row, end_row, column, end_column);
+          const T* source = strip_data;
+          if (in_place_) {
+            strip.row_step = conv_.w.in_size;
+            strip.channel_pitch = conv_.in_channel_stride;
+            source = conv_.in_slice(image, 0) +
+                     (group * conv_.channels + c0) * conv_.in_channel_stride +
+                     row * conv_.w.in_size + column;
+          } else {
+            fill_strip(conv_, strip, image, group, c0, channels, strip_data);
+          }
           for (int64_t k = k0; k < k1; ++k)
             row_offset[k - k0] =
                 (k / taps - c0) * strip.channel_pitch +
                 strip.tap_shift(conv_.h, conv_.w, k % taps / conv_.w.taps, k % conv_.w.taps);
           if (few()) {
-            add_to_sums(dy, strip, row, end_row, column, end_column, strip_data, row_offset,
-                        k1 - k0, gradient);
+            add_to_sums(dy, strip, row, end_row, column, end_column, source, row_offset, k1 - k0,
+                        gradient);
             continue;
           }
-          add(dy, strip, row, end_row, column, end_column, strip_data, row_offset, k1 - k0,
-              panel_data, gradient, /*accumulate=*/image + row + column > 0);
+          add(dy, strip, row, end_row, column, end_column, source, row_offset, k1 - k0, panel_data,
+              gradient, /*accumulate=*/image + row + column > 0);
         }
       }
     }
@@ -273,6 +288,7 @@ class WeightGradient {
   int64_t k_panels_, tasks_;  // of a group
   int64_t output_pitch_;      // from one row of the transposed gradient, or of sums, to the next
   int64_t rows_, columns_;    // output positions in one step
+  bool in_place_;             // is the image read in the place of a strip?
 };
 
 }  // namespace convpool::CONVPOOL_ISA
