@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from . import backends
 
@@ -99,6 +101,32 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+@contextlib.contextmanager
+def one_interrupt() -> Iterator[Callable[[], None]]:
+    """Give a function to call when Ctrl-C has stopped the work; it is the last one that is heard.
+
+    Until the block ends others are ignored: someone who presses it again, or a program that passes
+    it on although the terminal has done so, would stop the results from being written.
+    """
+    before: Any = None
+
+    def stopped() -> None:
+        nonlocal before
+        if before is None and threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    try:
+        yield stopped
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def drop_output() -> None:
+    """Send what is still to be printed nowhere, after whoever read it has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def add_json_option(parser: Any) -> None:

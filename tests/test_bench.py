@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import stat
 import sys
 import textwrap
@@ -543,6 +544,148 @@ def test_a_run_with_a_peer_and_a_missing_one(tmp_path, quick, capfd):
     assert all('median' in entry for entry in measured.values())
     assert picture.exists()
     assert program.main(['bench', '--show', str(kept)]) == 0
+
+
+STOPPED = ['bench', '--suite', 'seed', '--seconds', '0.01', '--threads', '1']
+
+
+def stop_at(monkeypatch, owner, name, call):
+    """Let the call with this number be the one in which Ctrl-C comes."""
+    function, calls = getattr(owner, name), []
+
+    def stopped(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, stopped)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The options that write results, and a function that reads them and looks at the picture."""
+    kept, picture = tmp_path / 'kept.json', tmp_path / 'picture.png'
+
+    def read():
+        names = sorted(path.name for path in tmp_path.iterdir() if path.suffix != '.py')
+        assert names == [kept.name, picture.name]  # and nothing half written
+        assert picture.read_bytes().startswith(b'\x89PNG')
+        return json.loads(kept.read_text())
+
+    return ['--json', str(kept), '--plot', str(picture)], read
+
+
+def test_what_was_measured_before_ctrl_c_is_shown_written_and_drawn(
+    quick, files, monkeypatch, capfd
+):
+    options, read = files
+    stop_at(monkeypatch, measure, 'measure_layer', 2)
+    assert program.main([*STOPPED, *options]) == 130
+    printed = capfd.readouterr()
+    assert printed.err == 'stopped\n'
+    assert 'stopped before all layers were measured' in printed.out
+    found = read()
+    assert (found['complete'], found['wrong'], len(found['layers'])) == (False, False, 1)
+    assert found['layers'][0]['name'] in printed.out
+    assert program.main(['bench', '--show', options[1]]) == 0
+
+
+def test_before_the_first_layer_ctrl_c_leaves_nothing(quick, files, tmp_path, monkeypatch, capfd):
+    options, _ = files
+    stop_at(monkeypatch, measure, 'measure_layer', 1)
+    assert program.main([*STOPPED, *options]) == 130
+    assert capfd.readouterr() == ('', 'stopped\n')
+    assert list(tmp_path.iterdir()) == []
+    stop_at(monkeypatch, measure, 'measure_layer', 1)
+    assert program.main([*STOPPED, '--json', '-']) == 130
+    assert capfd.readouterr() == ('', 'stopped\n')
+
+
+def test_a_second_ctrl_c_does_not_stop_the_writing(quick, files, monkeypatch):
+    options, read = files
+    draw, before = report.draw, signal.getsignal(signal.SIGINT)
+
+    def again(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        draw(*arguments)
+
+    monkeypatch.setattr(report, 'draw', again)
+    stop_at(monkeypatch, measure, 'measure_layer', 2)
+    assert program.main([*STOPPED, *options]) == 130
+    assert len(read()['layers']) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_that_ends_the_reader_too_loses_nothing(quick, files, tmp_path):
+    """As in ``bench ... 2>&1 | tee FILE``: nobody reads the output and the errors any more."""
+    options, read = files
+    code = f"""
+import os, sys
+from gluon_convpool import cli
+from gluon_convpool.bench import measure
+right, calls = measure.measure_layer, []
+
+def stopped(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        raise KeyboardInterrupt
+    return right(*arguments)
+
+measure.measure_layer = stopped
+cli.start_again_with_threads = lambda: None
+sys.argv = ['gluon-convpool', *{[*STOPPED, *options]!r}]
+cli.run_as_program()
+"""
+    assert attempt(code).returncode == 130
+    assert len(read()['layers']) == 1
+
+
+@pytest.fixture
+def peer(worker, monkeypatch):
+    """A running worker that the command takes for one of its peers."""
+    process = worker('right')
+    process.name = 'ncnn'
+    monkeypatch.setattr(command, 'start', lambda *arguments: ([process], {}))
+    return process
+
+
+POOLING_WITH_PEER = [*STOPPED, '--filter', 'max 2x2/2', '--peers', 'ncnn']
+
+
+def test_ctrl_c_while_a_peer_is_busy(peer, quick, files, monkeypatch):
+    options, read = files
+    loaded = []
+
+    def ask(**question):
+        if question['do'] == 'load':
+            loaded.append(question['layer'])
+        if len(loaded) == 2 and question['do'] == 'run':
+            # a burst of hours: the peer does not see that nobody waits for its answer
+            stop_at(monkeypatch, peer, '_answer', 1)
+            question['calls'] = 10**12
+        return peers.Process.ask(peer, **question)
+
+    monkeypatch.setattr(peer, 'ask', ask)
+    running = peer._process
+    assert program.main([*POOLING_WITH_PEER, *options]) == 130
+    assert running.returncode == -signal.SIGKILL
+    found = read()
+    assert (found['complete'], len(found['layers'])) == (False, 1)
+    assert 'median' in found['layers'][0]['passes']['forward']['sides']['ncnn']
+
+
+def test_ctrl_c_while_a_peer_ends_comes_too_late_to_stop_anything(peer, quick, files, monkeypatch):
+    options, read = files
+    stop_at(monkeypatch, peer, '_end', 1)
+    running = peer._process
+    assert program.main([*POOLING_WITH_PEER, *options]) == 0
+    assert running.returncode is not None
+    assert (read()['complete'], len(read()['layers'])) == (True, 2)
 
 
 def test_wrong_numbers_of_ours_are_exit_status_1(quick, monkeypatch, capsys):

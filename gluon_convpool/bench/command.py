@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from .._program import (
     CommandError,
     JsonOutput,
     add_json_option,
     choose_threads,
+    drop_output,
+    one_interrupt,
     picture_path,
     replacing,
     require_extra,
@@ -64,7 +67,7 @@ def add_parser(commands: Any) -> None:
         ' threads, and only those whose results agree. docs/BENCHMARK.md says more.',
         epilog='Example: gluon-convpool bench --suite resnet --batch 1 --threads 2.  Exit status: 0'
         " all is well, 1 our layer gave other numbers than MXNet's, 2 a mistake in the call, 130"
-        ' stopped by Ctrl-C (what was measured is shown).',
+        ' stopped by Ctrl-C (what was measured until then is shown, written and drawn).',
     )
     what = parser.add_argument_group('what to measure')
     what.add_argument(
@@ -166,18 +169,48 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
             return 0
         if not options.seconds > 0:
             raise CommandError(f'--seconds={options.seconds:g}: must be more than 0')
-        results = measure(layers, options, command, tasks)
+        with one_interrupt() as stopped:
+            results = measure(layers, options, command, tasks, stopped)
+            if not results['complete']:
+                hand_over_stopped(results, options, output, plot)
+                return 130
+    hand_over(results, options, output, plot)
+    return 1 if results['wrong'] else 0
+
+
+def hand_over(
+    results: Dict[str, Any], options: argparse.Namespace, output: JsonOutput, plot: Optional[Path]
+) -> None:
+    """Write, draw and print results.
+
+    The files come first: printing ends the command where nobody reads any more.
+    """
     from . import report
 
-    output.write(results)
     if not output.only:
-        print(report.text(results, options.markdown))
+        output.write(results)
     if plot and results['layers']:
         with replacing(plot) as new:
             report.draw(results, new)
-    if not results['complete'] and not options.show:
-        return 130
-    return 1 if results['wrong'] else 0
+    if output.only:
+        output.write(results)
+    else:
+        print(report.text(results, options.markdown))
+
+
+def hand_over_stopped(
+    results: Dict[str, Any], options: argparse.Namespace, output: JsonOutput, plot: Optional[Path]
+) -> None:
+    """Do the same after Ctrl-C; where not one layer or network was measured, there is nothing."""
+    with contextlib.suppress(BrokenPipeError):
+        print('stopped', file=sys.stderr)
+    try:
+        if results['layers'] or results['networks']:
+            hand_over(results, options, output, plot)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Ctrl-C has ended whoever read the output through a pipe, such as `tee`, as well.
+        drop_output()
 
 
 def chosen(options: argparse.Namespace) -> Tuple[List[Tuple[str, Layer]], List[networks.Task]]:
@@ -259,8 +292,12 @@ def measure(
     options: argparse.Namespace,
     command: Sequence[str],
     tasks: Sequence[networks.Task] = (),
+    stopped: Callable[[], None] = lambda: None,
 ) -> Dict[str, Any]:
-    """Measure the layers or networks and return everything that there is to know about it."""
+    """Measure the layers or networks and return everything that there is to know about it.
+
+    Ctrl-C ends it, and `stopped` is called; what was measured until then is returned.
+    """
     import gluon_convpool
 
     from .._mxnet import mx
@@ -310,11 +347,14 @@ def measure(
             _measure_layers(layers, options, results, processes, threads)
         _measure_networks(tasks, options, results, processes)
         results['complete'] = True
-    except KeyboardInterrupt:
-        print('stopped', file=sys.stderr)
-    finally:
         for process in processes:
             process.close()
+    except KeyboardInterrupt:
+        stopped()
+    finally:
+        # After Ctrl-C, one of them may be in the middle of a burst, for which nobody is to wait.
+        for process in processes:
+            process.close(patience=0)
         gluon_convpool.set_num_threads(previous)
     # as it will be read from a file
     return dict(json.loads(json.dumps(results)))

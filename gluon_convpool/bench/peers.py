@@ -152,8 +152,9 @@ class Process:
         process = self._process
         assert process is not None and process.stdout is not None
         stuck = threading.Timer(PATIENCE, process.kill)
-        stuck.start()
         try:
+            # In here, or else Ctrl-C at this moment would leave a thread that Python waits for.
+            stuck.start()
             line = process.stdout.readline()
         finally:
             stuck.cancel()
@@ -227,7 +228,7 @@ class Process:
             raise PeerError(str(answer.get('error', 'gave no time')))
         return float(answer['seconds'])
 
-    def _end(self) -> None:
+    def _end(self, patience: float = 5.0) -> None:
         process = self._process
         if process is None:
             return
@@ -235,7 +236,7 @@ class Process:
             if process.stdin is not None:
                 process.stdin.close()
         try:
-            process.wait(timeout=5)
+            process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -243,9 +244,12 @@ class Process:
             process.stdout.close()
         self._process = None
 
-    def close(self) -> None:
-        """End the process, which may have ended by itself."""
-        self._end()
+    def close(self, patience: float = 5.0) -> None:
+        """End the process, which may have ended by itself.
+
+        If it does not end within `patience` seconds, as in the middle of a burst, it is killed.
+        """
+        self._end(patience)
         self._errors.close()
         self._folder.cleanup()
 

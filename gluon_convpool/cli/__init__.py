@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional
 
 import gluon_convpool
 
-from .._program import CommandError, choose_threads
+from .._program import CommandError, choose_threads, drop_output
 from ..bench import command as bench
 from . import demo, explain, info, model, verify
 
@@ -112,6 +112,6 @@ def run_as_program() -> None:
         status = 130
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has enough of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         status = 0
     sys.exit(status)
