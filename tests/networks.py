@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import mxnet as mx
-from models_common import data, started, walk
+from models_common import data, walk, with_small_branches
 from mxnet.gluon.model_zoo import vision
 
 # The smallest odd sizes that end in a pooling which still fits.
@@ -35,10 +35,13 @@ def images(name, batch, seed=0):
     return data(batch, 3, *size_of(name), seed=seed)
 
 
-def network(name, batch=5):
-    """A network of ten classes with weights drawn at random and statistics of images."""
+def network(name, start=with_small_branches, batch=5):
+    """A network of ten classes with weights drawn at random and statistics of images.
+
+    With `start=started` residual branches are not small, and deep networks magnify rounding.
+    """
     mx.random.seed(0)
-    return started(vision.get_model(name, classes=10), images(name, batch))
+    return start(vision.get_model(name, classes=10), images(name, batch))
 
 
 # --------------------------------------------------------------------------- smooth networks

@@ -8,8 +8,9 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
-from models_common import data, flat
+from models_common import branch_ends, data, flat, graph_of, started
 from mxnet import autograd, gluon
+from mxnet.gluon.model_zoo import vision
 from mxnet.gluon.model_zoo.vision import resnet
 from networks import LEGACY_ONLY, NETWORKS, images, network, smooth_operators, smoothed
 
@@ -67,6 +68,45 @@ def test_outputs_agree(name, np_or_nd, record_property):
     record_property('output', largest)
     assert largest <= OUTPUT_TOLERANCE
     assert fast.verify(x).agrees
+
+
+@pytest.mark.parametrize(
+    'name, ends',
+    [
+        ('resnet18_v1', 8 * ['gamma']),
+        ('resnet101_v2', 33 * ['weight']),
+        ('mobilenetv2_0.25', 10 * ['gamma']),
+        ('densenet121', []),
+    ],
+)
+def test_the_ends_of_branches_are_found(name, ends, np_or_nd):
+    """Each once: `with_small_branches` makes them smaller."""
+    found = branch_ends(graph_of(vision.get_model(name)))
+    assert len(set(found)) == len(found)
+    assert [one.rsplit('_', 1)[1] for one in found] == ends
+
+
+@pytest.mark.networks
+def test_a_network_that_magnifies_rounding(np_or_nd, record_property):
+    """Ours move its output no more than ten times as far as a last digit of its images does.
+
+    Its residual branches are not small, and its output moves some hundred times as far as its
+    images. How far two right layers may be apart there, only such a change can say.
+    """
+    name = 'resnet101_v2'
+    net = network(name, start=started)
+    x = images(name, 5, seed=5)
+    (expected,) = flat(net(x))
+    moved = 0.0
+    for seed in range(3):
+        changes = 1 + 1e-7 * np.random.RandomState(seed).choice([-1, 1], x.shape)
+        changed = array_kind().array((x.asnumpy() * changes).astype('float32'))
+        moved = max(moved, difference(*flat(net(changed)), expected))
+    ours = [difference(*flat(model(x)), expected) for model in (optimize(net), swap(net).net)]
+    record_property('moved', moved)
+    record_property('output', max(ours))
+    assert moved > 1e-6
+    assert max(ours) <= 10 * moved
 
 
 def gradients(net, x):

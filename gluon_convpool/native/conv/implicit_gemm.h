@@ -67,7 +67,7 @@ class ImplicitGemm {
 
     // In place, weights are read with one stream a row; packed, with one stream in all, which is a
     // little faster and pays once they are read often. Dot products need them in place.
-    const bool few_last = set_ == 1 && few_positions(conv.positions() % kNr);
+    const bool few_last = few_positions(set_ * conv.positions() % kNr);
     pack_ = !conv.weight_in_order() || (sets() * panels_ > 40 && !few_last);
     // Rows a multiple of a page apart share a set of L1, which has 8 places or more.
     const bool rows_collide = !pack_ && conv.weight_output_stride * kBytes % 4096 == 0;
@@ -453,7 +453,7 @@ class ImplicitGemm {
         const Segment& end = b.segments[b.segment_count - 1];
         b.dense = conv_.dense_output() && b.count == b.vectors * kLanes &&
                   end.to - b.segments[0].to == end.at;
-        b.columns = set_ == 1 && !pack_ && !b.dense && few_positions(b.count);
+        b.columns = !pack_ && !b.dense && few_positions(b.count);
         // The last vector may reach behind the end of a strip, but not of an image.
         const bool readable = !in_place || b.count == b.vectors * kLanes;
         if (!cut_all && !b.columns && readable && (b.segment_count == 1 || rows_follow)) {
