@@ -270,6 +270,22 @@ CONVOLUTIONS_OF_SMALL_PLANES = [
         ((9, 4), ONE, (2, 3), ONE, (0, 0)),
     )
 ]
+# One to five positions behind whole panels of 8, 16 and 48, in one row and over the end of one, of
+# one image and of several that share panels; few and many channels.
+CONVOLUTIONS_OF_FEW_LAST_POSITIONS = [
+    (batch, c, m, g) + geometry
+    for batch, c, m, g in ((1, 5, 9, 1), (2, 130, 20, 1), (7, 12, 18, 2))
+    for geometry in (
+        ((7, 7), (3, 3), ONE, ONE, ONE),
+        ((5, 10), (3, 3), ONE, ONE, ONE),
+        ((17, 3), (5, 3), ONE, (1, 1), (2, 1)),
+        ((27, 7), (3, 3), (2, 2), ONE, (1, 1)),
+        ((1, 53), (1, 9), ONE, ONE, (0, 4)),
+        ((7, 1), (3, 1), ONE, ONE, (1, 0)),
+        ((14, 14), ONE, ONE, ONE, (0, 0)),
+        ((9, 7), (3, 3), ONE, (2, 1), ONE),
+    )
+]
 # So few outputs that the lanes of their weight's gradient are positions.
 CONVOLUTIONS_OF_FEW_OUTPUTS = [
     (2, c, m * g, g, (6, width)) + geometry
@@ -355,7 +371,9 @@ def test_few_channels_agree_with_the_loops(kernels, case, dtype):
 
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
-@pytest.mark.parametrize('case', CONVOLUTIONS_OF_SMALL_PLANES, ids=_text)
+@pytest.mark.parametrize(
+    'case', CONVOLUTIONS_OF_SMALL_PLANES + CONVOLUTIONS_OF_FEW_LAST_POSITIONS, ids=_text
+)
 def test_small_planes_agree_with_the_loops(kernels, case, layout, dtype):
     results = convolution_results(kernels, case, 0, IMPLICIT_GEMM, dtype=dtype, layout=layout)
     for name, actual, expected in zip(NAMES, *results):
