@@ -103,12 +103,10 @@ def branch_ends(symbol):
         if op not in ADDITIONS:
             continue
         common = before[sides[0]] & before[sides[1]]
-        few, many = (
-            sum(ops[one] == CONVOLUTION for one in before[side] - common) for side in sides
-        )
-        if not common or few == many:
+        counts = [sum(ops[one] == CONVOLUTION for one in before[side] - common) for side in sides]
+        if not common or counts[0] == counts[1]:
             continue
-        end = sides[few < many]
+        end = sides[counts.index(max(counts))]
         while ops[end] in BETWEEN:
             end = inputs[end][0]
         # Otherwise it is arithmetic with the network's answers, such as corners of boxes.

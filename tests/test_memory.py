@@ -131,6 +131,7 @@ FORWARD = {
     'Winograd, 5x5': forward(WINOGRAD, (48, 64), (70, 70), (5, 5)),
     'Winograd, 1x7': forward(WINOGRAD, (192, 192), (17, 17), (1, 7), batch=8),
     'Winograd, stem': forward(WINOGRAD, (3, 64), (224, 224), (7, 7), (2, 2)),
+    'Winograd, parts of channels': forward(WINOGRAD, (256, 256), (28, 28), (3, 3), (2, 2), batch=8),
     'Winograd, channels last': forward(
         WINOGRAD, (64, 64), (56, 56), (3, 3), batch=8, layout=CHANNELS_LAST
     ),
