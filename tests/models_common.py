@@ -115,6 +115,25 @@ def branch_ends(symbol):
     return found
 
 
+def moved_by_rounding(outputs, x):
+    """How far each of `outputs(x)` moves when the last digits of `x` change, of three changes.
+
+    In shares of its largest value. Two right networks may each be that far from the exact result.
+    """
+    expected, moved = outputs(x), []
+    for seed in range(3):
+        changes = 1 + 1e-7 * np.random.RandomState(seed).choice([-1, 1], x.shape)
+        changed = outputs(array_kind().array((x.asnumpy() * changes).astype('float32')))
+        moved.append([difference(one, other) for one, other in zip(changed, expected)])
+    return np.max(moved, axis=0)
+
+
+def difference(actual, expected, at_least=0.0):
+    """The largest difference, as a share of the largest expected value."""
+    assert actual.shape == expected.shape
+    return float(abs(actual - expected).max() / max(abs(expected).max(), at_least, 1e-30))
+
+
 def flat(outputs):
     """The arrays of nested outputs, as NumPy's."""
     if isinstance(outputs, (list, tuple)):

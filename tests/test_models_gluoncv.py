@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import mxnet as mx
+import numpy as np
 import pytest
-from models_common import data, flat, with_small_branches
+from models_common import data, difference, flat, moved_by_rounding, with_small_branches
 
 from gluon_convpool import optimize, swap
 from gluon_convpool.bench.networks import FEWEST_FOR_STATISTICS
@@ -51,14 +52,17 @@ def start(net, x):
 
 
 def agree(net, x, tolerance=1e-4, compared=slice(None)):
-    """Swapped and optimized, the network gives what it gave."""
+    """Swapped and optimized, the network gives what it gave, but for what it magnifies itself."""
     expected = flat(net(x))[compared]
     swapped, fast = swap(net, inplace=False), optimize(net)
     assert swapped.replaced
-    for model in (swapped.net, fast):
-        for one, other in zip(flat(model(x))[compared], expected):
-            assert one.shape == other.shape
-            assert abs(one - other).max() <= tolerance * max(abs(other).max(), 1e-30)
+    ours = [flat(model(x))[compared] for model in (swapped.net, fast)]
+    found = [[difference(*pair) for pair in zip(outputs, expected)] for outputs in ours]
+    if np.max(found) <= tolerance:
+        return
+    # Both are rounded, and the network may magnify that.
+    moved = moved_by_rounding(lambda x: flat(net(x))[compared], x)
+    assert (np.max(found, axis=0) <= np.maximum(tolerance, 2 * moved)).all()
 
 
 @pytest.mark.parametrize('name', CLASSIFICATION)
