@@ -58,9 +58,9 @@ bool halves_wide_vectors() {
 }
 #endif
 
-// The table for a pass of a convolution: the one in use, or a narrower one that costs much less where
-// both compute as many multiply-adds a second. Where they cost the same, the wide one is 5 to 10 %
-// faster alone, and 20 % beside other work.
+// The table for a pass of a convolution: the one in use, or a narrower one that costs much less
+// where both compute as many multiply-adds a second. Where they cost the same, the wide one is 5 to
+// 10 % faster alone, and 20 % beside other work.
 const Kernels& kernels(const convpool_convolution* conv, convpool_pass pass) {
   const Kernels& table = kernels();
 #if defined(CONVPOOL_HAVE_AVX512)
