@@ -101,7 +101,7 @@ def test_a_network_that_magnifies_rounding(np_or_nd, record_property):
     (expected,) = flat(net(x))
     (moved,) = moved_by_rounding(lambda x: flat(net(x)), x)
     ours = [difference(*flat(model(x)), expected) for model in (optimize(net), swap(net).net)]
-    record_property('moved', moved)
+    record_property('moved', float(moved))
     record_property('output', max(ours))
     assert moved > 1e-6
     assert max(ours) <= 10 * moved
