@@ -19,6 +19,7 @@
 
 #include "convpool.h"
 #include "extension.h"
+#include "large_pages.h"
 #include "messages.h"
 #include "stored_numbers.h"
 
@@ -737,6 +738,25 @@ MXReturnValue guarded(const Body& body) {
 
 using Tensors = std::vector<MXTensor>;
 
+int64_t elements(const MXTensor& array) {
+  int64_t count = 1;
+  for (const int64_t size : array.shape) count *= size;
+  return count;
+}
+
+size_t value_bytes(const MXTensor& array) {
+  const DLDataType& type = array.dltensor.dtype;
+  return static_cast<size_t>(type.bits) * type.lanes / 8;
+}
+
+// The same for a body that writes `out`.
+template <typename Body>
+MXReturnValue computed(const Tensors* out, const Body& body) {
+  for (const MXTensor& array : *out)
+    ask_for_large_pages(array.data_ptr, static_cast<size_t>(elements(array)) * value_bytes(array));
+  return guarded(body);
+}
+
 MXReturnValue convolution_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
     const ConvolutionAttributes attributes(map);
@@ -773,7 +793,7 @@ const void* unpack(const ConvolutionAttributes& attributes, const MXTensor& pack
 
 MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* out,
                                   const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const ConvolutionAttributes attributes(map);
     MXTensor &x = in->at(0), &y = out->at(0);
     convpool_convolution conv = convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
@@ -813,7 +833,7 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
 // x, weight and bias.
 MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* out,
                                    const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const ConvolutionAttributes attributes(map);
     if (attributes.fused || attributes.joined() || attributes.prepacked)
       fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
@@ -978,7 +998,7 @@ MXReturnValue transposed_type(const StringMap&, std::vector<int>* in, std::vecto
 
 MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out,
                                  const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const TransposedAttributes attributes(map);
     const MXTensor& x = in->at(0);
     const convpool_convolution conv =
@@ -993,7 +1013,7 @@ MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out
 // Inputs: the gradient of y, then x, weight, bias and y. Outputs: gradients of x, weight and bias.
 MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* out,
                                   const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const TransposedAttributes attributes(map);
     MXTensor &dy = in->at(0), &x = in->at(1);
     convpool_convolution conv = transposed_problem(attributes, dtype_of(x), x.shape, dy.shape);
@@ -1034,12 +1054,6 @@ template <typename Wide>
 constexpr convpool_dtype kWideType =
     sizeof(Wide) == sizeof(double) ? CONVPOOL_FLOAT64 : CONVPOOL_FLOAT32;
 
-int64_t elements(const MXTensor& array) {
-  int64_t count = 1;
-  for (const int64_t size : array.shape) count *= size;
-  return count;
-}
-
 // The values of an array in the type that they are computed in.
 template <typename Wide>
 std::unique_ptr<Wide[]> room_for(const MXTensor& array) {
@@ -1073,7 +1087,7 @@ void pooling_of_stored(const PoolingAttributes& attributes, const MXTensor& x, c
 
 MXReturnValue pooling_forward(const StringMap& map, Tensors* in, Tensors* out,
                               const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const PoolingAttributes attributes(map);
     MXTensor &x = in->at(0), &y = out->at(0);
     switch (x.dtype) {
@@ -1108,7 +1122,7 @@ void pooling_backward_of_half(const PoolingAttributes& attributes, const MXTenso
 // Inputs: the gradient of y, then x and y. Output: the gradient of x.
 MXReturnValue pooling_backward(const StringMap& map, Tensors* in, Tensors* out,
                                const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const PoolingAttributes attributes(map);
     MXTensor &dy = in->at(0), &x = in->at(1), &y = in->at(2), &dx = out->at(0);
     if (x.dtype == mxnet::ext::kFloat16) return pooling_backward_of_half(attributes, dy, x, dx);
@@ -1218,7 +1232,7 @@ MXReturnValue sampling_type(const StringMap&, std::vector<int>* in, std::vector<
 
 MXReturnValue sampling_forward(const StringMap& map, Tensors* in, Tensors* out,
                                const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const SamplingAttributes attributes(map);
     const convpool_sampling sampling = sampling_problem(attributes, in->at(0), out->at(0).shape);
     check_status(kDeformable,
@@ -1232,7 +1246,7 @@ MXReturnValue sampling_forward(const StringMap& map, Tensors* in, Tensors* out,
 // of data, offset and mask.
 MXReturnValue sampling_backward(const StringMap& map, Tensors* in, Tensors* out,
                                 const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const SamplingAttributes attributes(map);
     MXTensor &dcolumns = in->at(0), &x = in->at(1);
     const convpool_sampling sampling = sampling_problem(attributes, x, dcolumns.shape);
@@ -1342,7 +1356,7 @@ MXReturnValue batch_norm_type(const StringMap&, std::vector<int>* in, std::vecto
 
 MXReturnValue batch_norm_forward(const StringMap& map, Tensors* in, Tensors* out,
                                  const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const BatchNormAttributes attributes(map);
     const bool is_double = dtype_of(in->at(kData)) == CONVPOOL_FLOAT64;
     const bool training =
@@ -1386,7 +1400,7 @@ MXReturnValue batch_norm_gradient_shape(const StringMap&, std::vector<Shape>* in
 
 MXReturnValue batch_norm_gradient(const StringMap& map, Tensors* in, Tensors* out,
                                   const mxnet::ext::OpResource&) {
-  return guarded([&] {
+  return computed(out, [&] {
     const BatchNormAttributes attributes(map);
     const auto input = [&](size_t i) { return in->at(kFirstInput + i).data_ptr; };
     const auto output = [&](size_t i) {

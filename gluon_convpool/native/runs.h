@@ -98,7 +98,18 @@ CONVPOOL_INLINE void gather_columns(T* to, const T* from, int64_t count, int64_t
       deinterleave<T>(from + 2 * k, pair);
       store<T>(to + k, pair[0]);
     }
-    for (; k < count; ++k) to[k] = from[2 * k];
+    if constexpr (kMasks) {
+      if (k == count) return;
+      const int64_t values = 2 * (count - k) - 1;
+      Vec<T> pair[2];
+      deinterleave<T>(load_part<T>(from + 2 * k, values),
+                      values > kLanes ? load_part<T>(from + 2 * k + kLanes, values - kLanes)
+                                      : Vec<T>{},
+                      pair);
+      store_part<T>(to + k, pair[0], count - k);
+    } else {
+      for (; k < count; ++k) to[k] = from[2 * k];
+    }
   } else {
     for (int64_t k = 0; k < count; ++k) to[k] = from[k * step];
   }

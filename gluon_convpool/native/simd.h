@@ -8,7 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#if defined(__AVX512F__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -29,6 +29,7 @@
 #endif
 
 #define CONVPOOL_INLINE inline __attribute__((always_inline))
+#define CONVPOOL_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace convpool::CONVPOOL_ISA {
 
@@ -52,6 +53,27 @@ CONVPOOL_INLINE Vec<T> load(const T* p) {
 template <typename T>
 CONVPOOL_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+
+// Stores a vector to where it is aligned, past the caches: memory that is written and read much
+// later, or by nobody soon, need not be brought there first.
+template <typename T>
+CONVPOOL_INLINE void store_past_caches(T* p, Vec<T> v) {
+#if defined(__AVX512F__) && CONVPOOL_VECTOR_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX2__) && CONVPOOL_VECTOR_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#elif defined(__SSE2__) && CONVPOOL_VECTOR_BYTES == 16
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#else
+  store<T>(p, v);
+#endif
+}
+// Between such stores and the moment when other threads may read what they wrote.
+CONVPOOL_INLINE void finish_past_caches() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 // Where the instruction set has masks: the first `count` lanes, 0 <= count < kLanes. What is not
@@ -84,11 +106,10 @@ CONVPOOL_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
-// Two vectors of every second value, from[0], from[2], ... and from[1], from[3], ...
+// Two vectors of every second value of a and b, from the first and from the second on.
 template <typename T>
-CONVPOOL_INLINE void deinterleave(const T* from, Vec<T> (&to)[2]) {
+CONVPOOL_INLINE void deinterleave(Vec<T> a, Vec<T> b, Vec<T> (&to)[2]) {
   constexpr int kLanes = Simd<T>::kLanes, kPart = 16 / static_cast<int>(sizeof(T));
-  Vec<T> a = load<T>(from), b = load<T>(from + kLanes);
   decltype(a == b) lane{};
   for (int k = 0; k < kLanes; ++k) lane[k] = 2 * k;
   if (kLanes == 2 * kPart) {
@@ -105,6 +126,12 @@ CONVPOOL_INLINE void deinterleave(const T* from, Vec<T> (&to)[2]) {
   }
   to[0] = __builtin_shuffle(a, b, lane);
   to[1] = __builtin_shuffle(a, b, lane + 1);
+}
+
+// The same of two vectors in memory.
+template <typename T>
+CONVPOOL_INLINE void deinterleave(const T* from, Vec<T> (&to)[2]) {
+  deinterleave<T>(load<T>(from), load<T>(from + Simd<T>::kLanes), to);
 }
 
 // to = {a[0], b[0], a[1], b[1], ...}: two vectors.

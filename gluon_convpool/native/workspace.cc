@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 
+#include "large_pages.h"
+
 namespace convpool {
 namespace {
 
@@ -15,11 +17,13 @@ struct Buffer {
     free(data);
     data = nullptr;
     size = 0;
-    if (bytes == 0 || posix_memalign(&data, 64, bytes) != 0) {
+    const bool large = bytes >= kLargePage;
+    if (bytes == 0 || posix_memalign(&data, large ? kLargePage : 64, bytes) != 0) {
       data = nullptr;
       return;
     }
     size = bytes;
+    ask_for_large_pages(data, bytes);
   }
 };
 

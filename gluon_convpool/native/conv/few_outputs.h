@@ -14,6 +14,7 @@ namespace convpool::CONVPOOL_ISA {
 
 template <typename T>
 class FewOutputs {
+  static constexpr int kLanes = Simd<T>::kLanes;
   static constexpr int64_t kColumnBytes = 1 << 20;
 
  public:
@@ -46,7 +47,8 @@ class FewOutputs {
     const int64_t chunk = min_of(inputs_, max_of(1, fitting));
     Arena arena(Scratch::kColumns);
     const size_t dy_at = arena.template reserve<T>(rows_ * conv_.out_channels);
-    const size_t columns_at = arena.template reserve<T>(rows_ * chunk * taps_);
+    // The last vector of channels may have fewer than lanes.
+    const size_t columns_at = arena.template reserve<T>((rows_ * chunk + kLanes) * taps_);
     if (!arena.allocate()) return false;
     T *turned = arena.template at<T>(dy_at), *columns = arena.template at<T>(columns_at);
     transpose_matrices(dy, conv_.batch, conv_.out_channels, positions_, turned);
@@ -57,35 +59,65 @@ class FewOutputs {
         const T* b = weight + (group * outputs_ * inputs_ + first) * taps_;
         if (!multiply_matrices(rows_, outputs_, channels * taps_, a, b, inputs_ * taps_, columns))
           return false;
-        add_up(columns, group * inputs_ + first, channels, dx);
+        if (!add_up(columns, group * inputs_ + first, channels, dx)) return false;
       }
     return true;
   }
 
-  // The columns of channels [first, first + channels) to where their windows lie.
-  void add_up(const T* columns, int64_t first, int64_t channels, T* dx) const {
-    const int64_t *in = window_.in_size, *out = window_.out_size, *kernel = window_.kernel;
+  // The columns of channels [first, first + channels) to where their windows lie. Lanes are
+  // channels, so that a window's values are added in whole vectors wherever it lies.
+  bool add_up(const T* columns, int64_t first, int64_t channels, T* dx) const {
+    const int64_t plane = product(window_.in_size), slices = ceil_div(channels, kLanes);
     const double work = static_cast<double>(rows_ * channels * taps_);
-    parallel_for(conv_.batch * channels, work, [&](int64_t plane) {
-      const int64_t image = plane / channels, channel = plane % channels;
-      T* to = dx + (image * conv_.in_channels + first + channel) * product(in);
-      clear(to, product(in));
-      const T* from = columns + (image * positions_ * channels + channel) * taps_;
-      for (int64_t z = 0; z < out[2]; ++z)
-        for (int64_t r = 0; r < out[0]; ++r)
-          for (int64_t c = 0; c < out[1]; ++c, from += channels * taps_)
-            for (int64_t t = 0; t < kernel[2]; ++t)
-              for (int64_t i = 0; i < kernel[0]; ++i) {
-                const int64_t slice = place(2, z, t), row = place(0, r, i);
-                if (slice < 0 || slice >= in[2] || row < 0 || row >= in[0]) continue;
-                const T* tap = from + (t * kernel[0] + i) * kernel[1];
-                T* line = to + (slice * in[0] + row) * in[1];
-                for (int64_t j = 0; j < kernel[1]; ++j) {
-                  const int64_t column = place(1, c, j);
-                  if (column >= 0 && column < in[1]) line[column] += tap[j];
-                }
-              }
+    bool failed = false;
+    parallel_for(conv_.batch * slices, work, [&](int64_t task) {
+      const int64_t image = task / slices, c = task % slices * kLanes;
+      Arena arena(Scratch::kTask);
+      const size_t sums_at = arena.template reserve<T>(plane * kLanes);
+      const size_t taps_at = arena.template reserve<T>(taps_ * kLanes);
+      if (!arena.allocate()) {
+        __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+        return;
+      }
+      T *sums = arena.template at<T>(sums_at), *taps = arena.template at<T>(taps_at);
+      clear(sums, plane * kLanes);
+      add_windows(columns + (image * positions_ * channels + c) * taps_, channels * taps_, taps,
+                  sums);
+      T* to = dx + (image * conv_.in_channels + first + c) * plane;
+      const int64_t count = min_of(kLanes, channels - c);
+      for (int64_t k = 0; plane >= kLanes && k < plane; k += kLanes) {
+        const int64_t at = min_of(k, plane - kLanes);
+        transpose_square(sums + at * kLanes, kLanes, to + at, plane, count);
+      }
+      for (int64_t k = 0; plane < kLanes && k < plane; ++k)
+        for (int64_t lane = 0; lane < count; ++lane) to[lane * plane + k] = sums[k * kLanes + lane];
+      release_scratch(Scratch::kTask);
     });
+    return !failed;
+  }
+
+  // Columns of kLanes channels, `pitch` values from output to output, to sums: [place of x][lane].
+  void add_windows(const T* columns, int64_t pitch, T* taps, T* sums) const {
+    const int64_t *in = window_.in_size, *out = window_.out_size, *kernel = window_.kernel;
+    for (int64_t z = 0; z < out[2]; ++z)
+      for (int64_t r = 0; r < out[0]; ++r)
+        for (int64_t c = 0; c < out[1]; ++c, columns += pitch) {
+          for (int64_t t = 0; t < taps_; t += kLanes) {
+            const int64_t at = max_of(0, min_of(t, taps_ - kLanes));
+            transpose_square(columns + at, taps_, taps + at * kLanes, kLanes, taps_);
+          }
+          const int64_t column = place(1, c, 0), step = window_.dilation[1];
+          for (int64_t t = 0; t < kernel[2]; ++t)
+            for (int64_t i = 0; i < kernel[0]; ++i) {
+              const int64_t slice = place(2, z, t), row = place(0, r, i);
+              if (slice < 0 || slice >= in[2] || row < 0 || row >= in[0]) continue;
+              const T* tap = taps + (t * kernel[0] + i) * kernel[1] * kLanes;
+              T* line = sums + (slice * in[0] + row) * in[1] * kLanes;
+              for (int64_t j = 0, x = column; j < kernel[1]; ++j, x += step, tap += kLanes)
+                if (x >= 0 && x < in[1])
+                  store<T>(line + x * kLanes, load<T>(line + x * kLanes) + load<T>(tap));
+            }
+        }
   }
 
   // Where tap `tap` of output `out` lies on axis d.

@@ -35,6 +35,10 @@ class ImplicitGemm {
   static constexpr int64_t kFewestFilled = 8, kPlacesOfFilled = 9;
   // A last panel of so few positions is computed by dot products over the reduction.
   static constexpr int64_t kFewPositions = 4;
+  // So few outputs take the time in which a few panels of B come from memory.
+  static constexpr int64_t kFewOutputs = 2;
+  // While channels of B are cut, those so much farther are brought to the cache.
+  static constexpr int64_t kCutAhead = 4;
   // Channels of A that are packed for one panel after the other.
   static constexpr int64_t kPackedTogether = 8;
   static constexpr int64_t kBytes = sizeof(T);
@@ -92,6 +96,7 @@ class ImplicitGemm {
     int64_t per_chunk = longest / taps;
     if (!image_in_place()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
     chunks_ = ceil_div(conv.planes(), max_of(1, per_chunk));
+    past_caches_ = chunks_ == 1 && conv.large_aligned_output();
   }
 
   static bool few_positions(int64_t count) { return count > 0 && count <= kFewPositions; }
@@ -336,6 +341,8 @@ class ImplicitGemm {
                         int64_t c0, int64_t c1, T* panels, int64_t panel_pitch) const {
     for (int64_t c = c0; c < c1; ++c) {
       const T* from = channel[c] + first * kNr;
+      const T* ahead = channel[min_of(c + kCutAhead, c1 - 1)] + first * kNr;
+      for (int64_t k = 0; k < (end - first) * kNr; k += 64 / kBytes) __builtin_prefetch(ahead + k);
       T* to = panels + c * kNr + first * panel_pitch;
       Scaling change{};
       if (Scaled) change = scaling(chunk_begin + c);
@@ -457,7 +464,9 @@ class ImplicitGemm {
         // The last vector may reach behind the end of a strip, but not of an image.
         const bool readable = !in_place || b.count == b.vectors * kLanes;
         if (!cut_all && !b.columns && readable && (b.segment_count == 1 || rows_follow)) {
-          b.side = {source + b.segments[0].from, k_offset};
+          // Few products wait for a row that is not in cache.
+          const int64_t ahead = in_place ? (conv_.outputs <= kFewOutputs ? 4 : 1) * kNr : 0;
+          b.side = {source + b.segments[0].from, k_offset, ahead};
           continue;
         }
         T* to = panel_data + (p - p0) * longest;
@@ -508,16 +517,18 @@ class ImplicitGemm {
             cut(p - p % together + together, p % together, together);
           for (int64_t panel = first; panel < end; ++panel)
             for (int64_t p = run_begin; p < run_end; ++p)
-              multiply(group, c0, channels, panel, panels[p], packed, out, bias);
+              multiply(group, c0, channels, panel, panels[p], p == 0, packed, out, bias);
         }
       }
     }
+    if (past_caches_) finish_past_caches();
     return true;
   }
 
-  // One panel of A times one panel of B, for the reduction over channels [c0, c0 + channels).
+  // One panel of A times one panel of B, for the reduction over channels [c0, c0 + channels). Where
+  // it is the first use of the panel of A, the next one is brought to the cache meanwhile.
   void multiply(int64_t group, int64_t c0, int64_t channels, int64_t panel, const PanelOfB& b,
-                const T* packed, T* out, const T* bias) const {
+                bool first_use, const T* packed, T* out, const T* bias) const {
     const int64_t taps = conv_.taps();
     const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
     T* c = out + m0 * conv_.out_channel_stride;
@@ -530,7 +541,8 @@ class ImplicitGemm {
     if (b.dense)
       tile = {first,    conv_.out_channel_stride,
               row_bias, c0 > 0,
-              epilogue, conv_.epilogue.sum_at(first, conv_.out)};
+              epilogue, conv_.epilogue.sum_at(first, conv_.out),
+              past_caches_};
     int64_t row_offset[Block::kMr];
     SideA<T> a{};
     if (pack_) {
@@ -540,6 +552,7 @@ class ImplicitGemm {
       a.a = conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride +
             conv_.weight_offset(c0);
       a.row_offset = row_offset;
+      if (first_use) a.ahead = rows * conv_.weight_output_stride;
       for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
     }
     if (b.columns)
@@ -586,6 +599,7 @@ class ImplicitGemm {
   int64_t position_tasks_, output_tasks_;  // per set and group
   int64_t chunks_;                         // passes over the reduction, each of whole channels
   bool pack_;
+  bool past_caches_;  // is the output stored so?
 };
 
 }  // namespace convpool::CONVPOOL_ISA

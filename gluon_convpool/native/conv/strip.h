@@ -46,27 +46,48 @@ inline void fill_slices(const TapConvolution<T>& conv, const StripShape& strip, 
                         int64_t channels, int64_t pitch, T* to) {
   const TapAxis &h = conv.h, &w = conv.w;
   const int64_t first_row = strip.row0 * h.stride + h.first();
-  for (int64_t phase = 0; phase < w.stride; ++phase) {
-    if (!w.reads_phase(phase)) continue;
-    // Columns [begin, end) of this phase lie inside the image.
-    const int64_t start = strip.column0 * w.stride + w.first() + phase;
-    const int64_t begin = start < 0 ? min_of(ceil_div(-start, w.stride), strip.columns) : 0;
-    const int64_t after =
-        start < w.in_size ? min_of(ceil_div(w.in_size - start, w.stride), strip.columns) : 0;
-    const int64_t end = max_of(after, begin);
-    for (int64_t row = 0; row < strip.rows; ++row) {
-      if (h.stride > 1 && !h.reads_phase(row % h.stride)) continue;
-      const int64_t in_row = first_row + row;
-      T* place = to + row * strip.row_pitch + phase * strip.columns;
-      if (!image || in_row < 0 || in_row >= h.in_size) {
-        for (int64_t c = 0; c < channels; ++c, place += pitch) clear(place, strip.columns);
-        continue;
-      }
-      const T* from = image + in_row * w.in_size + start + begin * w.stride;
-      for (int64_t c = 0; c < channels; ++c, place += pitch, from += conv.in_channel_stride) {
-        clear(place, begin);
-        gather_columns(place + begin, from, end - begin, w.stride);
-        clear(place + end, strip.columns - end);
+  // Columns [begin, end) of a phase lie inside the image.
+  struct Phase {
+    int64_t to, from, begin, end;
+  };
+  constexpr int64_t kTogether = 4;
+  // Bit i: are rows read whose number leaves the rest i? Longer strides have all of them filled.
+  uint64_t rows_read = ~uint64_t{0};
+  if (h.stride > 1 && h.stride <= 64)
+    for (int64_t rest = 0; rest < h.stride; ++rest)
+      if (!h.reads_phase(rest)) rows_read &= ~(uint64_t{1} << rest);
+  const bool all_rows = rows_read == ~uint64_t{0};
+  for (int64_t phase = 0; phase < w.stride;) {
+    Phase phases[kTogether];
+    int64_t count = 0;
+    for (; phase < w.stride && count < kTogether; ++phase) {
+      if (!w.reads_phase(phase)) continue;
+      const int64_t start = strip.column0 * w.stride + w.first() + phase;
+      const int64_t begin = start < 0 ? min_of(ceil_div(-start, w.stride), strip.columns) : 0;
+      const int64_t after =
+          start < w.in_size ? min_of(ceil_div(w.in_size - start, w.stride), strip.columns) : 0;
+      phases[count++] = {phase * strip.columns, start + begin * w.stride, begin,
+                         max_of(after, begin)};
+    }
+    // A channel at a time, so that an image is read in the order in which it lies.
+    for (int64_t c = 0; c < channels; ++c) {
+      const T* channel = image ? image + c * conv.in_channel_stride : nullptr;
+      for (int64_t row = 0; row < strip.rows; ++row) {
+        if (!all_rows && !(rows_read >> row % h.stride & 1)) continue;
+        const int64_t in_row = first_row + row;
+        const bool inside = channel && in_row >= 0 && in_row < h.in_size;
+        T* row_to = to + c * pitch + row * strip.row_pitch;
+        for (const Phase* p = phases; p < phases + count; ++p) {
+          T* place = row_to + p->to;
+          if (!inside) {
+            clear(place, strip.columns);
+            continue;
+          }
+          clear(place, p->begin);
+          gather_columns(place + p->begin, channel + in_row * w.in_size + p->from,
+                         p->end - p->begin, w.stride);
+          clear(place + p->end, strip.columns - p->end);
+        }
       }
     }
   }

@@ -107,6 +107,16 @@ struct TapConvolution {
     if (d.taps == 1) return plane * weight_channel_stride + d.index[0] * weight_slice_stride;
     return plane / d.taps * weight_channel_stride + d.index[plane % d.taps] * weight_slice_stride;
   }
+  // May whole vectors of the output go past the caches? They are aligned wherever a position is a
+  // multiple of a vector, and the output is more than a core can hope to find in a cache when it is
+  // read.
+  bool large_aligned_output() const {
+    constexpr double kLarge = 8 << 20;
+    const int64_t strides = out_channel_stride | out_image_stride | out_slice_stride;
+    const double values = static_cast<double>(images() * groups * outputs * positions());
+    return out_column_stride == 1 && values * sizeof(T) >= kLarge &&
+           strides % Simd<T>::kLanes == 0 && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0;
+  }
   bool dense_output() const { return out_column_stride == 1 && out_row_stride == w.out_size; }
   // Does each output read the one value of each channel that stands at its own position?
   bool is_pointwise() const { return h.is_identity() && w.is_identity() && d.is_identity(); }

@@ -161,7 +161,7 @@ class Winograd {
       products += 1.05 * tiles * outputs *
                   static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
     const double read = u_size() * kBytes > kKeptTapBytes ? kReadTapFromMemory : kReadTap;
-    const double taps = (packed_ ? read : 14) * channels * outputs;
+    const double taps = (packed_ ? read : 9) * channels * outputs;
     const double results = 8 * tiles * outputs;
     // Every panel of outputs reads a V of all tiles again.
     const double far = one_block_ && v_size(tiles_) * kBytes > kNearBytes ? kReadFar : 0;
@@ -170,7 +170,10 @@ class Winograd {
     // transposed kernels.
     const bool in_kernels = view_.whole() && (conv_.plane_in_order() || conv_.weight_reversed());
     const double gather = kernels_follow() ? 6 : 40;
-    const double gathered = in_kernels || packed_ ? 0 : gather * channels * outputs * tile_.taps();
+    const double kernels = channels * outputs * tile_.taps();
+    double gathered = in_kernels ? 0 : gather * kernels;
+    if (kernels * kBytes > kKeptTapBytes) gathered += kReadTapFromMemory * kernels;
+    if (packed_) gathered = 0;
     return static_cast<double>(conv_.groups) *
            (tile_.planes() * (inputs + taps + results + again) + products + gathered);
   }

@@ -24,12 +24,17 @@ struct SideA {
   const T* a;
   const int64_t* row_offset;  // mr entries; null: packed or strided
   int64_t k_step = 0;         // 0: packed
+  // In place: how far behind each value the one lies that the next product is to find in cache, in
+  // values; 0: nowhere.
+  int64_t ahead = 0;
 };
 
 template <typename T>
 struct SideB {
   const T* b;
   const int64_t* k_offset;  // an entry for each k; null: packed
+  // In place: how far behind each value lies what is to be brought to the cache, in values.
+  int64_t ahead = 0;
 };
 
 struct Reduction {
@@ -45,6 +50,16 @@ struct TileOfC {
   bool accumulate;  // true: add to what C holds
   const Epilogue<T>* epilogue = nullptr;  // what is done to values that are complete; may be null
   const T* sum = nullptr;                 // the tile of its sum, with the same row stride
+  // Complete vectors are stored past the caches: every row is aligned to one, and nothing is added
+  // to what C holds.
+  bool past_caches = false;
+
+  CONVPOOL_INLINE void put(T* place, Vec<T> value) const {
+    if (past_caches)
+      store_past_caches<T>(place, value);
+    else
+      store<T>(place, value);
+  }
 };
 
 enum class AccessA { kPacked, kStrided, kInPlace };
@@ -52,6 +67,7 @@ enum class AccessA { kPacked, kStrided, kInPlace };
 template <typename T, int MR, int NV>
 class MicroKernel {
   static constexpr int kLanes = Simd<T>::kLanes;
+  static constexpr int kLine = 64 / static_cast<int>(sizeof(T));  // values of a cache line
   using V = Vec<T>;
 
  public:
@@ -61,27 +77,32 @@ class MicroKernel {
     // Rows of C lie pages apart, where the processor does not fetch ahead by itself. A tile that
     // starts inside of a cache line ends in one more. The lines behind it are those of the next
     // panel of B, which comes so late that they can be had from memory until then.
+    if (!tile.past_caches)
 #pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m) {
-      __builtin_prefetch(tile.c + m * tile.row_stride, 1);
-      __builtin_prefetch(tile.c + m * tile.row_stride + NV * kLanes - 1, 1);
-      __builtin_prefetch(tile.c + m * tile.row_stride + 2 * NV * kLanes - 1, 1, 2);
-    }
+      for (int m = 0; m < MR; ++m) {
+        __builtin_prefetch(tile.c + m * tile.row_stride, 1);
+        __builtin_prefetch(tile.c + m * tile.row_stride + NV * kLanes - 1, 1);
+        __builtin_prefetch(tile.c + m * tile.row_stride + 2 * NV * kLanes - 1, 1, 2);
+      }
     V acc[MR][NV] = {};
     const T* a = side_a.a;
     const T* b = side_b.b;
     const int64_t* k_offset = side_b.k_offset;
+    const int64_t b_ahead = side_b.ahead;
     const int64_t k_step = kA == AccessA::kStrided ? side_a.k_step : MR;
     const T* row[MR];
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
       row[m] = kA == AccessA::kInPlace ? a + side_a.row_offset[m] : nullptr;
-    for (int64_t run = 0; run < reduction.runs; ++run) {
-      const int64_t begin = run * reduction.run_stride, end = begin + reduction.run_length;
+    const auto steps = [&](int64_t begin, int64_t end) CONVPOOL_LAMBDA_INLINE {
       // Where two threads share a core, what counts is the number of instructions.
 #pragma GCC unroll 4
       for (int64_t k = begin; k < end; ++k) {
         const T* b_row = PackedB ? b : b + *k_offset++;
+        if constexpr (!PackedB) {
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; ++v) __builtin_prefetch(b_row + b_ahead + v * kLanes);
+        }
         V bv[NV];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) bv[v] = load<T>(b_row + v * kLanes);
@@ -94,6 +115,18 @@ class MicroKernel {
         if (kA != AccessA::kInPlace) a += k_step;
         if (PackedB) b += NV * kLanes;
       }
+    };
+    for (int64_t run = 0; run < reduction.runs; ++run) {
+      int64_t k = run * reduction.run_stride;
+      const int64_t end = k + reduction.run_length;
+      // Rows in place are short pieces of memory far apart, which the processor fetches too late.
+      if (kA == AccessA::kInPlace && side_a.ahead)
+        for (; k + kLine <= end; k += kLine) {
+#pragma GCC unroll 16
+          for (int m = 0; m < MR; ++m) __builtin_prefetch(row[m] + k + side_a.ahead, 0, 2);
+          steps(k, k + kLine);
+        }
+      steps(k, end);
     }
     finish(acc, tile);
   }
@@ -116,7 +149,7 @@ class MicroKernel {
     for (int m = 0; m < MR; ++m, c += row_stride) {
       const V first = broadcast<T>(bias ? bias[m] : T(0));
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) store<T>(c + v * kLanes, acc[m][v] + first);
+      for (int v = 0; v < NV; ++v) tile.put(c + v * kLanes, acc[m][v] + first);
     }
   }
 
@@ -131,7 +164,7 @@ class MicroKernel {
       for (int v = 0; v < NV; ++v) {
         V value = acc[m][v] + (tile.accumulate ? load<T>(c + v * kLanes) : first);
         if (sum) value += load<T>(sum + v * kLanes);
-        store<T>(c + v * kLanes, epilogue.apply(value));
+        tile.put(c + v * kLanes, epilogue.apply(value));
       }
       if (sum) sum += tile.row_stride;
     }
