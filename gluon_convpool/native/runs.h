@@ -53,7 +53,24 @@ CONVPOOL_INLINE Vec<T> load_part(const T* from, int64_t count) {
   }
 }
 
-// The same for lanes that are `step` apart in memory.
+// Lanes [begin, end) of the vector at `from`, cut to those that there are, and zero in the others,
+// which are not read.
+template <typename T>
+CONVPOOL_INLINE Vec<T> load_lanes(const T* from, int64_t begin, int64_t end) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  if (begin <= 0 && end >= kLanes) return load<T>(from);
+  begin = max_of(begin, 0);
+  end = max_of(begin, min_of(end, kLanes));
+  if constexpr (kMasks) {
+    return begin >= kLanes ? Vec<T>{} : load_masked(from, begin, end);
+  } else {
+    T values[kLanes] = {};
+    for (int64_t k = begin; k < end; ++k) values[k] = from[k];
+    return load<T>(values);
+  }
+}
+
+// store_part() and load_part() for lanes that are `step` apart in memory.
 template <typename T>
 CONVPOOL_INLINE void store_apart(T* to, Vec<T> value, int64_t count, int64_t step) {
   if (step == 1) return store_part<T>(to, value, count);
@@ -102,10 +119,9 @@ CONVPOOL_INLINE void gather_columns(T* to, const T* from, int64_t count, int64_t
       if (k == count) return;
       const int64_t values = 2 * (count - k) - 1;
       Vec<T> pair[2];
-      deinterleave<T>(load_part<T>(from + 2 * k, values),
-                      values > kLanes ? load_part<T>(from + 2 * k + kLanes, values - kLanes)
-                                      : Vec<T>{},
-                      pair);
+      deinterleave<T>(
+          load_part<T>(from + 2 * k, values),
+          values > kLanes ? load_part<T>(from + 2 * k + kLanes, values - kLanes) : Vec<T>{}, pair);
       store_part<T>(to + k, pair[0], count - k);
     } else {
       for (; k < count; ++k) to[k] = from[2 * k];

@@ -87,6 +87,15 @@ CONVPOOL_INLINE Vec<float> load_masked(const float* p, int64_t count) {
 CONVPOOL_INLINE Vec<double> load_masked(const double* p, int64_t count) {
   return (Vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask_of(count)), p);
 }
+// Lanes [begin, end), 0 <= begin <= end <= kLanes; the others are not read.
+CONVPOOL_INLINE Vec<float> load_masked(const float* p, int64_t begin, int64_t end) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask_of(end) & ~mask_of(begin)),
+                                           p);
+}
+CONVPOOL_INLINE Vec<double> load_masked(const double* p, int64_t begin, int64_t end) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask_of(end) & ~mask_of(begin)),
+                                            p);
+}
 CONVPOOL_INLINE void store_masked(float* p, Vec<float> v, int64_t count) {
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask_of(count)), (__m512)v);
 }
@@ -97,6 +106,8 @@ CONVPOOL_INLINE void store_masked(double* p, Vec<double> v, int64_t count) {
 inline constexpr bool kMasks = false;
 template <typename T>
 Vec<T> load_masked(const T* p, int64_t count);
+template <typename T>
+Vec<T> load_masked(const T* p, int64_t begin, int64_t end);
 template <typename T>
 void store_masked(T* p, Vec<T> v, int64_t count);
 #endif

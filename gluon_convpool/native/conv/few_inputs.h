@@ -18,6 +18,7 @@ class FewInputs {
   // Measured with 1, 3 and 4 channels and 64 outputs, where it takes about half of the time.
   static constexpr int64_t kMostInputs = 4, kFewestOutputs = 16, kFewestTaps = 4;
   static constexpr int64_t kRowsOfTask = 8;
+  static constexpr int kLanes = Simd<T>::kLanes;
 
  public:
   static bool serves(const convpool_convolution& conv) {
@@ -40,19 +41,28 @@ class FewInputs {
         outputs_(conv.out_channels / conv.groups),
         in_plane_(product(window_.in_size)),
         out_plane_(product(window_.out_size)),
-        reach_((window_.kernel[1] - 1) * window_.dilation[1]),
-        // A phase of a row has a value for each output, and those that the first and the last
-        // outputs' taps reach beside them.
-        margin_(ceil_div(max_of(reach_, window_.pad[1]), window_.stride[1]) + 1),
-        line_(ceil_div(max_of(window_.in_size[1], window_.out_size[1] * window_.stride[1]) + reach_,
-                       window_.stride[1]) +
-              2 * margin_) {}
+        phase_size_(ceil_div(window_.in_size[1], window_.stride[1])),
+        line_(ceil_div(phase_size_, kLanes) * kLanes) {}
 
   static int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
   // The columns of a row of outputs.
   static int64_t row_bytes(const convpool_convolution& conv) {
     return conv.in_channels / conv.groups * product(conv.window.kernel) * conv.window.out_size[1] *
            static_cast<int64_t>(sizeof(T));
+  }
+
+  // Of the columns of x that are every stride-th from `phase` on, a tap gives output 0 to number
+  // `step`, which may be below 0.
+  struct Place {
+    int64_t phase, step;
+  };
+  void find_places(Place* places) const {
+    const int64_t stride = window_.stride[1];
+    for (int64_t j = 0; j < window_.kernel[1]; ++j) {
+      const int64_t at = j * window_.dilation[1] - window_.pad[1];
+      const int64_t phase = (at % stride + stride) % stride;
+      places[j] = {phase, (at - phase) / stride};
+    }
   }
 
   bool run(const T* dy, const T* weight, T* dx) const {
@@ -62,8 +72,11 @@ class FewInputs {
     Arena arena(Scratch::kColumns);
     const size_t columns_at =
         arena.template reserve<T>(inputs_ * taps_ * width * ceil_div(rows, bands));
+    const size_t places_at = arena.template reserve<Place>(window_.kernel[1]);
     if (!arena.allocate()) return false;
     T* columns = arena.template at<T>(columns_at);
+    Place* places = arena.template at<Place>(places_at);
+    find_places(places);
     for (int64_t image = 0; image < conv_.batch; ++image)
       for (int64_t group = 0; group < conv_.groups; ++group)
         for (int64_t slice = 0; slice < window_.out_size[2]; ++slice)
@@ -75,7 +88,7 @@ class FewInputs {
             if (!multiply_matrices(inputs_ * taps_, outputs_, (end - first) * width, a, b,
                                    out_plane_, columns))
               return false;
-            if (!add_up(columns, slice, first, end,
+            if (!add_up(columns, places, slice, first, end,
                         dx + (image * conv_.in_channels + group * inputs_) * in_plane_))
               return false;
           }
@@ -83,7 +96,8 @@ class FewInputs {
   }
 
   // The columns of the outputs in rows [first, end) of a slice to the channels of a group.
-  bool add_up(const T* columns, int64_t slice, int64_t first, int64_t end, T* dx) const {
+  bool add_up(const T* columns, const Place* places, int64_t slice, int64_t first, int64_t end,
+              T* dx) const {
     const int64_t step = window_.stride[0], dilation = window_.dilation[0];
     const int64_t top = max_of(0, first * step - window_.pad[0]);
     const int64_t bottom = min_of(window_.in_size[0], (end - 1) * step - window_.pad[0] +
@@ -98,61 +112,79 @@ class FewInputs {
       const int64_t in_slice = slice * window_.stride[2] + t * window_.dilation[2] - window_.pad[2];
       if (in_slice < 0 || in_slice >= window_.in_size[2]) return;
       Arena arena(Scratch::kTask);
-      const size_t lines_at = arena.template reserve<T>(window_.stride[1] * line_);
+      const size_t lines_at = arena.template reserve<T>(window_.stride[1] * line_ + kLanes);
+      const size_t row_at = arena.template reserve<T>(window_.in_size[1] + kLanes);
+      const size_t rows_at = arena.template reserve<const T*>(window_.kernel[0]);
       if (!arena.allocate()) {
         __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         return;
       }
-      T* lines = arena.template at<T>(lines_at);
+      T *lines = arena.template at<T>(lines_at), *sums = arena.template at<T>(row_at);
+      const T** rows = arena.template at<const T*>(rows_at);
       const int64_t positions = (end - first) * window_.out_size[1];
       const T* of_slice =
           columns + (channel * taps_ + t * window_.kernel[0] * window_.kernel[1]) * positions;
       T* plane = dx + channel * in_plane_ + in_slice * window_.in_size[0] * window_.in_size[1];
       const int64_t row_end = top + (bottom - top) * (piece + 1) / pieces;
       for (int64_t row = top + (bottom - top) * piece / pieces; row < row_end; ++row) {
-        clear(lines, window_.stride[1] * line_);
+        int64_t count = 0;
         for (int64_t i = 0; i < window_.kernel[0]; ++i) {
           const int64_t from = row + window_.pad[0] - i * dilation;
           if (from < first * step || from % step != 0 || from / step >= end) continue;
-          add_row(of_slice + i * window_.kernel[1] * positions +
-                      (from / step - first) * window_.out_size[1],
-                  positions, lines);
+          rows[count++] = of_slice + i * window_.kernel[1] * positions +
+                          (from / step - first) * window_.out_size[1];
         }
-        put(lines, plane + row * window_.in_size[1]);
+        if (count == 0) continue;
+        for (int64_t phase = 0; phase < window_.stride[1]; ++phase)
+          sum_phase(rows, count, positions, places, phase, lines + phase * line_);
+        add_row(lines, sums, plane + row * window_.in_size[1]);
       }
       release_scratch(Scratch::kTask);
     });
     return !failed;
   }
 
-  // What a row of outputs gives through a row of taps, `pitch` values from tap to tap.
-  void add_row(const T* columns, int64_t pitch, T* lines) const {
-    constexpr int kLanes = Simd<T>::kLanes;
-    const int64_t width = window_.out_size[1], step = window_.stride[1];
-    for (int64_t j = 0; j < window_.kernel[1]; ++j, columns += pitch) {
-      // Output 0 reads column `place`, which is number `place / step` of its phase.
-      const int64_t place = j * window_.dilation[1] - window_.pad[1] + margin_ * step;
-      T* to = lines + place % step * line_ + place / step;
-      int64_t k = 0;
-      for (; k + kLanes <= width; k += kLanes)
-        store<T>(to + k, load<T>(to + k) + load<T>(columns + k));
-      for (; k < width; ++k) to[k] += columns[k];
+  // What rows of outputs give to a phase of a row of x, `pitch` values from tap to tap.
+  void sum_phase(const T* const* rows, int64_t count, int64_t pitch, const Place* places,
+                 int64_t phase, T* to) const {
+    const int64_t width = window_.out_size[1];
+    for (int64_t k = 0; k < phase_size_; k += kLanes) {
+      Vec<T> sum{};
+      for (int64_t j = 0; j < window_.kernel[1]; ++j) {
+        if (places[j].phase != phase) continue;
+        const int64_t column = k - places[j].step;  // the output whose tap lies here
+        for (int64_t i = 0; i < count; ++i)
+          sum += load_lanes(rows[i] + j * pitch + column, -column, width - column);
+      }
+      store<T>(to + k, sum);
     }
   }
 
-  void put(const T* lines, T* row) const {
+  // Adds the phases in `lines` to a row of x; `sums` has room for them side by side.
+  void add_row(const T* lines, T* sums, T* row) const {
     const int64_t step = window_.stride[1], width = window_.in_size[1];
-    for (int64_t phase = 0; phase < min_of(step, width); ++phase) {
-      const T* line = lines + phase * line_ + margin_;
-      for (int64_t k = phase; k < width; k += step) row[k] += *line++;
+    const T* from = lines;
+    if (step > 1) {
+      from = sums;
+      if (step == 2)
+        interleave_columns(sums, lines, lines + line_, width);
+      else
+        for (int64_t phase = 0; phase < min_of(step, width); ++phase)
+          for (int64_t k = phase, at = 0; k < width; k += step, ++at)
+            sums[k] = lines[phase * line_ + at];
     }
+    int64_t k = 0;
+    for (; k + kLanes <= width; k += kLanes)
+      store<T>(row + k, load<T>(row + k) + load<T>(from + k));
+    if (k < width)
+      store_part(row + k, load_part(row + k, width - k) + load<T>(from + k), width - k);
   }
 
   const convpool_convolution& conv_;
   const convpool_window& window_;
   const int64_t taps_, inputs_, outputs_;  // the channels are those of a group
   const int64_t in_plane_, out_plane_;
-  const int64_t reach_, margin_, line_;
+  const int64_t phase_size_, line_;  // every stride-th column of x, and room for them
 };
 
 }  // namespace convpool::CONVPOOL_ISA

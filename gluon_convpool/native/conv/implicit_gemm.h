@@ -73,8 +73,13 @@ class ImplicitGemm {
     // little faster and pays once they are read often. Dot products need them in place.
     const bool few_last = few_positions(set_ * conv.positions() % kNr);
     pack_ = !conv.weight_in_order() || (sets() * panels_ > 40 && !few_last);
+    // A matrix whose rows lie side by side is as good as packed, if it stays in cache.
+    strided_ = !conv.weight_in_order() && taps == 1 && conv.planes() == conv.channels &&
+               conv.weight_output_stride == 1 && conv.weight_channel_stride * kBytes % 4096 != 0 &&
+               conv.channels * conv.weight_channel_stride * kBytes <= kBlockBytes;
+    if (strided_) pack_ = false;
     // Rows a multiple of a page apart share a set of L1, which has 8 places or more.
-    const bool rows_collide = !pack_ && conv.weight_output_stride * kBytes % 4096 == 0;
+    const bool rows_collide = !pack_ && !strided_ && conv.weight_output_stride * kBytes % 4096 == 0;
     output_panels_ = ceil_div(conv.outputs, rows_collide ? min_of(Block::kMr, 7) : Block::kMr);
 
     // A task's panels of B have kPanels * kKc rows in all: few panels are long, short ones are
@@ -460,7 +465,7 @@ class ImplicitGemm {
         const Segment& end = b.segments[b.segment_count - 1];
         b.dense = conv_.dense_output() && b.count == b.vectors * kLanes &&
                   end.to - b.segments[0].to == end.at;
-        b.columns = !pack_ && !b.dense && few_positions(b.count);
+        b.columns = !pack_ && !strided_ && !b.dense && few_positions(b.count);
         // The last vector may reach behind the end of a strip, but not of an image.
         const bool readable = !in_place || b.count == b.vectors * kLanes;
         if (!cut_all && !b.columns && readable && (b.segment_count == 1 || rows_follow)) {
@@ -505,7 +510,8 @@ class ImplicitGemm {
       cut(0, 0, 1);
       // Packed, as much of A as fits L2 streams by each panel of B, which stays in L1. In place, A
       // has as many streams as rows and is better read only once, while B passes by from L2.
-      const int64_t block = pack_ ? max_of(1, kBlockBytes / (Block::kMr * longest * kBytes)) : 1;
+      const int64_t block =
+          pack_ || strided_ ? max_of(1, kBlockBytes / (Block::kMr * longest * kBytes)) : 1;
       // Panels of B that stay in L1 together: their outputs follow one another in each row of C.
       const int64_t in_l1 = max_of(1, kL1Bytes / (channels * taps * kNr * kBytes));
       for (int64_t first = panel0; first < panel1; first += block) {
@@ -539,9 +545,9 @@ class ImplicitGemm {
         conv_.epilogue.active && c0 + channels == conv_.planes() ? &conv_.epilogue : nullptr;
     T* first = c + b.segments[0].to;
     if (b.dense)
-      tile = {first,    conv_.out_channel_stride,
-              row_bias, c0 > 0,
-              epilogue, conv_.epilogue.sum_at(first, conv_.out),
+      tile = {first,       conv_.out_channel_stride,
+              row_bias,    c0 > 0,
+              epilogue,    conv_.epilogue.sum_at(first, conv_.out),
               past_caches_};
     int64_t row_offset[Block::kMr];
     SideA<T> a{};
@@ -551,9 +557,13 @@ class ImplicitGemm {
     } else {
       a.a = conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride +
             conv_.weight_offset(c0);
-      a.row_offset = row_offset;
-      if (first_use) a.ahead = rows * conv_.weight_output_stride;
-      for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
+      if (strided_) {
+        a.k_step = conv_.weight_channel_stride;
+      } else {
+        a.row_offset = row_offset;
+        if (first_use) a.ahead = rows * conv_.weight_output_stride;
+        for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
+      }
     }
     if (b.columns)
       dot_columns(a.a, rows, b, channels * taps, spill);
@@ -598,8 +608,8 @@ class ImplicitGemm {
   int64_t panels_, output_panels_;         // micro-panels of B in a set, of A in a group
   int64_t position_tasks_, output_tasks_;  // per set and group
   int64_t chunks_;                         // passes over the reduction, each of whole channels
-  bool pack_;
-  bool past_caches_;  // is the output stored so?
+  bool pack_, strided_;                    // is A packed, or read in place as one that is?
+  bool past_caches_;                       // is the output stored so?
 };
 
 }  // namespace convpool::CONVPOOL_ISA

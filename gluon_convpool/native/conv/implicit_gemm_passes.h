@@ -3,9 +3,9 @@
 
 #include "../parallel.h"
 #include "few_inputs.h"
-#include "few_outputs.h"
 #include "implicit_gemm.h"
 #include "subsample.h"
+#include "summed_columns.h"
 #include "weight_gradient.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -18,10 +18,10 @@ inline bool supports(const convpool_convolution&, convpool_pass) { return true; 
 // positions or, for the gradient of the weight, of outputs. Every product of panels also reads and
 // writes a tile (as long as so many steps of the reduction), and every panel of B is cut, filled
 // into a strip or transposed once (as long as so many rows; fewer where it is read in place). The
-// gradients read or write the weights out of order. The constants are fitted to times on AVX2 and
-// AVX-512.
+// gradients read or write the weights out of order, and with a stride each phase is a shorter
+// product whose outputs are no neighbours. The constants are fitted to times on AVX2 and AVX-512.
 inline constexpr double kPerStep = 1.1, kTile = 8, kCut = 6, kInPlace = 2, kTransposed = 16,
-                        kOutOfOrder = 100;
+                        kOutOfOrder = 100, kApart = 1.4;
 
 template <typename T>
 inline double cost(const convpool_convolution& conv, convpool_pass pass) {
@@ -56,13 +56,15 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
            kOutOfOrder * weights;
   // Values that are added to where a window lies: one by one, or in runs of a row.
   const double columns = images * static_cast<double>(positions) * reduction;
-  if (FewOutputs<T>::serves(conv)) return columns * (m + 40);
   if (FewInputs<T>::serves(conv)) return columns * (m + 10);
   const double steps =
       static_cast<double>(outputs * taps) / static_cast<double>(product(window.stride));
-  return images * whole(product(window.in_size)) * (steps + kTile) *
-             (static_cast<double>(inputs) + panel(window.in_size)) +
-         kOutOfOrder * weights;
+  const double apart = product(window.stride) > 1 ? kApart : 1;
+  const double by_phases = apart * images * whole(product(window.in_size)) * (steps + kTile) *
+                               (static_cast<double>(inputs) + panel(window.in_size)) +
+                           kOutOfOrder * weights;
+  const double by_columns = SummedColumns<T>::cost(conv);
+  return SummedColumns<T>::serves(conv) && by_columns < by_phases ? by_columns : by_phases;
 }
 
 // The same for one phase of the gradient by the input, whose positions are no neighbours in dx.
@@ -72,8 +74,8 @@ inline double phase_cost(const TapConvolution<T>& phase) {
   const double reduction = static_cast<double>(phase.reduction());
   const double outputs = static_cast<double>(phase.outputs);
   return static_cast<double>(phase.groups) *
-         (kPerStep * static_cast<double>(phase.images() * positions) * (reduction + kTile) *
-              (outputs + kCut) +
+         (kPerStep * kApart * static_cast<double>(phase.images() * positions) *
+              (reduction + kTile) * (outputs + kCut) +
           kOutOfOrder * outputs * reduction);
 }
 
@@ -141,8 +143,10 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
       spread(conv, values, dx);
       return true;
     });
-  if (FewOutputs<T>::serves(conv)) return FewOutputs<T>::run(conv, dy, weight, dx);
   if (FewInputs<T>::serves(conv)) return FewInputs<T>::run(conv, dy, weight, dx);
+  if (SummedColumns<T>::serves(conv) &&
+      cost<T>(conv, CONVPOOL_BACKWARD_DATA) == SummedColumns<T>::cost(conv))
+    return SummedColumns<T>::run(conv, dy, weight, dx);
   const TapStorage taps(conv.window);
   if (!taps.get()) return false;
   TapConvolution<T> gradient = backward_problem<T>(conv, taps.get());

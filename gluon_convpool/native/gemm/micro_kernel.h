@@ -95,7 +95,7 @@ class MicroKernel {
     for (int m = 0; m < MR; ++m)
       row[m] = kA == AccessA::kInPlace ? a + side_a.row_offset[m] : nullptr;
     const auto steps = [&](int64_t begin, int64_t end) CONVPOOL_LAMBDA_INLINE {
-      // Where two threads share a core, what counts is the number of instructions.
+    // Where two threads share a core, what counts is the number of instructions.
 #pragma GCC unroll 4
       for (int64_t k = begin; k < end; ++k) {
         const T* b_row = PackedB ? b : b + *k_offset++;
