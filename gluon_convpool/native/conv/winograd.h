@@ -170,9 +170,12 @@ class Winograd {
     // transposed kernels.
     const bool in_kernels = view_.whole() && (conv_.plane_in_order() || conv_.weight_reversed());
     const double gather = kernels_follow() ? 6 : 40;
-    const double kernels = channels * outputs * tile_.taps();
-    double gathered = in_kernels ? 0 : gather * kernels;
-    if (kernels * kBytes > kKeptTapBytes) gathered += kReadTapFromMemory * kernels;
+    double gathered = in_kernels ? 0 : gather * channels * outputs * tile_.taps();
+    // A phase's taps lie among those of all phases.
+    const int64_t kernel = min_of(conv_.weight_output_stride, conv_.weight_channel_stride);
+    const double read_kernels =
+        channels * outputs * static_cast<double>(max_of(tile_.taps(), kernel));
+    if (read_kernels * kBytes > kKeptTapBytes) gathered += kReadTapFromMemory * read_kernels;
     if (packed_) gathered = 0;
     return static_cast<double>(conv_.groups) *
            (tile_.planes() * (inputs + taps + results + again) + products + gathered);

@@ -71,7 +71,7 @@ class WinogradWeightGradient {
     const double tiles = static_cast<double>(grid_.count);
     const double channels = static_cast<double>(slices_ * kLanes);
     const double outputs = static_cast<double>(output_slices_ * kLanes);
-    double inputs = 10 * tiles * (channels + outputs);
+    double inputs = 16 * tiles * (channels + outputs);
     const double parts = static_cast<double>(parts_);
     // Parts that do not begin with whole vectors are read value by value.
     if (!view_.whole() && conv_.channels % kLanes != 0)
