@@ -11,7 +11,7 @@ import numpy
 from mxnet.gluon import block as gluon_block
 
 from .. import backends
-from .._mxnet import in_world, kind_of, mx, to_world
+from .._mxnet import in_world, kind_of, mx, release_threads, to_world
 from . import files, rules
 from .dtypes import input_dtypes
 from .files import ModelError, PathLike, reason_of
@@ -157,6 +157,7 @@ class GraphBlock(mx.gluon.SymbolBlock):
         self._check_count(inputs)
         if isinstance(inputs[0], mx.sym.Symbol):
             return self._compose(*inputs)
+        release_threads()
         try:
             # Whatever the mode, a batch norm that is left has to use its running statistics.
             with mx.autograd.predict_mode():

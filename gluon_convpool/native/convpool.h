@@ -223,6 +223,12 @@ CONVPOOL_API convpool_status convpool_batch_norm_backward(const convpool_batch_n
 CONVPOOL_API void convpool_set_num_threads(int n);
 CONVPOOL_API int convpool_get_num_threads(void);
 
+/* Ends the threads that wait for the calling thread's next parallel loop, which then starts new
+ * ones. For a thread that has its work done by others, as MXNet's engine does it: GNU's OpenMP
+ * counts the threads of all, and while they are more than the processors, each goes to sleep as
+ * soon as it has nothing to do, and waking it takes as long as a small layer. */
+CONVPOOL_API void convpool_release_threads(void);
+
 /* Whether CONVPOOL_AUTO may choose Winograd's convolution, and whether it can be forced. On, unless
  * the environment says GLUON_CONVPOOL_WINOGRAD=0. */
 CONVPOOL_API void convpool_set_winograd(int enabled);

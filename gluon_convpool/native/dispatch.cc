@@ -246,6 +246,7 @@ convpool_status convpool_batch_norm_backward(const convpool_batch_norm* norm, co
 
 void convpool_set_num_threads(int n) { convpool::set_num_threads(n); }
 int convpool_get_num_threads(void) { return convpool::num_threads(); }
+void convpool_release_threads(void) { convpool::release_threads(); }
 
 void convpool_set_winograd(int enabled) { convpool::enable_winograd(enabled != 0); }
 int convpool_get_winograd(void) { return convpool::winograd_enabled() ? 1 : 0; }

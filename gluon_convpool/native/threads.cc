@@ -11,6 +11,9 @@
 #include <string>
 #include <thread>
 
+// Of OpenMP 5; libraries of before lack it.
+extern "C" int omp_pause_resource_all(int kind) __attribute__((weak));
+
 namespace convpool {
 namespace {
 
@@ -100,5 +103,10 @@ int num_threads() {
 }
 
 void set_num_threads(int n) { requested = n < 1 ? 0 : n; }
+
+void release_threads() {
+  constexpr int kSoft = 1;  // what the threads have set stays
+  if (!forked && omp_pause_resource_all) omp_pause_resource_all(kSoft);
+}
 
 }  // namespace convpool

@@ -7,4 +7,7 @@ namespace convpool {
 int num_threads();
 void set_num_threads(int n);
 
+// Ends the threads that wait for the calling thread's next parallel loop.
+void release_threads();
+
 }  // namespace convpool
