@@ -197,3 +197,43 @@ def test_the_same_bits_in_every_process_and_for_any_number_of_threads(needs_nati
     assert len(set(first)) == 8 * 4 + 2 * 2
     assert second == first
     assert threads == first
+
+
+def test_threads_that_a_large_copy_left_waiting_end_with_the_next_layer():
+    """Arrays that MXNet's own convolution has rearranged are put in order by the thread that asks."""
+    require_native()
+    run(
+        """
+    import ctypes, os
+    import gluon_convpool
+    import mxnet as mx
+    from gluon_convpool import nn
+
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
+    layers = [module.Conv2D(64, 3, padding=1, in_channels=64) for module in (nn, mx.gluon.nn)]
+    x = mx.nd.ones((4, 64, 32, 32))
+    for layer in layers:
+        layer.initialize()
+        layer(x).wait_to_read()
+    ours, builtin = layers
+    y = builtin(x)
+    y.wait_to_read()
+    before = threads()
+    y.asnumpy()
+    assert threads() > before
+    ours(x).wait_to_read()
+    can_end = hasattr(ctypes.CDLL(gluon_convpool._mxnet.LIBRARY), "omp_pause_resource_all")
+    assert threads() == (before if can_end else before + 1)
+
+    y = builtin(x)
+    y.asnumpy()
+    child = os.fork()
+    if child == 0:
+        gluon_convpool._mxnet.release_threads()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    """,
+        OMP_NUM_THREADS='2',
+    )
