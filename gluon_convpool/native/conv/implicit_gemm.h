@@ -37,6 +37,7 @@ class ImplicitGemm {
   static constexpr int64_t kFewPositions = 4;
   // So few outputs take the time in which a few panels of B come from memory.
   static constexpr int64_t kFewOutputs = 2;
+  static constexpr int64_t kFewReaders = 2;  // panels of A that read a panel of B
   // While channels of B are cut, those so much farther are brought to the cache.
   static constexpr int64_t kCutAhead = 4;
   // Channels of A that are packed for one panel after the other.
@@ -48,6 +49,15 @@ class ImplicitGemm {
   // With more of them, writing outputs that are no neighbours takes longer than what is saved
   // (measured with 49 and 196).
   static constexpr int64_t kMostJoined = 32;
+
+  // Where few outputs read a panel of B, to cut it takes as long as to compute with it. If the rows
+  // of the output fill most of their vectors, each vector of a panel is read in its own row. Few
+  // panels reach over the end of a wide row.
+  static bool reads_by_rows(int64_t outputs, int64_t taps, int64_t width) {
+    constexpr int64_t kFilled = 4, kOf = 5, kWide = 2 * kNr;
+    return kMasks && taps > 1 && outputs <= kFewReaders * Block::kMr && width < kWide &&
+           width % kNr != 0 && width * kOf >= ceil_div(width, kLanes) * kLanes * kFilled;
+  }
 
   // Positions of an image as the products count them, where weights are read in place: whole
   // vectors, but for a last panel of few.
@@ -67,11 +77,14 @@ class ImplicitGemm {
     const bool join = !conv.joined && conv.positions() <= kMostJoined &&
                       own_panels * kNr * kFewestFilled > conv.positions() * kPlacesOfFilled;
     set_ = join ? conv.images() : 1;
-    panels_ = ceil_div(set_ * conv.positions(), kNr);
+    by_rows_ = !join && !conv.joined && conv.out_column_stride == 1 &&
+               reads_by_rows(conv.outputs, taps, conv.w.out_size);
+    width_ = by_rows_ ? ceil_div(conv.w.out_size, kLanes) * kLanes : conv.w.out_size;
+    panels_ = ceil_div(set_ * conv.h.out_size * width_, kNr);
 
     // In place, weights are read with one stream a row; packed, with one stream in all, which is a
     // little faster and pays once they are read often. Dot products need them in place.
-    const bool few_last = few_positions(set_ * conv.positions() % kNr);
+    const bool few_last = !by_rows_ && few_positions(set_ * conv.positions() % kNr);
     pack_ = !conv.weight_in_order() || (sets() * panels_ > 40 && !few_last);
     // A matrix whose rows lie side by side is as good as packed, if it stays in cache.
     strided_ = !conv.weight_in_order() && taps == 1 && conv.planes() == conv.channels &&
@@ -93,7 +106,7 @@ class ImplicitGemm {
 
     // Chunks decide the order of a sum, so they must not depend on the number of threads: what
     // counts is the largest task that there could be.
-    const int64_t rows = min_of(task_panels * kNr / conv.w.out_size + 2, conv.h.out_size);
+    const int64_t rows = min_of(task_panels * kNr / width_ + 2, conv.h.out_size);
     const int64_t strip_row = conv.w.out_size * conv.w.stride + conv.w.extent();
     const int64_t images = min_of(task_panels * kNr / conv.positions() + 2, set_);
     const int64_t strip_channel =
@@ -220,14 +233,14 @@ class ImplicitGemm {
 
   // For positions [p0, p1) of the set that begins with an image.
   Strips strips(int64_t set_begin, int64_t p0, int64_t p1) const {
-    const int64_t plane = conv_.positions(), width = conv_.w.out_size;
+    const int64_t width = width_, plane = conv_.h.out_size * width;
     const int64_t first = p0 / plane, images = (p1 - 1) / plane - first + 1;
     const int64_t begin = p0 - first * plane, end = p1 - first * plane;  // of a single image
     const int64_t row0 = images > 1 ? 0 : begin / width;
     const int64_t row1 = images > 1 ? conv_.h.out_size : (end - 1) / width + 1;
     const bool one_row = images == 1 && row1 - row0 == 1;
     return {{conv_.h, conv_.w, row0, row1, one_row ? begin - row0 * width : 0,
-             one_row ? end - row0 * width : width},
+             one_row ? min_of(end - row0 * width, conv_.w.out_size) : conv_.w.out_size},
             set_begin + first,
             images};
   }
@@ -301,7 +314,23 @@ class ImplicitGemm {
     bool columns;  // does each position have its reduction side by side?
     SideB<T> side;
     Segment segments[kNr];
+    int64_t vector_offset[Block::kNv];
+    PieceOfC pieces[Block::kNv];
   };
+
+  // Where the vectors of a panel are, each in a row of its own, relative to the first.
+  void find_pieces(int64_t position, const Strips& strip, PanelOfB* panel) const {
+    const int64_t image = strip.first_image;
+    for (int64_t v = 0; v < panel->vectors; ++v, position += kLanes) {
+      const int64_t row = position / width_, column = position - row * width_;
+      const int64_t to = conv_.out_image(image) - conv_.out + row * conv_.out_row_stride + column;
+      const int64_t from = (row - strip.row0) * strip.row_step + column - strip.column0;
+      if (v == 0) panel->segments[0] = {to, from, 0, kLanes};
+      panel->pieces[v] = {to - panel->segments[0].to, min_of(kLanes, conv_.w.out_size - column)};
+      panel->vector_offset[v] = from - panel->segments[0].from;
+    }
+    panel->segment_count = 1;
+  }
 
   // What a cut does to the values of one channel.
   struct Scaling {
@@ -398,7 +427,7 @@ class ImplicitGemm {
   // Of the set that begins with an image.
   bool compute(int64_t set_begin, int64_t group, int64_t position_task, int64_t output_task,
                const T* packed) const {
-    const int64_t positions = set_ * conv_.positions(), taps = conv_.taps();
+    const int64_t positions = set_ * conv_.h.out_size * width_, taps = conv_.taps();
     const int64_t p0 = panels_ * position_task / position_tasks_ * kNr;
     const int64_t p1 = min_of(positions, panels_ * (position_task + 1) / position_tasks_ * kNr);
     const int64_t panel0 = output_panels_ * output_task / output_tasks_;
@@ -461,6 +490,12 @@ class ImplicitGemm {
         b.position = p;
         b.count = min_of(kNr, p1 - p);
         b.vectors = ceil_div(b.count, kLanes);
+        if (by_rows_) {
+          find_pieces(p, strip, &b);
+          b.dense = b.columns = false;
+          b.side = {source + b.segments[0].from, k_offset, 0, b.vector_offset};
+          continue;
+        }
         b.segment_count = find_segments(set_begin, p, b.count, strip, b.segments);
         const Segment& end = b.segments[b.segment_count - 1];
         b.dense = conv_.dense_output() && b.count == b.vectors * kLanes &&
@@ -544,7 +579,12 @@ class ImplicitGemm {
     const Epilogue<T>* epilogue =
         conv_.epilogue.active && c0 + channels == conv_.planes() ? &conv_.epilogue : nullptr;
     T* first = c + b.segments[0].to;
-    if (b.dense)
+    if (by_rows_)
+      tile = {first,    conv_.out_channel_stride,
+              row_bias, c0 > 0,
+              epilogue, conv_.epilogue.sum_at(first, conv_.out),
+              false,    b.pieces};
+    else if (b.dense)
       tile = {first,       conv_.out_channel_stride,
               row_bias,    c0 > 0,
               epilogue,    conv_.epilogue.sum_at(first, conv_.out),
@@ -569,7 +609,7 @@ class ImplicitGemm {
       dot_columns(a.a, rows, b, channels * taps, spill);
     else
       MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
-    if (!b.dense) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
+    if (!b.dense && !by_rows_) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
   }
 
   void dot_columns(const T* a, int64_t rows, const PanelOfB& b, int64_t length, T* spill) const {
@@ -605,6 +645,8 @@ class ImplicitGemm {
 
   const TapConvolution<T> conv_;
   int64_t set_;                            // images whose positions are one run
+  bool by_rows_;                           // does each vector of a panel have a row of its own?
+  int64_t width_;                          // of a row of positions, which are whole vectors then
   int64_t panels_, output_panels_;         // micro-panels of B in a set, of A in a group
   int64_t position_tasks_, output_tasks_;  // per set and group
   int64_t chunks_;                         // passes over the reduction, each of whole channels

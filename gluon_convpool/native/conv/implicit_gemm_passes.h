@@ -39,6 +39,10 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   const auto panel = [](const int64_t* axes) {
     return axes[1] % Blocks<T>::kNr == 0 ? kInPlace : kCut;
   };
+  if (pass == CONVPOOL_FORWARD && positions > ImplicitGemm<T>::kMostJoined &&
+      ImplicitGemm<T>::reads_by_rows(outputs, taps, window.out_size[1]))
+    return images * static_cast<double>(window.out_size[0] * window.out_size[2]) *
+           whole(window.out_size[1]) * (reduction + kTile) * (m + kInPlace);
   if (pass == CONVPOOL_FORWARD) {
     const double vectors =
         positions <= ImplicitGemm<T>::kMostJoined

@@ -13,6 +13,7 @@
 
 #include <utility>
 
+#include "../runs.h"
 #include "../simd.h"
 #include "block_sizes.h"
 #include "epilogue.h"
@@ -35,10 +36,17 @@ struct SideB {
   const int64_t* k_offset;  // an entry for each k; null: packed
   // In place: how far behind each value lies what is to be brought to the cache, in values.
   int64_t ahead = 0;
+  // In place: where each vector begins, relative to the first; null: they are neighbours.
+  const int64_t* vector_offset = nullptr;
 };
 
 struct Reduction {
   int64_t runs, run_length, run_stride;  // runs and their stride only where A is in place
+};
+
+// Where the lanes of a vector of C go, relative to the row: `count` neighbours.
+struct PieceOfC {
+  int64_t offset, count;
 };
 
 // Where a tile of C goes: row m starts at c + m * row_stride, its columns are contiguous.
@@ -53,6 +61,8 @@ struct TileOfC {
   // Complete vectors are stored past the caches: every row is aligned to one, and nothing is added
   // to what C holds.
   bool past_caches = false;
+  // Where the vectors of a row go, which are no neighbours then; null: they are.
+  const PieceOfC* pieces = nullptr;
 
   CONVPOOL_INLINE void put(T* place, Vec<T> value) const {
     if (past_caches)
@@ -89,6 +99,10 @@ class MicroKernel {
     const T* b = side_b.b;
     const int64_t* k_offset = side_b.k_offset;
     const int64_t b_ahead = side_b.ahead;
+    const T* b_vector[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v)
+      b_vector[v] = b + (!PackedB && side_b.vector_offset ? side_b.vector_offset[v] : v * kLanes);
     const int64_t k_step = kA == AccessA::kStrided ? side_a.k_step : MR;
     const T* row[MR];
 #pragma GCC unroll 16
@@ -98,14 +112,18 @@ class MicroKernel {
     // Where two threads share a core, what counts is the number of instructions.
 #pragma GCC unroll 4
       for (int64_t k = begin; k < end; ++k) {
-        const T* b_row = PackedB ? b : b + *k_offset++;
-        if constexpr (!PackedB) {
-#pragma GCC unroll 4
-          for (int v = 0; v < NV; ++v) __builtin_prefetch(b_row + b_ahead + v * kLanes);
-        }
         V bv[NV];
+        if constexpr (PackedB) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) bv[v] = load<T>(b_row + v * kLanes);
+          for (int v = 0; v < NV; ++v) bv[v] = load<T>(b + v * kLanes);
+        } else {
+          const int64_t row_of_b = *k_offset++;
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; ++v) {
+            __builtin_prefetch(b_vector[v] + row_of_b + b_ahead);
+            bv[v] = load<T>(b_vector[v] + row_of_b);
+          }
+        }
 #pragma GCC unroll 16
         for (int m = 0; m < MR; ++m) {
           const V am = broadcast<T>(kA == AccessA::kInPlace ? row[m][k] : a[m]);
@@ -136,6 +154,7 @@ class MicroKernel {
   static CONVPOOL_INLINE void finish(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
     T* c = tile.c;
     const int64_t row_stride = tile.row_stride;
+    if (tile.pieces) return finish_pieces(acc, tile);
     if (tile.epilogue) return finish_with_epilogue(acc, tile);
     if (tile.accumulate) {
 #pragma GCC unroll 16
@@ -150,6 +169,25 @@ class MicroKernel {
       const V first = broadcast<T>(bias ? bias[m] : T(0));
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) tile.put(c + v * kLanes, acc[m][v] + first);
+    }
+  }
+
+  static CONVPOOL_INLINE void finish_pieces(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
+    T* c = tile.c;
+    const T* sum = tile.sum;
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m, c += tile.row_stride) {
+      const V first = broadcast<T>(tile.bias && !tile.accumulate ? tile.bias[m] : T(0));
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        const PieceOfC piece = tile.pieces[v];
+        V value = acc[m][v];
+        value += tile.accumulate ? load_part<T>(c + piece.offset, piece.count) : first;
+        if (sum) value += load_part<T>(sum + piece.offset, piece.count);
+        store_part<T>(c + piece.offset, tile.epilogue ? tile.epilogue->apply(value) : value,
+                      piece.count);
+      }
+      if (sum) sum += tile.row_stride;
     }
   }
 
