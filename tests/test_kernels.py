@@ -286,6 +286,32 @@ CONVOLUTIONS_OF_FEW_LAST_POSITIONS = [
         ((9, 7), (3, 3), ONE, (2, 1), ONE),
     )
 ]
+# So few outputs that each vector of a panel is read in its own row; rows of one to six vectors of
+# some width, and of many panels.
+CONVOLUTIONS_BY_ROWS = [
+    (2, c, m, g) + geometry
+    for c, m, g in ((3, 5, 1), (8, 32, 2), (70, 9, 1))
+    for geometry in (
+        ((6, 14), (3, 3), ONE, ONE, ONE),
+        ((9, 28), (3, 3), ONE, ONE, ONE),
+        ((13, 31), (5, 4), (2, 1), ONE, (2, 1)),
+        ((5, 61), (3, 3), ONE, (1, 2), (0, 1)),
+        ((1, 90), (1, 5), ONE, ONE, (0, 2)),
+    )
+]
+# The gradient of the data as columns that are added up: few and many outputs of several images,
+# planes of less than a vector, and channels that leave lanes empty.
+CONVOLUTIONS_OF_SUMMED_COLUMNS = [
+    (batch, c, m, g) + geometry
+    for batch, c, m, g in ((1, 20, 40, 1), (9, 33, 24, 1), (3, 34, 12, 2))
+    for geometry in (
+        ((8, 8), (4, 4), (2, 2), ONE, ONE),
+        ((2, 3), (2, 2), ONE, ONE, ONE),
+        ((7, 9), (5, 3), (3, 2), (1, 2), (2, 3)),
+        ((6, 6), (2, 2), (3, 3), ONE, (0, 0)),
+        ((4, 5), ONE, ONE, ONE, (0, 0)),
+    )
+]
 # So few outputs that the lanes of their weight's gradient are positions.
 CONVOLUTIONS_OF_FEW_OUTPUTS = [
     (2, c, m * g, g, (6, width)) + geometry
@@ -372,7 +398,11 @@ def test_few_channels_agree_with_the_loops(kernels, case, dtype):
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
 @pytest.mark.parametrize(
-    'case', CONVOLUTIONS_OF_SMALL_PLANES + CONVOLUTIONS_OF_FEW_LAST_POSITIONS, ids=_text
+    'case',
+    CONVOLUTIONS_OF_SMALL_PLANES
+    + CONVOLUTIONS_OF_FEW_LAST_POSITIONS
+    + CONVOLUTIONS_OF_SUMMED_COLUMNS,
+    ids=_text,
 )
 def test_small_planes_agree_with_the_loops(kernels, case, layout, dtype):
     results = convolution_results(kernels, case, 0, IMPLICIT_GEMM, dtype=dtype, layout=layout)
@@ -381,7 +411,7 @@ def test_small_planes_agree_with_the_loops(kernels, case, layout, dtype):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('case', CONVOLUTIONS_OF_FEW_OUTPUTS, ids=_text)
+@pytest.mark.parametrize('case', CONVOLUTIONS_OF_FEW_OUTPUTS + CONVOLUTIONS_BY_ROWS, ids=_text)
 def test_few_outputs_agree_with_the_loops(kernels, case, dtype):
     results = convolution_results(kernels, case, algorithm=IMPLICIT_GEMM, dtype=dtype)
     for name, actual, expected in zip(NAMES, *results):
@@ -394,6 +424,29 @@ def test_each_instruction_set_agrees_with_the_loops(library, instruction_set, ca
         ('output', 'dx', 'dweight', 'dbias'), *convolution_results(library, case)
     ):
         assert_close(name, actual, expected)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(
+    'case',
+    CONVOLUTIONS_OF_SMALL_PLANES[::5]
+    + CONVOLUTIONS_OF_FEW_LAST_POSITIONS[::5]
+    + CONVOLUTIONS_OF_FEW_CHANNELS[::7]
+    + CONVOLUTIONS_OF_SUMMED_COLUMNS[::2]
+    + CONVOLUTIONS_BY_ROWS[::2]
+    # Images of one row that share panels, which a last panel does not leave.
+    + [
+        (3, 25, 37, 1, (1, 14), ONE, ONE, ONE, (0, 0)),
+        (2, 16, 9, 1, (1, 10), ONE, ONE, ONE, (0, 0)),
+    ],
+    ids=_text,
+)
+def test_each_instruction_set_agrees_with_the_loops_by_implicit_gemm(
+    library, instruction_set, case, dtype
+):
+    results = convolution_results(library, case, algorithm=IMPLICIT_GEMM, dtype=dtype)
+    for name, actual, expected in zip(NAMES, *results):
+        (assert_close if dtype == 'float32' else assert_close_in_float64)(name, actual, expected)
 
 
 @pytest.mark.parametrize('case', CONVOLUTIONS[::3] + CONVOLUTIONS_OF_FEW_CHANNELS[::5], ids=_text)
@@ -430,7 +483,7 @@ def test_depthwise_is_chosen_where_it_is_faster(library):
     layers = {
         (1, 32, 32, 32, (112, 112)) + DEPTHWISE_GEOMETRIES[0]: True,
         (8, 672, 672, 672, (14, 14)) + DEPTHWISE_GEOMETRIES[3]: True,
-        (1, 1, 6, 1, (28, 28)) + DEPTHWISE_GEOMETRIES[2]: True,
+        (32, 3, 6, 3, (28, 28)) + DEPTHWISE_GEOMETRIES[2]: True,
         (1, 1, 256, 1, (28, 28)) + DEPTHWISE_GEOMETRIES[2]: False,
         (1, 64, 64, 32, (28, 28)) + DEPTHWISE_GEOMETRIES[0]: False,
     }

@@ -27,7 +27,7 @@ def network(layout='NCHW'):
         layers.Conv2D(64, 3, padding=1, layout=layout, prefix='square_'),
         builtin.BatchNorm(axis=axis, prefix='norm_'),
         builtin.Activation('relu'),
-        layers.Conv2D(16, 1, layout=layout, prefix='point_'),
+        layers.Conv2D(64, 1, layout=layout, prefix='point_'),
         layers.Conv2D(64, (1, 7), padding=(0, 3), use_bias=False, layout=layout, prefix='row_'),
         layers.Conv2D(64, 3, padding=1, groups=64, layout=layout, prefix='depth_'),
     )

@@ -200,7 +200,7 @@ def test_the_same_bits_in_every_process_and_for_any_number_of_threads(needs_nati
 
 
 def test_threads_that_a_large_copy_left_waiting_end_with_the_next_layer():
-    """Arrays that MXNet's own convolution has rearranged are put in order by the thread that asks."""
+    """What oneDNN has rearranged is put in order by the thread that asks for it."""
     require_native()
     run(
         """

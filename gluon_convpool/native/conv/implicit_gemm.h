@@ -117,7 +117,9 @@ class ImplicitGemm {
     past_caches_ = chunks_ == 1 && conv.large_aligned_output();
   }
 
-  static bool few_positions(int64_t count) { return count > 0 && count <= kFewPositions; }
+  static bool few_positions(int64_t count) {
+    return count > 0 && count <= kFewPositions && count < kNr;
+  }
   int64_t sets() const { return conv_.images() / set_; }
   // The image itself is read in place of a strip where each output reads what stands at its own
   // position.
