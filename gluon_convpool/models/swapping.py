@@ -16,7 +16,7 @@ from mxnet.gluon.nn import basic_layers
 from mxnet.gluon.nn import conv_layers as builtin
 
 from .. import _mxnet, backends, functional, geometry, nn
-from .._mxnet import mx
+from .._mxnet import mx, release_threads
 from ..nn import _common
 from ..nn._kernel_layer import KernelLayer
 from ..nn.batch_norm import _BatchNorm
@@ -453,4 +453,5 @@ def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
         for _, block in blocks:
             if isinstance(block, mx.gluon.HybridBlock):
                 block._clear_cached_op()
+        release_threads()
     return report
