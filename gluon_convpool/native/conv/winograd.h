@@ -161,7 +161,8 @@ class Winograd {
       products += 1.05 * tiles * outputs *
                   static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
     const double read = u_size() * kBytes > kKeptTapBytes ? kReadTapFromMemory : kReadTap;
-    const double taps = (packed_ ? read : 9) * channels * outputs;
+    // A kernel's taps are gathered, and then each element of its transform is computed and written.
+    const double taps = packed_ ? read * tile_.planes() : 10 * tile_.taps() + 6 * tile_.planes();
     const double results = 8 * tiles * outputs;
     // Every panel of outputs reads a V of all tiles again.
     const double far = one_block_ && v_size(tiles_) * kBytes > kNearBytes ? kReadFar : 0;
@@ -177,8 +178,8 @@ class Winograd {
         channels * outputs * static_cast<double>(max_of(tile_.taps(), kernel));
     if (read_kernels * kBytes > kKeptTapBytes) gathered += kReadTapFromMemory * read_kernels;
     if (packed_) gathered = 0;
-    return static_cast<double>(conv_.groups) *
-           (tile_.planes() * (inputs + taps + results + again) + products + gathered);
+    return static_cast<double>(conv_.groups) * (tile_.planes() * (inputs + results + again) +
+                                                taps * channels * outputs + products + gathered);
   }
 
   // Bytes that a call needs beside its arrays, without the blocks that each thread has.
