@@ -163,7 +163,7 @@ def test_training_goes_on_after_a_killed_worker(killed, uninterrupted):
 
 
 def test_control_c_in_the_middle(tmp_path):
-    # One worker makes a step in less than 2 ms: with few of them all could be over before it is seen.
+    # One worker makes a step in less than 2 ms, and a few of them could be over before one is seen.
     arguments = ('--workers', '1', '--epochs', '50')
     with Training(tmp_path / 'weights.npz', *arguments) as training:
         training.wait_for_step(15)
