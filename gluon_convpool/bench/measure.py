@@ -20,6 +20,9 @@ from .suites import Layer
 # Long enough that reading the clock and waking the threads are nothing beside it, and short enough
 # that a disturbance which lasts hits all sides.
 BURST_SECONDS = 0.03
+# Threads that are out of work look for more for some milliseconds, in whichever process they are,
+# and whoever computes meanwhile has fewer processors.
+REST_SECONDS = 0.005
 FEWEST_ROUNDS = 5
 MOST_CALLS = 1000
 
@@ -29,6 +32,7 @@ Run = Callable[[int], float]
 def calls_in_burst(run: Run, burst: Optional[float] = None) -> int:
     """Return how many calls make a burst of so many seconds; the second of two calls tells."""
     run(1)
+    time.sleep(REST_SECONDS)
     seconds = BURST_SECONDS if burst is None else burst
     return max(1, min(MOST_CALLS, int(seconds / max(run(1), 1e-9))))
 
@@ -69,10 +73,11 @@ def alternate(
     end = time.perf_counter() + seconds
     rounds = 0
     while alive and (rounds < FEWEST_ROUNDS or time.perf_counter() < end):
-        # Another side begins each round: no one always follows the same neighbour.
+        # Another side begins each round, so that no one is always the first.
         names = list(alive)
         first = rounds % len(names)
         for name in names[first:] + names[:first]:
+            time.sleep(REST_SECONDS)
             try:
                 times[name].append(alive[name](calls[name]) / calls[name])
             except PeerError as error:
