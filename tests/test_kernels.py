@@ -479,6 +479,13 @@ def test_depthwise_serves_what_it_is_for(library):
     assert not any(served(library, case, DEPTHWISE) for case in CONVOLUTIONS if case[1] != case[3])
 
 
+@pytest.mark.parametrize('which', [0, 1, 2])
+def test_an_algorithm_is_chosen_where_there_is_no_output(library, instruction_set, which):
+    problem = convolution_problem((2, 8, 8, 1, (2, 9), (3, 3), ONE, ONE, (0, 0)))
+    assert problem.window.out_size[0] == 0
+    assert library.convpool_convolution_algorithm(ctypes.byref(problem), which) > 0
+
+
 def test_depthwise_is_chosen_where_it_is_faster(library):
     layers = {
         (1, 32, 32, 32, (112, 112)) + DEPTHWISE_GEOMETRIES[0]: True,

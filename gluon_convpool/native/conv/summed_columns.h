@@ -62,9 +62,11 @@ class SummedColumns {
         taps_(product(window_.kernel)),
         inputs_(conv.in_channels / conv.groups),
         outputs_(conv.out_channels / conv.groups) {
-    const int64_t fitting = kColumnBytes / column_bytes(1, min_of(inputs_, kLanes));
-    together_ = max_of(1, min_of(conv.batch, min_of(fitting, ceil_div(kRows, positions_))));
-    const int64_t vectors = kColumnBytes / column_bytes(together_, kLanes);
+    // What has no output or channel has a cost that can be asked.
+    const int64_t fitting = kColumnBytes / max_of(1, column_bytes(1, min_of(inputs_, kLanes)));
+    const int64_t enough = ceil_div(kRows, max_of(1, positions_));
+    together_ = max_of(1, min_of(conv.batch, min_of(fitting, enough)));
+    const int64_t vectors = kColumnBytes / max_of(1, column_bytes(together_, kLanes));
     chunk_ = min_of(inputs_, max_of(1, vectors) * kLanes);
   }
 
