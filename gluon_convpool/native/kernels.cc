@@ -178,12 +178,24 @@ convpool_algorithm convolution_algorithm(const convpool_convolution* problem, co
 template <typename T>
 Epilogue<T> epilogue_of(const convpool_epilogue* epilogue) {
   if (!epilogue) return {};
-  return {static_cast<const T*>(epilogue->sum),
-          static_cast<T>(epilogue->negative_slope),
-          static_cast<T>(epilogue->lowest),
-          static_cast<T>(epilogue->highest),
-          true,
-          epilogue->sigmoid != 0};
+  return {static_cast<const T*>(epilogue->sum), static_cast<T>(epilogue->negative_slope),
+          static_cast<T>(epilogue->lowest), static_cast<T>(epilogue->highest), true};
+}
+
+inline float exponential(float v) { return __builtin_expf(v); }
+inline double exponential(double v) { return __builtin_exp(v); }
+
+// The last step of an epilogue, on the values that are written: `Epilogue` says why.
+template <typename T>
+void apply_sigmoid(const convpool_convolution& conv, T* y) {
+  constexpr int64_t kBlock = 4096;
+  constexpr double kWork = 32;  // multiply-adds in the time of one
+  const int64_t* size = conv.window.out_size;
+  const int64_t count = conv.batch * conv.out_channels * size[0] * size[1] * size[2];
+  parallel_for(ceil_div(count, kBlock), kWork * static_cast<double>(count), [&](int64_t task) {
+    const int64_t end = min_of(count, (task + 1) * kBlock);
+    for (int64_t k = task * kBlock; k < end; ++k) y[k] = T(1) / (T(1) + exponential(-y[k]));
+  });
 }
 
 convpool_status convolution_forward(const convpool_convolution* problem, const void* x,
@@ -198,6 +210,7 @@ convpool_status convolution_forward(const convpool_convolution* problem, const v
         passes_of(conv, *algorithm)
             .forward(conv, static_cast<const T*>(x), static_cast<const T*>(weight),
                      static_cast<const T*>(bias), epilogue_of<T>(epilogue), static_cast<T*>(y));
+    if (done && epilogue && epilogue->sigmoid) apply_sigmoid(conv, static_cast<T*>(y));
     release_shared_scratch();
     return status_of(done);
   });
@@ -227,6 +240,7 @@ convpool_status convolution_forward_joined(const convpool_convolution* problem,
     const bool done = implicit_gemm::forward_joined<T>(
         conv, joined, static_cast<const T*>(weight), static_cast<const T*>(bias),
         epilogue_of<T>(epilogue), static_cast<T*>(y));
+    if (done && epilogue && epilogue->sigmoid) apply_sigmoid(conv, static_cast<T*>(y));
     release_shared_scratch();
     return status_of(done);
   });

@@ -146,63 +146,34 @@ class MicroKernel {
         }
       steps(k, end);
     }
-    finish(acc, tile);
+    // C is touched after the loop, so that the loop starts without waiting for it.
+    if (tile.pieces)
+      finish<true, true>(acc, tile);
+    else if (tile.epilogue)
+      finish<false, true>(acc, tile);
+    else
+      finish<false, false>(acc, tile);
   }
 
  private:
-  // C is touched after the loop, so that the loop starts without waiting for it.
+  template <bool Pieces, bool WithEpilogue>
   static CONVPOOL_INLINE void finish(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
     T* c = tile.c;
-    const int64_t row_stride = tile.row_stride;
-    if (tile.pieces) return finish_pieces(acc, tile);
-    if (tile.epilogue) return finish_with_epilogue(acc, tile);
-    if (tile.accumulate) {
-#pragma GCC unroll 16
-      for (int m = 0; m < MR; ++m, c += row_stride)
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) store<T>(c + v * kLanes, acc[m][v] + load<T>(c + v * kLanes));
-      return;
-    }
-    const T* bias = tile.bias;
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m, c += row_stride) {
-      const V first = broadcast<T>(bias ? bias[m] : T(0));
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) tile.put(c + v * kLanes, acc[m][v] + first);
-    }
-  }
-
-  static CONVPOOL_INLINE void finish_pieces(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
-    T* c = tile.c;
-    const T* sum = tile.sum;
+    const T* sum = WithEpilogue ? tile.sum : nullptr;
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m, c += tile.row_stride) {
       const V first = broadcast<T>(tile.bias && !tile.accumulate ? tile.bias[m] : T(0));
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        const PieceOfC piece = tile.pieces[v];
+        const PieceOfC piece = Pieces ? tile.pieces[v] : PieceOfC{v * kLanes, kLanes};
         V value = acc[m][v];
         value += tile.accumulate ? load_part<T>(c + piece.offset, piece.count) : first;
         if (sum) value += load_part<T>(sum + piece.offset, piece.count);
-        store_part<T>(c + piece.offset, tile.epilogue ? tile.epilogue->apply(value) : value,
-                      piece.count);
-      }
-      if (sum) sum += tile.row_stride;
-    }
-  }
-
-  static CONVPOOL_INLINE void finish_with_epilogue(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
-    const Epilogue<T> epilogue = *tile.epilogue;
-    T* c = tile.c;
-    const T* sum = tile.sum;
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m, c += tile.row_stride) {
-      const V first = broadcast<T>(tile.bias && !tile.accumulate ? tile.bias[m] : T(0));
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        V value = acc[m][v] + (tile.accumulate ? load<T>(c + v * kLanes) : first);
-        if (sum) value += load<T>(sum + v * kLanes);
-        tile.put(c + v * kLanes, epilogue.apply(value));
+        if (WithEpilogue && tile.epilogue) value = tile.epilogue->apply(value);
+        if (Pieces)
+          store_part<T>(c + piece.offset, value, piece.count);
+        else
+          tile.put(c + piece.offset, value);
       }
       if (sum) sum += tile.row_stride;
     }
