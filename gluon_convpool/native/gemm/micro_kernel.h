@@ -148,26 +148,29 @@ class MicroKernel {
     }
     // C is touched after the loop, so that the loop starts without waiting for it.
     if (tile.pieces)
-      finish<true, true>(acc, tile);
+      finish<true, true>(acc, tile, tile.accumulate);
     else if (tile.epilogue)
-      finish<false, true>(acc, tile);
+      finish<false, true>(acc, tile, tile.accumulate);
+    else if (tile.accumulate)
+      finish<false, false>(acc, tile, true);
     else
-      finish<false, false>(acc, tile);
+      finish<false, false>(acc, tile, false);
   }
 
  private:
   template <bool Pieces, bool WithEpilogue>
-  static CONVPOOL_INLINE void finish(const V (&acc)[MR][NV], const TileOfC<T>& tile) {
+  static CONVPOOL_INLINE void finish(const V (&acc)[MR][NV], const TileOfC<T>& tile,
+                                     bool accumulate) {
     T* c = tile.c;
     const T* sum = WithEpilogue ? tile.sum : nullptr;
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m, c += tile.row_stride) {
-      const V first = broadcast<T>(tile.bias && !tile.accumulate ? tile.bias[m] : T(0));
+      const V first = broadcast<T>(tile.bias && !accumulate ? tile.bias[m] : T(0));
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
         const PieceOfC piece = Pieces ? tile.pieces[v] : PieceOfC{v * kLanes, kLanes};
         V value = acc[m][v];
-        value += tile.accumulate ? load_part<T>(c + piece.offset, piece.count) : first;
+        value += accumulate ? load_part<T>(c + piece.offset, piece.count) : first;
         if (sum) value += load_part<T>(sum + piece.offset, piece.count);
         if (WithEpilogue && tile.epilogue) value = tile.epilogue->apply(value);
         if (Pieces)
