@@ -283,6 +283,18 @@ def native_library() -> Optional[ctypes.CDLL]:
     return _library
 
 
+def put_in_plain_order(array: Any) -> None:
+    """Undo what MXNet's convolutions make of a weight: values in blocks, as oneDNN likes them.
+
+    They do so in place, and it stays. Each call of an extension operator would then put a copy of
+    it in order (ResNet-50, two threads: 53 ms, and 37 with weights in order). MXNet does it in
+    place before it gives the address of an array's values away.
+    """
+    if array.context.device_type == 'cpu' and array.stype == 'default' and 0 not in array.shape:
+        address = ctypes.c_void_p()
+        mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+
+
 def release_threads() -> None:
     """End the OpenMP threads that wait for this thread, if its work is done by MXNet's engine.
 

@@ -1,4 +1,4 @@
-"""Built-in layers of a network become ours, and back: convolution, pooling, batch norm.
+"""Built-in layers of a network become ours, and back: convolution, pooling, and what is between.
 
 Our layers are subclasses of MXNet's and keep their state under the same names, so a layer is
 replaced by giving it another class. It stays the same object: whoever holds it, its parameters,
@@ -12,17 +12,18 @@ import functools
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
 from mxnet.gluon.contrib.cnn import conv_layers as contrib
+from mxnet.gluon.contrib.nn import basic_layers as concurrent
 from mxnet.gluon.nn import basic_layers
 from mxnet.gluon.nn import conv_layers as builtin
 
 from .. import _mxnet, backends, functional, geometry, nn
-from .._mxnet import mx, release_threads
+from .._mxnet import mx, put_in_plain_order, release_threads
 from ..nn import _common
 from ..nn._kernel_layer import KernelLayer
 from ..nn.batch_norm import _BatchNorm
 from ..nn.deformable_conv import Deformable
 from ..nn.pool import AnyPooling, _Pooling
-from . import operators
+from . import concatenation, operators
 from .graph import Graph
 
 DIRECTIONS = ('convpool', 'mxnet')
@@ -49,6 +50,8 @@ _NOTES = (
 _OURS: Dict[Type[Any], Type[Any]] = {
     cls.__bases__[1]: cls for cls in nn.OURS if len(cls.__bases__) > 1
 }
+_CONCATENATING = (concatenation.HybridConcurrent, concatenation.Concurrent)
+_OURS.update((cls.__bases__[0], cls) for cls in _CONCATENATING)
 
 
 # The built-in layers that may be replaced.
@@ -58,6 +61,8 @@ BUILTIN = (
     basic_layers.BatchNorm,
     contrib.DeformableConvolution,
     contrib.ModulatedDeformableConvolution,
+    concurrent.HybridConcurrent,
+    concurrent.Concurrent,
 )
 
 # Those by the general layers behind the built-in ones.
@@ -193,7 +198,7 @@ def _copy(net: Any) -> Any:
 
 
 def _is_ours(block: Any) -> bool:
-    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm, Deformable))
+    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm, Deformable, *_CONCATENATING))
 
 
 def _revive(cls: Any, ours: Any) -> Any:
@@ -287,6 +292,8 @@ def _become_ours(layer: Any, dtype: Optional[str]) -> None:
     if getattr(layer, '_kwargs', {}).get('pooling_convention', 'full') not in ('valid', 'full'):
         raise ValueError(f'its pooling_convention is {layer._kwargs["pooling_convention"]!r}')
     layer.__class__ = cls
+    if isinstance(layer, _CONCATENATING):
+        return
     try:
         layer._prepare()
         reason = _obstacle(layer, dtype)
@@ -297,6 +304,9 @@ def _become_ours(layer: Any, dtype: Optional[str]) -> None:
         raise
     if isinstance(layer, _Pooling):
         layer._dtype = dtype
+    for parameter in layer._reg_params.values():
+        for array in [*(parameter._data or ()), *(parameter._grad or ())]:
+            put_in_plain_order(array)
     activation = getattr(layer, 'act', None)
     if type(activation) is mx.gluon.nn.Activation:
         activation.__class__ = _common.Activation
@@ -314,6 +324,8 @@ def _builtin_class(layer: Any) -> Type[Any]:
     before: Optional[Type[Any]] = vars(cls).get('_swapped_from')
     if before is not None:
         return before
+    if cls in _CONCATENATING:
+        return cls.__bases__[0]
     if cls in nn.OURS:
         border = getattr(layer, '_kwargs', {}).get('border')
         if border is not None:
@@ -378,8 +390,8 @@ def _swap_block(block: Any, to: str, dtype: Optional[str]) -> Optional[Tuple[str
 def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     """Replace the built-in layers of a network by ours, or ours by them.
 
-    Convolution and pooling layers, and batch norms between them, since MXNet's are slow on the
-    arrays that our layers give.
+    Convolution and pooling layers, and batch norms and concurrent blocks between them, since MXNet's
+    are slow on the arrays that our layers give.
 
     Layers are found wherever they stand: nested, in blocks of your own and their lists, used in
     several places, as subclasses of a built-in layer that change nothing of how it computes. Each
