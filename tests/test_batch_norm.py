@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -202,6 +204,15 @@ def test_training_and_inference_take_turns_as_with_mxnets_layer(arguments, mode,
         outcomes.append(seen)
     for actual, expected in zip(*outcomes[::-1]):
         assert_close('in its turn', actual, expected, 3e-5)
+
+
+def test_what_tells_training_from_inference_stands_in_a_graph_once(native, np_or_nd):
+    net = network(nn)
+    net.initialize()
+    net.hybridize()
+    net(array_kind().array(draw('images', (4, 3, 12, 12))[0]))
+    graph = json.loads(net._cached_graph[1].tojson())
+    assert sum(node['op'] == 'BatchNorm' for node in graph['nodes']) == 1
 
 
 def test_statistics_are_moved_by_the_backward_pass_as_mxnet_does(native, np_or_nd):

@@ -11,11 +11,12 @@ import pytest
 from models_common import data, flat, graph_of, operators, started
 from mxnet import autograd, gluon
 from mxnet.gluon import nn as builtin
+from mxnet.gluon.contrib import nn as contrib
 from mxnet.gluon.nn import conv_layers
 
 import gluon_convpool
 from gluon_convpool import nn, swap
-from gluon_convpool.models import swapping
+from gluon_convpool.models import concatenation, swapping
 from gluon_convpool.testing import MODES, array_kind, assert_close, assert_same, measure, parameters
 
 
@@ -84,6 +85,13 @@ def computed(net, mode='imperative'):
     return measure(net, data(*SHAPE).asnumpy(), head(), mode)
 
 
+def branches(kind, axis=1):
+    """A concurrent block of MXNet's, with a convolution and a pooling side by side."""
+    net = kind(axis=axis)
+    net.add(builtin.Conv2D(4, 3, padding=1), builtin.MaxPool2D(3, 1, 1))
+    return net
+
+
 # --------------------------------------------------------------------------- the same network
 
 
@@ -96,6 +104,53 @@ def test_a_swapped_network_gives_the_same_numbers(mode, any_backend, np_or_nd):
     assert [one.path for one in report.replaced] == PATHS
     assert_same(computed(net, mode), expected)
     assert_same(computed(net, mode), expected)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('axis', [1, -3])
+def test_concurrent_blocks_concatenate_plain_arrays(axis, mode, native, nd_arrays):
+    net = started(branches(contrib.HybridConcurrent, axis), data(*SHAPE))
+    head = data(2, 7, 12, 12, seed=1).asnumpy()
+    expected = measure(net, data(*SHAPE).asnumpy(), head, 'imperative')
+    report = swap(net)
+    assert [one.path for one in report.replaced] == ['(itself)', '0', '1']
+    assert isinstance(net, contrib.HybridConcurrent)
+    assert_same(measure(net, data(*SHAPE).asnumpy(), head, mode), expected)
+    if net._active:
+        assert '_npi_concatenate' in operators(net._cached_graph[1])
+    swap(net, to='mxnet')
+    assert type(net) is contrib.HybridConcurrent
+    assert_same(measure(net, data(*SHAPE).asnumpy(), head, mode), expected)
+
+
+def test_concurrent_blocks_without_graphs_concatenate_too(native, nd_arrays):
+    net = started(branches(contrib.Concurrent), data(*SHAPE))
+    expected = net(data(*SHAPE)).asnumpy()
+    swap(net)
+    assert isinstance(net, concatenation.Concurrent)
+    assert_close('output', net(data(*SHAPE)).asnumpy(), expected)
+
+
+def test_concurrent_blocks_of_ours_take_numpy_arrays_too(native, np_arrays):
+    net = swap(branches(contrib.HybridConcurrent)).net
+    net.initialize()
+    net.hybridize()
+    assert net(data(*SHAPE)).shape == (2, 7, 12, 12)
+
+
+def test_weights_are_put_in_the_order_that_ours_read(native, np_or_nd, monkeypatch):
+    """MXNet's convolutions rearrange them in place, where each call of ours would copy them."""
+    seen = []
+    monkeypatch.setattr(swapping, 'put_in_plain_order', seen.append)
+    net = residual()
+    with autograd.record():
+        net(data(*SHAPE))
+    swap(net)
+    for layer in (net.first, net.shared, net.end[0], net.norm):
+        for parameter in layer._reg_params.values():
+            arrays = parameter.list_data()
+            arrays += parameter.list_grad() if parameter.grad_req != 'null' else []
+            assert all(any(one is array for one in seen) for array in arrays)
 
 
 @pytest.mark.parametrize('mode', MODES[1:])

@@ -267,10 +267,13 @@ def _obstacle(layer: Any, dtype: Optional[str]) -> str:
     """Say why ours would be slower than the built-in layer, or return an empty string."""
     if backends.current() == 'portable':
         return ''
-    if isinstance(layer, _BatchNorm):
+    if isinstance(layer, (_BatchNorm, *_CONCATENATING)):
         status = _mxnet.native_status()
         if not status.available:
             return status.reason
+    if isinstance(layer, _CONCATENATING):
+        return ''
+    if isinstance(layer, _BatchNorm):
         if dtype is None:
             return 'the parameters around it are of several types'
         return layer.obstacle()
@@ -292,10 +295,9 @@ def _become_ours(layer: Any, dtype: Optional[str]) -> None:
     if getattr(layer, '_kwargs', {}).get('pooling_convention', 'full') not in ('valid', 'full'):
         raise ValueError(f'its pooling_convention is {layer._kwargs["pooling_convention"]!r}')
     layer.__class__ = cls
-    if isinstance(layer, _CONCATENATING):
-        return
     try:
-        layer._prepare()
+        if not isinstance(layer, _CONCATENATING):
+            layer._prepare()
         reason = _obstacle(layer, dtype)
         if reason:
             raise ValueError(reason)
@@ -390,8 +392,8 @@ def _swap_block(block: Any, to: str, dtype: Optional[str]) -> Optional[Tuple[str
 def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     """Replace the built-in layers of a network by ours, or ours by them.
 
-    Convolution and pooling layers, and batch norms and concurrent blocks between them, since MXNet's
-    are slow on the arrays that our layers give.
+    Convolution and pooling layers, and batch norms and concurrent blocks between them, since
+    MXNet's are slow on the arrays that our layers give.
 
     Layers are found wherever they stand: nested, in blocks of your own and their lists, used in
     several places, as subclasses of a built-in layer that change nothing of how it computes. Each

@@ -1304,16 +1304,15 @@ convpool_batch_norm batch_norm_problem(const BatchNormAttributes& attributes, bo
 }
 
 // An extension operator is not told whether it runs for training. In a graph, which serves both, it
-// is told by one of MXNet's that is: `mode` equals the running mean in training, and not else (see
-// docs/OPERATORS.md).
+// is told by one of MXNet's that is: `mode` is zero in training, and not else (see
+// docs/OPERATORS.md). What is not finite does not tell.
 template <typename T>
 bool is_training(const BatchNormAttributes& attributes, Tensors* in) {
   if (attributes.use_global_stats) return false;
   if (attributes.mode != "input") return attributes.mode == "train";
   const T* mode = static_cast<const T*>(in->at(kMode).data_ptr);
-  const T* mean = static_cast<const T*>(in->at(kRunningMean).data_ptr);
   for (int64_t i = 0; i < in->at(kMode).shape[0]; ++i)
-    if (mode[i] != mean[i] && (mode[i] == mode[i] || mean[i] == mean[i])) return false;
+    if (mode[i] < 0 || mode[i] > 0) return false;
   return true;
 }
 
@@ -1337,13 +1336,15 @@ MXReturnValue batch_norm_shape(const StringMap&, std::vector<Shape>* in, std::ve
     if (data.size() < 2)
       fail(sentence(messages::too_few_axes, {{"op", kBatchNorm}, {"shape", tuple_text(data)}}));
     const Shape channels{data[1]};
-    for (size_t i = kGamma; i < in->size(); ++i) {
+    for (size_t i = kGamma; i <= kRunningVar; ++i) {
       if (!fits(in->at(i), channels, kNumpy))
         fail(sentence(
             messages::channels_of_statistics,
             {{"op", kBatchNorm}, {"shape", tuple_text(data)}, {"channels", text(in->at(i)[0])}}));
       in->at(i) = channels;
     }
+    // The layer that it was made for is the first one that is asked.
+    if (in->size() > kMode && fits(in->at(kMode), channels, kNumpy)) in->at(kMode) = channels;
     out->at(kOut) = data;
     out->at(kMean) = out->at(kInvStd) = channels;
     out->at(kTraining) = {1};
