@@ -615,13 +615,25 @@ class ImplicitGemm {
   }
 
   void dot_columns(const T* a, int64_t rows, const PanelOfB& b, int64_t length, T* spill) const {
-    constexpr int kRows = Block::kMr;
+    static_assert(kFewPositions == 4, "a kernel for each number of columns");
+    switch (b.count) {
+      case 1:
+        return dot_rows<Block::kMr, 1>(a, rows, b, length, spill);
+      case 2:
+        return dot_rows<Block::kMr, 2>(a, rows, b, length, spill);
+      case 3:
+        return dot_rows<Block::kMr / 2, 3>(a, rows, b, length, spill);
+      default:
+        return dot_rows<Block::kMr / 2, 4>(a, rows, b, length, spill);
+    }
+  }
+  // All columns at once: the rows, which are long, come from beyond L1.
+  template <int Rows, int Columns>
+  void dot_rows(const T* a, int64_t rows, const PanelOfB& b, int64_t length, T* spill) const {
     const int64_t pitch = conv_.weight_output_stride;
-    int64_t k = 0;
-    for (; k + 2 <= b.count; k += 2)
-      dot_products<T, kRows, 2>(a, pitch, rows, b.side.b + k * length, length, spill + k, kNr);
-    if (k < b.count)
-      dot_products<T, kRows, 1>(a, pitch, rows, b.side.b + k * length, length, spill + k, kNr);
+    for (int64_t m = 0; m < rows; m += Rows)
+      dot_products<T, Rows, Columns>(a + m * pitch, pitch, min_of(rows - m, Rows), b.side.b, length,
+                                     spill + m * kNr, kNr);
   }
 
   // Adds a tile that stands apart to where it belongs.
