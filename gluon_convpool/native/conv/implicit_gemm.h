@@ -186,16 +186,20 @@ class ImplicitGemm {
         tap_offset[i * conv_.w.taps + j] =
             conv_.h.index[i] * conv_.weight_row_stride + conv_.w.index[j];
 
-    // Channel c of a chunk [c0, c1).
-    const auto pack = [&](int64_t group, int64_t panel, int64_t c0, int64_t c1, int64_t c) {
+    // Channels [first, end) of a chunk [c0, c1).
+    const auto pack = [&](int64_t group, int64_t panel, int64_t c0, int64_t c1, int64_t first,
+                          int64_t end) {
       const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
+      const int64_t row_step = conv_.weight_output_stride;
       T* to = packed + group * group_size +
-              (conv_.outputs * c0 + m0 * (c1 - c0) + (c - c0) * rows) * taps;
-      const T* channel = conv_.weight + group * conv_.weight_group_stride +
-                         m0 * conv_.weight_output_stride + conv_.weight_offset(c);
-      for (int64_t t = 0; t < taps; ++t, to += rows) {
-        const T* tap = channel + tap_offset[t];
-        for (int64_t row = 0; row < rows; ++row) to[row] = tap[row * conv_.weight_output_stride];
+              (conv_.outputs * c0 + m0 * (c1 - c0) + (first - c0) * rows) * taps;
+      const T* panel_weight = conv_.weight + group * conv_.weight_group_stride + m0 * row_step;
+      for (int64_t c = first; c < end; ++c) {
+        const T* channel = panel_weight + conv_.weight_offset(c);
+        for (int64_t t = 0; t < taps; ++t, to += rows) {
+          const T* tap = channel + tap_offset[t];
+          for (int64_t row = 0; row < rows; ++row) to[row] = tap[row * row_step];
+        }
       }
     };
     const double moved = static_cast<double>(conv_.groups * group_size);
@@ -208,15 +212,14 @@ class ImplicitGemm {
       for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
         const int64_t c0 = chunk_begin(chunk), c1 = chunk_begin(chunk + 1);
         if (outputs_first) {
-          for (int64_t c = c0; c < c1; ++c) pack(group, piece, c0, c1, c);
+          pack(group, piece, c0, c1, c0, c1);
           continue;
         }
         const int64_t first = max_of(c0, conv_.planes() * piece / pieces);
         const int64_t end = min_of(c1, conv_.planes() * (piece + 1) / pieces);
         for (int64_t few = first; few < end; few += kPackedTogether)
           for (int64_t panel = 0; panel < output_panels_; ++panel)
-            for (int64_t c = few; c < min_of(few + kPackedTogether, end); ++c)
-              pack(group, panel, c0, c1, c);
+            pack(group, panel, c0, c1, few, min_of(few + kPackedTogether, end));
       }
     });
     return packed;

@@ -23,52 +23,76 @@ inline bool supports(const convpool_convolution&, convpool_pass) { return true; 
 inline constexpr double kPerStep = 1.1, kTile = 8, kCut = 6, kInPlace = 2, kTransposed = 16,
                         kOutOfOrder = 100, kApart = 1.4;
 
+inline int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
+template <typename T>
+inline double whole_vectors(int64_t count) {
+  return static_cast<double>(ceil_div(count, Simd<T>::kLanes) * Simd<T>::kLanes);
+}
+template <typename T>
+inline double cost_of_panel(const int64_t* axes) {
+  return axes[1] % Blocks<T>::kNr == 0 ? kInPlace : kCut;
+}
+
+// Of the gradient of the data as convolutions, one for each phase of the stride.
+template <typename T>
+inline double cost_by_phases(const convpool_convolution& conv) {
+  const convpool_window& window = conv.window;
+  const int64_t inputs = conv.in_channels / conv.groups, outputs = conv.out_channels / conv.groups;
+  const int64_t taps = product(window.kernel), stride = product(window.stride);
+  const double steps = static_cast<double>(outputs * taps) / static_cast<double>(stride);
+  return (stride > 1 ? kApart : 1) * kPerStep * static_cast<double>(conv.groups * conv.batch) *
+             whole_vectors<T>(product(window.in_size)) * (steps + kTile) *
+             (static_cast<double>(inputs) + cost_of_panel<T>(window.in_size)) +
+         kOutOfOrder * static_cast<double>(conv.out_channels * inputs * taps);
+}
+
+enum class DataGradient { kFewInputs, kColumns, kPhases };
+
+template <typename T>
+inline DataGradient way_of_data_gradient(const convpool_convolution& conv) {
+  if (FewInputs<T>::serves(conv)) return DataGradient::kFewInputs;
+  if (SummedColumns<T>::serves(conv) && SummedColumns<T>::cost(conv) < cost_by_phases<T>(conv))
+    return DataGradient::kColumns;
+  return DataGradient::kPhases;
+}
+
 template <typename T>
 inline double cost(const convpool_convolution& conv, convpool_pass pass) {
-  constexpr int64_t kLanes = Simd<T>::kLanes;
-  const auto product = [](const int64_t* axes) { return axes[0] * axes[1] * axes[2]; };
-  const auto whole = [](int64_t count) {
-    return static_cast<double>(ceil_div(count, kLanes) * kLanes);
-  };
   const convpool_window& window = conv.window;
   const int64_t taps = product(window.kernel), positions = product(window.out_size);
   const int64_t inputs = conv.in_channels / conv.groups, outputs = conv.out_channels / conv.groups;
   const double images = kPerStep * static_cast<double>(conv.groups * conv.batch);
   const double weights = static_cast<double>(conv.out_channels * inputs * taps);
   const double reduction = static_cast<double>(inputs * taps), m = static_cast<double>(outputs);
-  const auto panel = [](const int64_t* axes) {
-    return axes[1] % Blocks<T>::kNr == 0 ? kInPlace : kCut;
-  };
   if (pass == CONVPOOL_FORWARD && positions > ImplicitGemm<T>::kMostJoined &&
       ImplicitGemm<T>::reads_by_rows(outputs, taps, window.out_size[1]))
     return images * static_cast<double>(window.out_size[0] * window.out_size[2]) *
-           whole(window.out_size[1]) * (reduction + kTile) * (m + kInPlace);
+           whole_vectors<T>(window.out_size[1]) * (reduction + kTile) * (m + kInPlace);
   if (pass == CONVPOOL_FORWARD) {
     const double vectors =
         positions <= ImplicitGemm<T>::kMostJoined
-            ? whole(conv.batch * positions)
+            ? whole_vectors<T>(conv.batch * positions)
             : static_cast<double>(conv.batch) *
                   static_cast<double>(ImplicitGemm<T>::vector_positions(positions));
     return kPerStep * static_cast<double>(conv.groups) * vectors * (reduction + kTile) *
-           (m + panel(window.out_size));
+           (m + cost_of_panel<T>(window.out_size));
   }
   if (pass == CONVPOOL_BACKWARD_WEIGHT && outputs <= WeightGradient<T>::kFewOutputs)
     return 2.4 * images * static_cast<double>(window.out_size[0] * window.out_size[2]) *
-           whole(window.out_size[1]) * m * reduction;
+           whole_vectors<T>(window.out_size[1]) * m * reduction;
   if (pass == CONVPOOL_BACKWARD_WEIGHT)
-    return images * static_cast<double>(positions) * whole(outputs) * (reduction + kTransposed) +
+    return images * static_cast<double>(positions) * whole_vectors<T>(outputs) *
+               (reduction + kTransposed) +
            kOutOfOrder * weights;
-  // Values that are added to where a window lies: one by one, or in runs of a row.
-  const double columns = images * static_cast<double>(positions) * reduction;
-  if (FewInputs<T>::serves(conv)) return columns * (m + 10);
-  const double steps =
-      static_cast<double>(outputs * taps) / static_cast<double>(product(window.stride));
-  const double apart = product(window.stride) > 1 ? kApart : 1;
-  const double by_phases = apart * images * whole(product(window.in_size)) * (steps + kTile) *
-                               (static_cast<double>(inputs) + panel(window.in_size)) +
-                           kOutOfOrder * weights;
-  const double by_columns = SummedColumns<T>::cost(conv);
-  return SummedColumns<T>::serves(conv) && by_columns < by_phases ? by_columns : by_phases;
+  switch (way_of_data_gradient<T>(conv)) {
+    case DataGradient::kFewInputs:
+      // Values that are added to where a window lies: one by one, or in runs of a row.
+      return images * static_cast<double>(positions) * reduction * (m + 10);
+    case DataGradient::kColumns:
+      return SummedColumns<T>::cost(conv);
+    default:
+      return cost_by_phases<T>(conv);
+  }
 }
 
 // The same for one phase of the gradient by the input, whose positions are no neighbours in dx.
@@ -147,10 +171,9 @@ inline bool backward_data(const convpool_convolution& conv, const T* dy, const T
       spread(conv, values, dx);
       return true;
     });
-  if (FewInputs<T>::serves(conv)) return FewInputs<T>::run(conv, dy, weight, dx);
-  if (SummedColumns<T>::serves(conv) &&
-      cost<T>(conv, CONVPOOL_BACKWARD_DATA) == SummedColumns<T>::cost(conv))
-    return SummedColumns<T>::run(conv, dy, weight, dx);
+  const DataGradient way = way_of_data_gradient<T>(conv);
+  if (way == DataGradient::kFewInputs) return FewInputs<T>::run(conv, dy, weight, dx);
+  if (way == DataGradient::kColumns) return SummedColumns<T>::run(conv, dy, weight, dx);
   const TapStorage taps(conv.window);
   if (!taps.get()) return false;
   TapConvolution<T> gradient = backward_problem<T>(conv, taps.get());

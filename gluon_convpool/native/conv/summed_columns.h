@@ -30,9 +30,11 @@ class SummedColumns {
 
   // An estimate in multiply-adds at the speed of the micro-kernel, measured with AVX-512: a
   // column's value is added up in the time of kAdd of them, a sum is written in that of kPut, a
-  // weight is cut in that of kCut, and each product of matrices begins with kStart.
+  // weight is cut in that of kCut, and each product of matrices begins with kStart. Where columns
+  // are the sums, what takes time is to turn dY (kTurn for a value) and them (kTurnBack).
   static double cost(const convpool_convolution& conv) {
     constexpr double kPerStep = 1.1, kAdd = 24, kPut = 24, kCut = 16, kStart = 3e5;
+    constexpr double kTurn = 30, kTurnBack = 40;
     const SummedColumns columns(conv);
     const int64_t parts = ceil_div(conv.batch, columns.together_);
     const int64_t chunks = ceil_div(columns.inputs_, columns.chunk_);
@@ -41,9 +43,11 @@ class SummedColumns {
     const double inputs = static_cast<double>(columns.inputs_ * columns.taps_);
     const double outputs = static_cast<double>(columns.outputs_);
     const double sums = static_cast<double>(conv.groups * conv.batch * columns.in_plane_) * lanes;
-    return kPut * sums +
-           rows *
-               (kPerStep * inputs * outputs + kAdd * lanes * static_cast<double>(columns.taps_)) +
+    const double moved =
+        columns.is_sum_of_one()
+            ? kTurn * rows * outputs + kTurnBack * sums
+            : kPut * sums + kAdd * rows * lanes * static_cast<double>(columns.taps_);
+    return moved + kPerStep * rows * inputs * outputs +
            static_cast<double>(conv.groups * parts) *
                (kCut * inputs * outputs + kStart * static_cast<double>(chunks));
   }
@@ -112,6 +116,10 @@ class SummedColumns {
     bool failed = false;
     parallel_for(images * slices, work, [&](int64_t task) {
       const int64_t image = task / slices, c = task % slices * kLanes;
+      const T* column = columns + (image * positions_ * channels + c) * taps_;
+      T* to = dx + (image * conv_.in_channels + c) * plane;
+      const int64_t count = min_of(kLanes, channels - c);
+      if (is_sum_of_one()) return put(column, channels, count, to);
       Arena arena(Scratch::kTask);
       const size_t sums_at = arena.template reserve<T>(plane * kLanes);
       const size_t taps_at = arena.template reserve<T>(taps_ * kLanes);
@@ -121,19 +129,31 @@ class SummedColumns {
       }
       T *sums = arena.template at<T>(sums_at), *taps = arena.template at<T>(taps_at);
       clear(sums, plane * kLanes);
-      add_windows(columns + (image * positions_ * channels + c) * taps_, channels * taps_, taps,
-                  sums);
-      T* to = dx + (image * conv_.in_channels + c) * plane;
-      const int64_t count = min_of(kLanes, channels - c);
-      for (int64_t k = 0; plane >= kLanes && k < plane; k += kLanes) {
-        const int64_t at = min_of(k, plane - kLanes);
-        transpose_square(sums + at * kLanes, kLanes, to + at, plane, count);
-      }
-      for (int64_t k = 0; plane < kLanes && k < plane; ++k)
-        for (int64_t lane = 0; lane < count; ++lane) to[lane * plane + k] = sums[k * kLanes + lane];
+      add_windows(column, channels * taps_, taps, sums);
+      put(sums, kLanes, count, to);
       release_scratch(Scratch::kTask);
     });
     return !failed;
+  }
+
+  // Does each value of x stand in one window, at the place of that window's output?
+  bool is_sum_of_one() const {
+    for (int d = 0; d < 3; ++d)
+      if (window_.kernel[d] != 1 || window_.stride[d] != 1 || window_.pad[d] != 0 ||
+          window_.in_size[d] != window_.out_size[d])
+        return false;
+    return true;
+  }
+
+  // Sums, or columns of one, to `count` channels: [place of x][lane], places `pitch` values apart.
+  void put(const T* sums, int64_t pitch, int64_t count, T* to) const {
+    const int64_t plane = in_plane_;
+    for (int64_t k = 0; plane >= kLanes && k < plane; k += kLanes) {
+      const int64_t at = min_of(k, plane - kLanes);
+      transpose_square(sums + at * pitch, pitch, to + at, plane, count);
+    }
+    for (int64_t k = 0; plane < kLanes && k < plane; ++k)
+      for (int64_t lane = 0; lane < count; ++lane) to[lane * plane + k] = sums[k * pitch + lane];
   }
 
   // Columns of kLanes channels, `pitch` values from output to output, to sums: [place of x][lane].
