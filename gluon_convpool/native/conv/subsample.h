@@ -11,7 +11,10 @@ inline bool is_strided_pointwise(const convpool_convolution& conv) {
   const convpool_window& window = conv.window;
   bool strided = false;
   for (int d = 0; d < window.ndim; ++d) {
-    if (window.kernel[d] != 1 || window.pad[d] != 0) return false;
+    // What the last output reads may be padding.
+    if (window.kernel[d] != 1 || window.pad[d] != 0 ||
+        (window.out_size[d] - 1) * window.stride[d] >= window.in_size[d])
+      return false;
     strided = strided || window.stride[d] != 1;
   }
   return strided;

@@ -57,7 +57,7 @@ struct TileOfC {
   const T* bias;    // one value per row, added when the tile is first written; may be null
   bool accumulate;  // true: add to what C holds
   const Epilogue<T>* epilogue = nullptr;  // what is done to values that are complete; may be null
-  const T* sum = nullptr;                 // the tile of its sum, with the same row stride
+  const T* sum = nullptr;                 // the tile of the epilogue's sum, rows as far apart
   // Complete vectors are stored past the caches: every row is aligned to one, and nothing is added
   // to what C holds.
   bool past_caches = false;
@@ -162,7 +162,7 @@ class MicroKernel {
   static CONVPOOL_INLINE void finish(const V (&acc)[MR][NV], const TileOfC<T>& tile,
                                      bool accumulate) {
     T* c = tile.c;
-    const T* sum = WithEpilogue ? tile.sum : nullptr;
+    const T* sum = WithEpilogue && tile.epilogue ? tile.sum : nullptr;
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m, c += tile.row_stride) {
       const V first = broadcast<T>(tile.bias && !accumulate ? tile.bias[m] : T(0));
