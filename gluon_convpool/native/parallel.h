@@ -24,4 +24,22 @@ void parallel_for(int64_t tasks, double work, const Body& body) {
   for (int64_t i = 0; i < tasks; ++i) body(i);
 }
 
+// The same for bodies with parallel loops of their own, which return false on failure, as this does
+// then. Where tasks share out among the threads, each thread has some to itself, and the loops in
+// them run on it alone; else all threads go from one task to the next together.
+template <typename Body>
+bool parallel_for_whole(int64_t tasks, double work, const Body& body) {
+  const int64_t threads = num_threads();
+  if (tasks >= threads && (tasks % threads == 0 || tasks >= 3 * threads)) {
+    bool failed = false;
+    parallel_for(tasks, work, [&](int64_t i) {
+      if (!body(i)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+    });
+    return !failed;
+  }
+  for (int64_t i = 0; i < tasks; ++i)
+    if (!body(i)) return false;
+  return true;
+}
+
 }  // namespace convpool::CONVPOOL_ISA

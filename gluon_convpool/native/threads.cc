@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+extern "C" int omp_in_parallel(void);
 // Of OpenMP 5; libraries of before lack it.
 extern "C" int omp_pause_resource_all(int kind) __attribute__((weak));
 
@@ -92,7 +93,7 @@ const ForkGuard fork_guard;
 }  // namespace
 
 int num_threads() {
-  if (forked) return 1;
+  if (forked || omp_in_parallel()) return 1;
   int n = requested;
   if (n < 1) {
     n = default_count();

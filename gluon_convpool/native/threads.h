@@ -3,7 +3,7 @@
 
 namespace convpool {
 
-// Never below 1; 1 in a forked child.
+// Never below 1; 1 in a forked child, and inside of a parallel loop.
 int num_threads();
 void set_num_threads(int n);
 

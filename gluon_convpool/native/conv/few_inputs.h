@@ -66,7 +66,17 @@ class FewInputs {
   }
 
   bool run(const T* dy, const T* weight, T* dx) const {
-    clear(dx, conv_.batch * conv_.in_channels * in_plane_);
+    const double work = static_cast<double>(conv_.batch * out_plane_ * conv_.out_channels) *
+                        static_cast<double>(inputs_ * taps_);
+    return parallel_for_whole(conv_.batch, work, [&](int64_t image) {
+      const bool done = run_image(image, dy, weight, dx);
+      release_scratch(Scratch::kColumns);
+      return done;
+    });
+  }
+
+  bool run_image(int64_t image, const T* dy, const T* weight, T* dx) const {
+    clear(dx + image * conv_.in_channels * in_plane_, conv_.in_channels * in_plane_);
     const int64_t rows = window_.out_size[0], width = window_.out_size[1];
     const int64_t bands = min_of(rows, ceil_div(rows * row_bytes(conv_), kColumnBytes));
     Arena arena(Scratch::kColumns);
@@ -77,21 +87,20 @@ class FewInputs {
     T* columns = arena.template at<T>(columns_at);
     Place* places = arena.template at<Place>(places_at);
     find_places(places);
-    for (int64_t image = 0; image < conv_.batch; ++image)
-      for (int64_t group = 0; group < conv_.groups; ++group)
-        for (int64_t slice = 0; slice < window_.out_size[2]; ++slice)
-          for (int64_t band = 0; band < bands; ++band) {
-            const int64_t first = rows * band / bands, end = rows * (band + 1) / bands;
-            const Matrix<T> a{weight + group * outputs_ * inputs_ * taps_, 1, inputs_ * taps_};
-            const T* b = dy + (image * conv_.out_channels + group * outputs_) * out_plane_ +
-                         (slice * rows + first) * width;
-            if (!multiply_matrices(inputs_ * taps_, outputs_, (end - first) * width, a, b,
-                                   out_plane_, columns))
-              return false;
-            if (!add_up(columns, places, slice, first, end,
-                        dx + (image * conv_.in_channels + group * inputs_) * in_plane_))
-              return false;
-          }
+    for (int64_t group = 0; group < conv_.groups; ++group)
+      for (int64_t slice = 0; slice < window_.out_size[2]; ++slice)
+        for (int64_t band = 0; band < bands; ++band) {
+          const int64_t first = rows * band / bands, end = rows * (band + 1) / bands;
+          const Matrix<T> a{weight + group * outputs_ * inputs_ * taps_, 1, inputs_ * taps_};
+          const T* b = dy + (image * conv_.out_channels + group * outputs_) * out_plane_ +
+                       (slice * rows + first) * width;
+          if (!multiply_matrices(inputs_ * taps_, outputs_, (end - first) * width, a, b, out_plane_,
+                                 columns))
+            return false;
+          if (!add_up(columns, places, slice, first, end,
+                      dx + (image * conv_.in_channels + group * inputs_) * in_plane_))
+            return false;
+        }
     return true;
   }
 

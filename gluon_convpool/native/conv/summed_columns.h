@@ -81,30 +81,35 @@ class SummedColumns {
   static int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
 
   bool run(const T* dy, const T* weight, T* dx) const {
-    const int64_t most_rows = together_ * positions_;
+    // All threads go from one part to the next together: each with images of its own, they would
+    // wait for the same weights.
+    for (int64_t image = 0; image < conv_.batch; image += together_)
+      if (!run_images(image, min_of(together_, conv_.batch - image), dy, weight, dx)) return false;
+    return true;
+  }
+
+  // `images` of them from `image` on.
+  bool run_images(int64_t image, int64_t images, const T* dy, const T* weight, T* dx) const {
+    const int64_t rows = images * positions_;
     Arena arena(Scratch::kColumns);
-    const size_t dy_at = arena.template reserve<T>(most_rows * conv_.out_channels);
+    const size_t dy_at = arena.template reserve<T>(rows * conv_.out_channels);
     // The last vector of channels may have fewer than lanes.
-    const size_t columns_at = arena.template reserve<T>((most_rows * chunk_ + kLanes) * taps_);
+    const size_t columns_at = arena.template reserve<T>((rows * chunk_ + kLanes) * taps_);
     if (!arena.allocate()) return false;
     T *turned = arena.template at<T>(dy_at), *columns = arena.template at<T>(columns_at);
-    for (int64_t image = 0; image < conv_.batch; image += together_) {
-      const int64_t images = min_of(together_, conv_.batch - image);
-      transpose_matrices(dy + image * conv_.out_channels * positions_, images, conv_.out_channels,
-                         positions_, turned);
-      for (int64_t group = 0; group < conv_.groups; ++group)
-        for (int64_t first = 0; first < inputs_; first += chunk_) {
-          const int64_t channels = min_of(chunk_, inputs_ - first);
-          const Matrix<T> a{turned + group * outputs_, conv_.out_channels, 1};
-          const T* b = weight + (group * outputs_ * inputs_ + first) * taps_;
-          if (!multiply_matrices(images * positions_, outputs_, channels * taps_, a, b,
-                                 inputs_ * taps_, columns))
-            return false;
-          if (!add_up(columns, images, channels,
-                      dx + (image * conv_.in_channels + group * inputs_ + first) * in_plane_))
-            return false;
-        }
-    }
+    transpose_matrices(dy + image * conv_.out_channels * positions_, images, conv_.out_channels,
+                       positions_, turned);
+    for (int64_t group = 0; group < conv_.groups; ++group)
+      for (int64_t first = 0; first < inputs_; first += chunk_) {
+        const int64_t channels = min_of(chunk_, inputs_ - first);
+        const Matrix<T> a{turned + group * outputs_, conv_.out_channels, 1};
+        const T* b = weight + (group * outputs_ * inputs_ + first) * taps_;
+        if (!multiply_matrices(rows, outputs_, channels * taps_, a, b, inputs_ * taps_, columns))
+          return false;
+        if (!add_up(columns, images, channels,
+                    dx + (image * conv_.in_channels + group * inputs_ + first) * in_plane_))
+          return false;
+      }
     return true;
   }
 
