@@ -1,6 +1,6 @@
 // What is done to an output after its sum of products and its bias, while it is still in registers:
 // another array is added, and an activation applied. Only forward passes have one. Nothing here
-// calls a function: the compiler keeps no vector in a register around a call, made or not.
+// calls a function, for no vector stays in a register around a call.
 //
 //   v += sum;  v = v < 0 ? negative_slope * v : v;  v = min(max(v, lowest), highest)
 //
