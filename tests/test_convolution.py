@@ -228,6 +228,19 @@ def test_nan_and_infinities_go_where_arithmetic_sends_them(any_backend, np_or_nd
     np.testing.assert_array_equal(y, expected)
 
 
+@pytest.mark.parametrize('width', [192, 191])
+def test_an_output_larger_than_a_core_keeps_is_the_same(width, native, np_or_nd):
+    """Of 8 MB and more, in whole aligned vectors or not: the former are stored past the caches."""
+    x, weight, bias = draw('large', (1, 4, 192, width), (64, 4, 1, 1), (64,))
+    assert 64 * 192 * width * 4 >= 8 << 20
+    arrays = [array_kind().array(one) for one in (x, weight, bias)]
+    y = functional.convolution(*arrays, algorithm='implicit_gemm').asnumpy()
+    expected = np.einsum(
+        'nchw,oc->nohw', *(one.astype('float64') for one in (x, weight[..., 0, 0]))
+    )
+    assert_close('output', y, expected + bias.reshape(1, -1, 1, 1))
+
+
 def test_views_and_slices_are_read_as_they_are(any_backend, np_or_nd):
     (big,) = draw('views', (4, 6, 9, 9))
     layer = ConvolutionCase(channels=(3, 5)).build(nn)
