@@ -24,6 +24,7 @@ from ..nn.batch_norm import _BatchNorm
 from ..nn.deformable_conv import Deformable
 from ..nn.pool import AnyPooling, _Pooling
 from . import concatenation, operators
+from .concatenation import Concatenating
 from .graph import Graph
 
 DIRECTIONS = ('convpool', 'mxnet')
@@ -46,12 +47,11 @@ _NOTES = (
     '_traced_alone',
 )
 
+OURS = (*nn.OURS, *concatenation.OURS)
 # Ours by the built-in layer that each stands for.
 _OURS: Dict[Type[Any], Type[Any]] = {
-    cls.__bases__[1]: cls for cls in nn.OURS if len(cls.__bases__) > 1
+    cls.__bases__[1]: cls for cls in OURS if len(cls.__bases__) > 1
 }
-_CONCATENATING = (concatenation.HybridConcurrent, concatenation.Concurrent)
-_OURS.update((cls.__bases__[0], cls) for cls in _CONCATENATING)
 
 
 # The built-in layers that may be replaced.
@@ -198,7 +198,7 @@ def _copy(net: Any) -> Any:
 
 
 def _is_ours(block: Any) -> bool:
-    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm, Deformable, *_CONCATENATING))
+    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm, Deformable, Concatenating))
 
 
 def _revive(cls: Any, ours: Any) -> Any:
@@ -267,13 +267,12 @@ def _obstacle(layer: Any, dtype: Optional[str]) -> str:
     """Say why ours would be slower than the built-in layer, or return an empty string."""
     if backends.current() == 'portable':
         return ''
-    if isinstance(layer, (_BatchNorm, *_CONCATENATING)):
+    if isinstance(layer, (_BatchNorm, Concatenating)):
         status = _mxnet.native_status()
         if not status.available:
             return status.reason
-    if isinstance(layer, _CONCATENATING):
-        return ''
-    if isinstance(layer, _BatchNorm):
+        if isinstance(layer, Concatenating):
+            return ''
         if dtype is None:
             return 'the parameters around it are of several types'
         return layer.obstacle()
@@ -296,8 +295,7 @@ def _become_ours(layer: Any, dtype: Optional[str]) -> None:
         raise ValueError(f'its pooling_convention is {layer._kwargs["pooling_convention"]!r}')
     layer.__class__ = cls
     try:
-        if not isinstance(layer, _CONCATENATING):
-            layer._prepare()
+        layer._prepare()
         reason = _obstacle(layer, dtype)
         if reason:
             raise ValueError(reason)
@@ -326,9 +324,7 @@ def _builtin_class(layer: Any) -> Type[Any]:
     before: Optional[Type[Any]] = vars(cls).get('_swapped_from')
     if before is not None:
         return before
-    if cls in _CONCATENATING:
-        return cls.__bases__[0]
-    if cls in nn.OURS:
+    if cls in OURS:
         border = getattr(layer, '_kwargs', {}).get('border')
         if border is not None:
             raise ValueError(f'MXNet has no padding={border.pairs} with {border.mode}')
