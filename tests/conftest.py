@@ -120,7 +120,15 @@ class WideLibrary:
     """
 
     FLAGS = ('-std=c++17', '-O1', '-fPIC', '-shared', '-fopenmp', '-Wno-psabi')
-    SOURCES = ('kernels', 'dispatch', 'threads', 'workspace', 'large_pages', 'winograd_switch')
+    SOURCES = (
+        'kernels',
+        'dispatch',
+        'choice_memo',
+        'threads',
+        'workspace',
+        'large_pages',
+        'winograd_switch',
+    )
 
     FOLDER = pathlib.Path(__file__).parents[1] / 'build' / 'tests'
 

@@ -14,6 +14,7 @@ import pathlib
 import shlex
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -97,6 +98,11 @@ def convolution_problem(case, algorithm=AUTO):
             kernel=kernel, stride=stride, dilation=dilation, pad=pad, in_size=size, out_size=out
         ),
     )
+
+
+def in_a_thread(function, *arguments):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def without_height(problem):
@@ -1092,13 +1098,73 @@ def test_transformed_taps_are_packed_where_they_pay(library, instruction_set):
     assert packing.values < 2 * 256 * 256
 
 
-@pytest.mark.parametrize('instruction_set', ['avx512'], indirect=True)
+@pytest.mark.parametrize('instruction_set', ['avx2', 'avx512'], indirect=True)
 def test_taps_that_take_longer_to_read_than_to_make_are_not_packed(library, instruction_set):
     """512 to 512 channels, 38 MB, where a core multiplies much faster than memory is read."""
     case = (1, 512, 512, 1, (7, 7)) + GEOMETRIES[1]
     packing = plan_packing(library, convolution_problem(case))
     assert packing.share == 1
     assert packing.values < 2 * 9 * 512 * 512
+
+
+def answers(library, problem):
+    """What is chosen for a convolution, and what it is estimated to gain from a packed weight."""
+    algorithms = [
+        library.convpool_convolution_algorithm(ctypes.byref(problem), which) for which in range(3)
+    ]
+    packing = plan_packing(library, problem)
+    return [*algorithms, packing.values, packing.share]
+
+
+def test_no_answer_is_remembered_for_another_convolution(library, instruction_set):
+    first = {
+        'size': (14, 15),
+        'kernel': (3, 3),
+        'stride': (1, 1),
+        'dilation': (1, 1),
+        'pad': (1, 1),
+    }
+    changes = [
+        {},
+        {'size': (29, 15)},
+        {'size': (14, 29)},
+        {'kernel': (5, 3)},
+        {'kernel': (3, 5)},
+        {'stride': (2, 1)},
+        {'dilation': (1, 2)},
+        {'pad': (0, 1)},
+    ]
+    sizes = [tuple({**first, **change}.values()) for change in changes]
+    problems = [convolution_problem((1, 64, 64, 1, *geometry)) for geometry in sizes]
+    for name, value in (
+        ('batch', 8),
+        ('in_channels', 128),
+        ('out_channels', 128),
+        ('groups', 8),
+        ('dtype', 1),
+        ('layout', CHANNELS_LAST),
+        ('algorithm', IMPLICIT_GEMM),
+    ):
+        problem = convolution_problem((1, 64, 64, 1, *sizes[0]))
+        setattr(problem, name, value)
+        problems.append(problem)
+    # A thread that has just begun remembers nothing.
+    with_no_memory = [in_a_thread(answers, library, problem) for problem in problems]
+    assert with_no_memory[0] not in with_no_memory[1:]
+    for _ in range(2):
+        for problem, expected in zip(problems, with_no_memory):
+            assert answers(library, problem) == expected
+
+
+def test_the_winograd_switch_counts_for_what_was_asked_before(library):
+    problem = convolution_problem((1, 64, 64, 1, (56, 56)) + GEOMETRIES[1])
+    before = library.convpool_get_winograd()
+    try:
+        for enabled, algorithm in ((1, WINOGRAD), (0, IMPLICIT_GEMM), (1, WINOGRAD)):
+            library.convpool_set_winograd(enabled)
+            assert answers(library, problem)[0] == algorithm
+    finally:
+        library.convpool_set_winograd(before)
 
 
 def test_a_packed_weight_of_another_convolution_is_refused(library):

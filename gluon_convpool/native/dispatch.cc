@@ -6,6 +6,7 @@
 
 #include <atomic>
 
+#include "choice_memo.h"
 #include "convpool.h"
 #include "kernels.h"
 #include "threads.h"
@@ -56,19 +57,25 @@ bool halves_wide_vectors() {
   }();
   return halves;
 }
+
+// Of the tables with whole and half vectors, the one for a pass of a convolution where both compute
+// as many multiply-adds a second: the narrow one where it costs much less. Where they cost the
+// same, the wide one is 5 to 10 % faster alone, and 20 % beside other work.
+Choice choose_table(const convpool_convolution& conv, convpool_pass pass) {
+  constexpr double kSurelyLess = 0.8;
+  const double wide = avx512::kKernels.convolution_cost(&conv, pass);
+  const double narrow = avx2::kKernels.convolution_cost(&conv, pass);
+  if (narrow < kSurelyLess * wide) return {&avx2::kKernels, narrow};
+  return {&avx512::kKernels, wide};
+}
 #endif
 
-// The table for a pass of a convolution: the one in use, or a narrower one that costs much less
-// where both compute as many multiply-adds a second. Where they cost the same, the wide one is 5 to
-// 10 % faster alone, and 20 % beside other work.
+// The table for a pass of a convolution: the one in use, unless two serve.
 const Kernels& kernels(const convpool_convolution* conv, convpool_pass pass) {
   const Kernels& table = kernels();
 #if defined(CONVPOOL_HAVE_AVX512)
-  constexpr double kSurelyLess = 0.8;
-  if (&table == &avx512::kKernels && !named && halves_wide_vectors() &&
-      avx2::kKernels.convolution_cost(conv, pass) <
-          kSurelyLess * table.convolution_cost(conv, pass))
-    return avx2::kKernels;
+  if (&table == &avx512::kKernels && !named && halves_wide_vectors())
+    return *static_cast<const Kernels*>(remembered_choice(choose_table, *conv, pass).chosen);
 #else
   (void)conv;
   (void)pass;

@@ -1,6 +1,7 @@
 // The passes of a convolution by Winograd's transforms, and the size of tile that costs least.
 #pragma once
 
+#include "../choice_memo.h"
 #include "../winograd_switch.h"
 #include "implicit_gemm_passes.h"
 #include "winograd.h"
@@ -22,7 +23,7 @@ inline constexpr const WinogradTile<T>* kTiles[] = {
 };
 
 template <typename T>
-struct Choice {
+struct TileChoice {
   const WinogradTile<T>* tile;
   double cost;
 };
@@ -30,8 +31,8 @@ struct Choice {
 // The size of tile that costs least, and how much. Null where no size fits the kernel, or where all
 // need more than `most_bytes` of memory.
 template <typename T, template <typename> class Computation>
-inline Choice<T> choose_tile(const TapConvolution<T>& problem, double most_bytes) {
-  Choice<T> best{nullptr, 0};
+inline TileChoice<T> choose_tile(const TapConvolution<T>& problem, double most_bytes) {
+  TileChoice<T> best{nullptr, 0};
   for (const WinogradTile<T>* tile : kTiles<T>) {
     if (!NeighbourView<T>::exists(problem, tile->rh, tile->rw)) continue;
     const Computation<T> computation(problem, *tile);
@@ -69,16 +70,16 @@ inline double most_bytes(const convpool_convolution& conv, convpool_pass pass) {
 // The same for a phase of the gradient by the input, which goes to the implicit GEMM, as a null
 // tile says, where that serves it and costs less.
 template <typename T>
-inline Choice<T> choose_for_phase(const convpool_convolution& conv,
-                                  const TapConvolution<T>& problem, double most_bytes) {
-  const Choice<T> tile = choose_tile<T, Winograd>(problem, most_bytes);
+inline TileChoice<T> choose_for_phase(const convpool_convolution& conv,
+                                      const TapConvolution<T>& problem, double most_bytes) {
+  const TileChoice<T> tile = choose_tile<T, Winograd>(problem, most_bytes);
   if (conv.layout == CONVPOOL_CHANNEL_LAST) return tile;
   const double gemm = implicit_gemm::phase_cost(problem);
-  return tile.tile && tile.cost < gemm ? tile : Choice<T>{nullptr, gemm};
+  return tile.tile && tile.cost < gemm ? tile : TileChoice<T>{nullptr, gemm};
 }
 
 template <typename T>
-inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
+inline TileChoice<T> search_tile(const convpool_convolution& conv, convpool_pass pass) {
   constexpr int64_t kLongest = 128;
   for (const int64_t size : conv.window.kernel)
     if (size > kLongest) return {nullptr, 0};
@@ -89,14 +90,24 @@ inline Choice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
   if (pass == CONVPOOL_BACKWARD_WEIGHT)
     return choose_tile<T, WinogradWeightGradient>(forward_problem<T>(conv, taps), most);
   // One of the tiles, and the cost of all phases of the stride. With channels last, each needs one.
-  Choice<T> all{nullptr, 0};
+  TileChoice<T> all{nullptr, 0};
   const bool complete = for_each_phase(
       conv, backward_problem<T>(conv, taps), [&](const TapConvolution<T>& problem, int64_t) {
-        const Choice<T> phase = choose_for_phase(conv, problem, most);
+        const TileChoice<T> phase = choose_for_phase(conv, problem, most);
         all = {phase.tile ? phase.tile : all.tile, all.cost + phase.cost};
         return phase.tile || conv.layout == CONVPOOL_CHANNEL_FIRST;
       });
-  return complete ? all : Choice<T>{nullptr, 0};
+  return complete ? all : TileChoice<T>{nullptr, 0};
+}
+
+template <typename T>
+inline TileChoice<T> choose(const convpool_convolution& conv, convpool_pass pass) {
+  const ChoiceSearch search = [](const convpool_convolution& problem, convpool_pass which) {
+    const TileChoice<T> found = search_tile<T>(problem, which);
+    return Choice{found.tile, found.cost};
+  };
+  const Choice choice = remembered_choice(search, conv, pass);
+  return {static_cast<const WinogradTile<T>*>(choice.chosen), choice.cost};
 }
 
 template <typename T>

@@ -28,7 +28,7 @@ struct BlockSizes {
 inline constexpr BlockSizes kBlockSizes{8, 3, 256, 10, 1 << 20, 24};
 #elif CONVPOOL_VECTOR_BYTES == 32
 // 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. A panel of B is 16 KiB.
-inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16, 8 << 20, 4};
+inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16, 8 << 20, 16};
 #elif defined(__aarch64__)
 // 32 registers of four lanes: 24 accumulators. A panel of B is 15 KiB.
 inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16, 8 << 20, 4};
