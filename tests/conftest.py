@@ -139,7 +139,7 @@ class WideLibrary:
         wide = ['-mavx2', '-mfma'] if INSTRUCTION_SETS['avx2'] <= _cpu_flags() else []
         self.flags = [*self.FLAGS, *wide, '-DCONVPOOL_VECTOR_BYTES=64']
         self.sources = [str(native / (name + '.cc')) for name in self.SOURCES]
-        content = hashlib.sha256(repr(self.flags).encode())
+        content = hashlib.sha256(repr((self.flags, self.SOURCES)).encode())
         for path in sorted(native.rglob('*')):
             content.update(path.read_bytes() if path.is_file() else b'')
         self.path = self.FOLDER / (content.hexdigest()[:16] + '.so')

@@ -1131,8 +1131,8 @@ def test_no_answer_is_remembered_for_another_convolution(library, instruction_se
         {'kernel': (5, 3)},
         {'kernel': (3, 5)},
         {'stride': (2, 1)},
-        {'dilation': (1, 2)},
-        {'pad': (0, 1)},
+        {'dilation': (1, 3)},
+        {'pad': (3, 1)},
     ]
     sizes = [tuple({**first, **change}.values()) for change in changes]
     problems = [convolution_problem((1, 64, 64, 1, *geometry)) for geometry in sizes]
