@@ -101,6 +101,19 @@ class Transposer {
   }
 };
 
+// The first `count` columns of as many rows as a vector has lanes, `pitch` values apart: row i's
+// value j becomes lane i of square[j]. Nothing is read behind the last row's.
+template <typename T>
+CONVPOOL_INLINE void load_transposed(const T* from, int64_t pitch, int64_t count, Vec<T>* square) {
+  constexpr int kLanes = Simd<T>::kLanes;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    const bool whole = kLanes - count <= (kLanes - 1 - i) * pitch;
+    square[i] = whole ? load<T>(from + i * pitch) : load_part<T>(from + i * pitch, count);
+  }
+  Transposer<T>::run(square);
+}
+
 // Value j of row i goes to value i of row j, rows `from_pitch` and `to_pitch` values apart, in a
 // square of as many rows as a vector has lanes, or its first `count` columns if these are fewer.
 // Nothing is read behind the last row's. The squares do not overlap.
@@ -109,12 +122,7 @@ CONVPOOL_INLINE void transpose_square(const T* from, int64_t from_pitch, T* to, 
                                       int64_t count = Simd<T>::kLanes) {
   constexpr int kLanes = Simd<T>::kLanes;
   Vec<T> square[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    const bool whole = kLanes - count <= (kLanes - 1 - i) * from_pitch;
-    square[i] = whole ? load<T>(from + i * from_pitch) : load_part<T>(from + i * from_pitch, count);
-  }
-  Transposer<T>::run(square);
+  load_transposed(from, from_pitch, count, square);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i)
     if (i < count) store<T>(to + i * to_pitch, square[i]);

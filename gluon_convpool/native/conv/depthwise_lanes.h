@@ -4,9 +4,11 @@
 // beside the output and copies. Here a block of channels is transposed into vectors of channels,
 // padded with zeros, so that every output is one vector and has all of its taps, and the result is
 // transposed back. Strides and phases are places in the transposed plane, and need nothing of their
-// own. Transposing costs about four instructions for a vector, and one output of 3x3 nine
-// multiply-adds.
+// own. A plane is transposed as one row, whatever its rows are: each vector then goes to its place.
+// Transposing costs about six instructions for a vector, and one output of 3x3 nine multiply-adds.
 #pragma once
+
+#include <type_traits>
 
 #include "../arena.h"
 #include "../parallel.h"
@@ -34,9 +36,9 @@ class DepthwiseLanes {
     return DepthwiseLanes(conv, 1).weight_gradient_all(dweight);
   }
 
-  // Does this pay? Measured with 3x3 and 5x5 on planes of 7x7 to 28x28, where it takes between 0.4
-  // (gradient of the input with stride 2, 14x14) and 0.8 (7x7) of the other kernel's time if so,
-  // and 1.2 to 2 of it if not.
+  // Does this pay? Measured with 3x3 and 5x5, it takes between 0.3 (gradient of the input with
+  // stride 2, 14x14) and 0.8 (forward with stride 2, 28x28) of the other kernel's time if so, and
+  // 0.9 to 2 of it if not.
   static bool fits(const TapConvolution<T>& conv, int64_t row_step) {
     if (conv.channels != 1 || conv.outputs != 1 || conv.groups < kLanes) return false;
     if (conv.w.out_size >= kLanes && conv.out_column_stride == 1) return false;
@@ -45,7 +47,8 @@ class DepthwiseLanes {
   }
 
  private:
-  static constexpr int64_t kMostBytes = 40 << 10;
+  // Of the padded plane and the outputs, which are to stay in L2 beside what passes through it.
+  static constexpr int64_t kMostBytes = 112 << 10;
 
   DepthwiseLanes(const TapConvolution<T>& conv, int64_t row_step)
       : conv_(conv),
@@ -64,8 +67,8 @@ class DepthwiseLanes {
         out_plane_(conv.out_channel_stride),
         blocks_(ceil_div(conv.groups, kLanes)) {}
 
-  // Vectors in the padded plane, with room for what transposing writes behind the end of a row.
-  int64_t padded() const { return rows_ * pitch_ + kLanes; }
+  // Vectors in the padded plane, with one behind it for inputs that no window reads.
+  int64_t padded() const { return rows_ * pitch_ + 1; }
 
   // The first channel of a block: the last block starts earlier where it would reach over the end,
   // and only its lanes from first_lane on are written.
@@ -74,96 +77,140 @@ class DepthwiseLanes {
   }
   int64_t first_lane(int64_t block) const { return block * kLanes - first_channel(block); }
 
-  // Runs body(block, image, start of a task) over all of them; the images of a block in a row.
+  // Where each value of an input plane goes in the padded one.
+  void find_places(int64_t* places) const {
+    for (int64_t k = 0; k < in_plane_; ++k) places[k] = rows_ * pitch_;
+    for (int64_t r = 0; r < in_rows_; ++r)
+      for (int64_t c = 0; c < in_columns_; ++c)
+        places[(in_row_ + r) * conv_.w.in_size + in_column_ + c] = (top_ + r) * pitch_ + left_ + c;
+  }
+
+  // Runs body(block, image, memory, places, start of a block) over all of them, the images of a
+  // block in a row; `memory` begins with a padded plane of zeros.
   template <typename Body>
-  bool for_each(size_t vectors, const Body& body) const {
+  bool for_each(int64_t vectors, const Body& body) const {
     const int64_t items = blocks_ * conv_.batch;
     const int64_t tasks = min_of(items, 8 * num_threads());
     bool failed = false;
     parallel_for(tasks, conv_.multiply_adds(), [&](int64_t task) {
       Arena arena(Scratch::kTask);
-      const size_t at = arena.template reserve<V>(static_cast<int64_t>(vectors));
+      const size_t at = arena.template reserve<V>(vectors);
+      const size_t places_at = arena.template reserve<int64_t>(in_plane_);
       if (!arena.allocate()) {
         __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         return;
       }
       V* memory = arena.template at<V>(at);
+      int64_t* places = arena.template at<int64_t>(places_at);
+      find_places(places);
       for (int64_t i = 0; i < padded(); ++i) memory[i] = V{};
       for (int64_t item = items * task / tasks; item < items * (task + 1) / tasks; ++item)
-        body(item / conv_.batch, item % conv_.batch, memory,
+        body(item / conv_.batch, item % conv_.batch, memory, places,
              item == items * task / tasks || item % conv_.batch == 0);
       release_scratch(Scratch::kTask);
     });
     return !failed;
   }
 
-  // Channels apart to channels side by side: positions [first, first + count) of kLanes planes, of
-  // which the plane from `from` on has `size` values. Writes whole squares.
-  static void gather(const T* from, int64_t plane, int64_t first, int64_t count, int64_t size,
-                     V* to) {
-    for (int64_t k = 0; k < count; k += kLanes) {
-      if (first + k + kLanes <= size) {
-        transpose_square(from + first + k, plane, reinterpret_cast<T*>(to + k), kLanes);
-        continue;
-      }
-      for (int64_t i = k; i < count; ++i) {
-        V v{};
-        for (int lane = 0; lane < kLanes; ++lane) v[lane] = from[lane * plane + first + i];
-        to[i] = v;
-      }
+  // Channels apart to channels side by side, from kLanes planes of `size` values: calls
+  // body(position, vector) for all positions in [begin, end), for some of them twice, and for some
+  // others.
+  template <typename Body>
+  static CONVPOOL_INLINE void gather(const T* from, int64_t plane, int64_t begin, int64_t end,
+                                     int64_t size, const Body& body) {
+    for (int64_t k = begin; k < end; k += kLanes) {
+      const int64_t at = max_of(0, min_of(k, size - kLanes));
+      const int64_t count = min_of(kLanes, size - at);
+      V square[kLanes];
+      load_transposed(from + at, plane, count, square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+        if (i < count) body(at + i, square[i]);
     }
   }
 
-  void fill(int64_t image, int64_t channel, V* padded_plane) const {
+  void fill(int64_t image, int64_t channel, const int64_t* places, V* padded_plane) const {
     const T* from = conv_.in + image * conv_.in_image_stride + channel * conv_.in_channel_stride;
-    V* row = padded_plane + top_ * pitch_ + left_;
-    for (int64_t r = 0; r < in_rows_; ++r, row += pitch_)
-      gather(from, conv_.in_channel_stride, (in_row_ + r) * conv_.w.in_size + in_column_,
-             in_columns_, in_plane_, row);
-    // What stands behind the end of a row goes; above the first row nothing was written.
-    V* end = padded_plane + top_ * pitch_ + left_ + in_columns_;
-    const int64_t gap = min_of(pitch_ - in_columns_, kLanes);
-    for (int64_t r = 0; r < in_rows_; ++r, end += pitch_)
-      for (int64_t k = 0; k < gap; ++k) end[k] = V{};
-    if (in_rows_ > 0)
-      for (int64_t k = gap; k < kLanes; ++k) (end - pitch_)[k] = V{};
+    gather(from, conv_.in_channel_stride, in_row_ * conv_.w.in_size,
+           (in_row_ + in_rows_) * conv_.w.in_size, in_plane_,
+           [&](int64_t k, V v) CONVPOOL_LAMBDA_INLINE { padded_plane[places[k]] = v; });
   }
 
   // The outputs of one phase, in the transposed plane of outputs.
   struct Phase {
     int64_t first, rows, columns, taps;
+    int64_t width;          // taps of a row that are neighbours
     const int64_t* shift;   // of each tap, in the padded plane
     const int64_t* weight;  // of each tap, from the channel's first weight
   };
 
-  template <int Count>
+  // Taps that are neighbours in a row share the loads of Count outputs, Step vectors apart (0: as
+  // `step` says).
+  template <int Count, int Width, int Step>
   static CONVPOOL_INLINE void outputs(const V* in, int64_t step, const int64_t* shift,
                                       const V* weight, int64_t taps, V bias, V* out,
                                       int64_t out_step) {
+    static_assert(Step > 0 || Width == 1, "neighbours are found by their step");
     V sum[Count];
-    for (int k = 0; k < Count; ++k) sum[k] = bias;
-    for (int64_t t = 0; t < taps; ++t) {
-      const V* at = in + shift[t];
-      const V w = weight[t];
 #pragma GCC unroll 4
-      for (int k = 0; k < Count; ++k) sum[k] += at[k * step] * w;
+    for (int k = 0; k < Count; ++k) sum[k] = bias;
+    for (int64_t t = 0; t < taps; t += Width) {
+      const V* at = in + shift[t];
+      if constexpr (Step == 0) {
+#pragma GCC unroll 4
+        for (int k = 0; k < Count; ++k) sum[k] += at[k * step] * weight[t];
+      } else {
+        V w[Width];
+#pragma GCC unroll 8
+        for (int j = 0; j < Width; ++j) w[j] = weight[t + j];
+#pragma GCC unroll 16
+        for (int q = 0; q < (Count - 1) * Step + Width; ++q) {
+          const V x = at[q];
+#pragma GCC unroll 4
+          for (int k = 0; k < Count; ++k)
+            if (q - k * Step >= 0 && q - k * Step < Width) sum[k] += x * w[q - k * Step];
+        }
+      }
     }
+#pragma GCC unroll 4
     for (int k = 0; k < Count; ++k) out[k * out_step] = sum[k];
   }
 
-  void compute_phase(const Phase& phase, const V* in, const V* weight, V bias, V* out) const {
-    const int64_t step = conv_.w.stride;
-    for (int64_t r = 0; r < phase.rows; ++r) {
-      const V* from = in + r * conv_.h.stride * pitch_;
-      V* to = out + phase.first + r * row_step_ * out_row_;
-      int64_t c = 0;
-      for (; c + kTogether <= phase.columns; c += kTogether)
-        outputs<kTogether>(from + c * step, step, phase.shift, weight, phase.taps, bias,
-                           to + c * column_step_, column_step_);
-      for (; c < phase.columns; ++c)
-        outputs<1>(from + c * step, step, phase.shift, weight, phase.taps, bias,
-                   to + c * column_step_, column_step_);
+  template <int Width, int Step>
+  static void row_of_outputs(const V* in, int64_t step, int64_t columns, const int64_t* shift,
+                             const V* weight, int64_t taps, V bias, V* out, int64_t out_step) {
+    const int64_t last = columns - kTogether;
+    for (int64_t c = 0; last >= 0 && c < columns; c += kTogether) {
+      const int64_t at = min_of(c, last);  // some outputs are computed twice
+      outputs<kTogether, Width, Step>(in + at * step, step, shift, weight, taps, bias,
+                                      out + at * out_step, out_step);
     }
+    for (int64_t c = 0; last < 0 && c < columns; ++c)
+      outputs<1, Width, Step>(in + c * step, step, shift, weight, taps, bias, out + c * out_step,
+                              out_step);
+  }
+
+  // How many taps of a row are neighbours: all or one.
+  static int64_t width_of(const TapAxis& w) {
+    for (int64_t j = 1; j < w.taps; ++j)
+      if (w.shift(j) != j) return 1;
+    return w.taps;
+  }
+
+  static auto row_function(int64_t width, int64_t step) {
+    if (step == 1 && width == 2) return row_of_outputs<2, 1>;
+    if (step == 1 && width == 3) return row_of_outputs<3, 1>;
+    if (step == 1 && width == 5) return row_of_outputs<5, 1>;
+    if (step == 2 && width == 3) return row_of_outputs<3, 2>;
+    if (step == 2 && width == 5) return row_of_outputs<5, 2>;
+    return row_of_outputs<1, 0>;
+  }
+
+  void compute_phase(const Phase& phase, const V* in, const V* weight, V bias, V* out) const {
+    const auto row_of = row_function(phase.width, conv_.w.stride);
+    for (int64_t r = 0; r < phase.rows; ++r)
+      row_of(in + r * conv_.h.stride * pitch_, conv_.w.stride, phase.columns, phase.shift, weight,
+             phase.taps, bias, out + phase.first + r * row_step_ * out_row_, column_step_);
   }
 
   template <typename Axes>
@@ -184,6 +231,7 @@ class DepthwiseLanes {
                    h.out_size,
                    w.out_size,
                    h.taps * w.taps,
+                   width_of(w),
                    shift,
                    weight};
       for (int64_t i = 0; i < h.taps; ++i)
@@ -192,13 +240,14 @@ class DepthwiseLanes {
           *weight++ = h.index[i] * conv_.weight_row_stride + w.index[j];
         }
     }
-    const size_t vectors = static_cast<size_t>(padded() + out_plane_ + taps);
-    return for_each(vectors, [&](int64_t block, int64_t image, V* memory, bool other_block) {
+    const int64_t vectors = padded() + out_plane_ + taps;
+    return for_each(vectors, [&](int64_t block, int64_t image, V* memory, const int64_t* places,
+                                 bool other_block) {
       V* out = memory + padded();
       V* weights = out + out_plane_;
       const int64_t channel = first_channel(block);
       if (other_block) gather_weights(phases, count, channel, weights);
-      fill(image, channel, memory);
+      fill(image, channel, places, memory);
       V bias{};
       if (conv_.bias) bias = load<T>(conv_.bias + channel);
       const V* weight_of_phase = weights;
@@ -225,41 +274,39 @@ class DepthwiseLanes {
   void put(int64_t image, int64_t channel, int64_t first_lane, const V* out) const {
     T* to = conv_.out + image * conv_.out_image_stride + channel * out_plane_;
     const T* sum = conv_.epilogue.sum_at(to, conv_.out);
-    int64_t k = 0;
-    while (k < out_plane_ && out_plane_ >= kLanes) {
-      if (k + kLanes > out_plane_) k = out_plane_ - kLanes;
+    for (int64_t begin = 0; begin < out_plane_; begin += kLanes) {
+      const int64_t k = max_of(0, min_of(begin, out_plane_ - kLanes));
+      const int64_t count = min_of(kLanes, out_plane_ - k);
       V square[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) square[i] = out[k + i];
+      for (int i = 0; i < kLanes; ++i) square[i] = i < count ? out[k + i] : V{};
       Transposer<T>::run(square);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
         if (i < first_lane) continue;
         V v = square[i];
+        const int64_t at = i * out_plane_ + k;
         if (conv_.epilogue.active) {
-          if (sum) v += load<T>(sum + i * out_plane_ + k);
+          if (sum) v += load_part<T>(sum + at, count);
           v = conv_.epilogue.apply(v);
         }
-        store<T>(to + i * out_plane_ + k, v);
+        store_part<T>(to + at, v, count);
       }
-      k += kLanes;
     }
-    for (; k < out_plane_; ++k)
-      for (int64_t i = first_lane; i < kLanes; ++i) {
-        const int64_t at = i * out_plane_ + k;
-        const T v = out[k][i];
-        to[at] = conv_.epilogue.active ? conv_.epilogue.apply(sum ? v + sum[at] : v) : v;
-      }
   }
 
   // Images follow each other in one task, so that a sum's order does not depend on the threads.
   bool weight_gradient_all(T* dweight) const {
     const int64_t taps = conv_.taps(), columns = conv_.w.out_size;
+    const bool joined = add_function(width_of(conv_.w), conv_.w.stride) != add_rows_of<1, 0>;
+    const int64_t width = joined ? width_of(conv_.w) : 1;
+    const auto add_rows = add_function(width, conv_.w.stride);
     bool failed = false;
     parallel_for(blocks_, conv_.multiply_adds(), [&](int64_t block) {
       Arena arena(Scratch::kTask);
       const size_t in_at = arena.template reserve<V>(padded());
-      const size_t dy_at = arena.template reserve<V>(out_plane_ + kLanes);
+      const size_t dy_at = arena.template reserve<V>(out_plane_);
+      const size_t places_at = arena.template reserve<int64_t>(in_plane_);
       const size_t sums_at = arena.template reserve<V>(taps);
       if (!arena.allocate()) {
         __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
@@ -268,21 +315,19 @@ class DepthwiseLanes {
       V* in = arena.template at<V>(in_at);
       V* dy = arena.template at<V>(dy_at);
       V* sums = arena.template at<V>(sums_at);
+      int64_t* places = arena.template at<int64_t>(places_at);
+      find_places(places);
       for (int64_t i = 0; i < padded(); ++i) in[i] = V{};
       for (int64_t t = 0; t < taps; ++t) sums[t] = V{};
       const int64_t channel = first_channel(block);
       for (int64_t image = 0; image < conv_.batch; ++image) {
-        fill(image, channel, in);
+        fill(image, channel, places, in);
         gather(conv_.out + image * conv_.out_image_stride + channel * out_plane_, out_plane_, 0,
-               out_plane_, out_plane_, dy);
+               out_plane_, out_plane_, [&](int64_t k, V v) CONVPOOL_LAMBDA_INLINE { dy[k] = v; });
         for (int64_t i = 0; i < conv_.h.taps; ++i)
-          for (int64_t j = 0; j < conv_.w.taps; ++j) {
-            const V* from = in + conv_.h.shift(i) * pitch_ + conv_.w.shift(j);
-            V sum[kTogether] = {};
-            for (int64_t r = 0; r < conv_.h.out_size; ++r)
-              add_products(from + r * conv_.h.stride * pitch_, dy + r * columns, columns, sum);
-            sums[i * conv_.w.taps + j] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
-          }
+          for (int64_t j = 0; j < conv_.w.taps; j += width)
+            add_rows(in + conv_.h.shift(i) * pitch_ + conv_.w.shift(j), conv_.h.stride * pitch_,
+                     conv_.w.stride, dy, conv_.h.out_size, columns, sums + i * conv_.w.taps + j);
       }
       for (int64_t i = 0; i < conv_.h.taps; ++i)
         for (int64_t j = 0; j < conv_.w.taps; ++j) {
@@ -296,13 +341,46 @@ class DepthwiseLanes {
     return !failed;
   }
 
-  void add_products(const V* in, const V* dy, int64_t columns, V* sum) const {
-    const int64_t step = conv_.w.stride;
-    int64_t c = 0;
-    for (; c + kTogether <= columns; c += kTogether)
+  // sums[j] += the products of Width neighbouring taps of a row; steps as in outputs().
+  template <int Width, int Step>
+  static void add_rows_of(const V* in, int64_t row_pitch, int64_t step, const V* dy, int64_t rows,
+                          int64_t columns, V* sums) {
+    // Every other output adds to sums of its own, so that none waits for the one before.
+    V sum[2][Width] = {};
+    const auto add = [&](auto count, const V* at, const V* gradient) CONVPOOL_LAMBDA_INLINE {
+      constexpr int kCount = decltype(count)::value;
+      V g[kCount];
 #pragma GCC unroll 4
-      for (int k = 0; k < kTogether; ++k) sum[k] += in[(c + k) * step] * dy[c + k];
-    for (; c < columns; ++c) sum[0] += in[c * step] * dy[c];
+      for (int k = 0; k < kCount; ++k) g[k] = gradient[k];
+#pragma GCC unroll 16
+      for (int q = 0; q < (Step ? (kCount - 1) * Step + Width : kCount); ++q) {
+        const V x = at[Step ? q : q * step];
+#pragma GCC unroll 4
+        for (int k = 0; k < kCount; ++k) {
+          const int j = Step ? q - k * Step : q == k ? 0 : -1;
+          if (j >= 0 && j < Width) sum[k % 2][j] += g[k] * x;
+        }
+      }
+    };
+    for (int64_t r = 0; r < rows; ++r, in += row_pitch, dy += columns) {
+      int64_t c = 0;
+      for (; c + kTogether <= columns; c += kTogether)
+        add(std::integral_constant<int, kTogether>{}, in + c * step, dy + c);
+      if (columns - c >= 2) {
+        add(std::integral_constant<int, 2>{}, in + c * step, dy + c);
+        c += 2;
+      }
+      if (c < columns) add(std::integral_constant<int, 1>{}, in + c * step, dy + c);
+    }
+    for (int j = 0; j < Width; ++j) sums[j] += sum[0][j] + sum[1][j];
+  }
+
+  static auto add_function(int64_t width, int64_t step) {
+    if (step == 1 && width == 3) return add_rows_of<3, 1>;
+    if (step == 1 && width == 5) return add_rows_of<5, 1>;
+    if (step == 2 && width == 3) return add_rows_of<3, 2>;
+    if (step == 2 && width == 5) return add_rows_of<5, 2>;
+    return add_rows_of<1, 0>;
   }
 
   const TapConvolution<T> conv_;
