@@ -15,6 +15,7 @@
 #include "../parallel.h"
 #include "../runs.h"
 #include "../transpose.h"
+#include "max_gradient.h"
 #include "rules.h"
 
 namespace convpool::CONVPOOL_ISA {
@@ -34,6 +35,7 @@ class Pooling {
                              [&](auto rule) { return Pooling(pool).forward_all(rule, x, y); });
   }
   static bool backward(const convpool_pooling& pool, const T* x, const T* y, const T* dy, T* dx) {
+    if (MaxGradient<T>::fits(pool)) return MaxGradient<T>::run(pool, x, y, dy, dx);
     return with_pool_rule<T>(
         pool, [&](auto rule) { return Pooling(pool).backward_all(rule, x, y, dy, dx); });
   }
