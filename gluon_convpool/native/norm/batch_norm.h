@@ -32,13 +32,18 @@ class BatchNorm {
     for_each_channel(3, [&](int64_t c) {
       double m = static_cast<double>(running_mean[c]), v = static_cast<double>(running_var[c]);
       if (training_ && count_ > 0) {
-        m = sum(c, [&](int64_t at, auto lanes) { return get(x + at, lanes); }) / count_;
+        fetch_next(x, c);
+        m = sum<1>(c, [&](int64_t at, auto lanes, const auto& add)
+                          CONVPOOL_LAMBDA_INLINE { add(0, get(x + at, lanes)); })
+                .of[0] /
+            count_;
         const T center = static_cast<T>(m);
-        v = sum(c,
-                [&](int64_t at, auto lanes) {
-                  const auto off = get(x + at, lanes) - center;
-                  return off * off;
-                }) /
+        v = sum<1>(c,
+                   [&](int64_t at, auto lanes, const auto& add) CONVPOOL_LAMBDA_INLINE {
+                     const auto off = get(x + at, lanes) - center;
+                     add(0, off * off);
+                   })
+                .of[0] /
             count_;
         // The mean is rounded; the sum of squares is about the rounded one.
         v -= (m - static_cast<double>(center)) * (m - static_cast<double>(center));
@@ -62,10 +67,15 @@ class BatchNorm {
       const T center = mean[c];
       const double scale = static_cast<double>(inv_std[c]);
       const double g = fix_gamma_ ? 1.0 : static_cast<double>(gamma[c]);
-      const double total = sum(c, [&](int64_t at, auto lanes) { return get(dy + at, lanes); });
-      const double product = sum(c, [&](int64_t at, auto lanes) {
-        return (get(x + at, lanes) - center) * get(dy + at, lanes);
-      });
+      fetch_next(x, c);
+      fetch_next(dy, c);
+      const Sums<2> sums =
+          sum<2>(c, [&](int64_t at, auto lanes, const auto& add) CONVPOOL_LAMBDA_INLINE {
+            const auto gradient = get(dy + at, lanes);
+            add(0, gradient);
+            add(1, (get(x + at, lanes) - center) * gradient);
+          });
+      const double total = sums.of[0], product = sums.of[1];
       dgamma[c] = fix_gamma_ ? T(0) : static_cast<T>(product * scale);
       dbeta[c] = static_cast<T>(total);
       const T factor = static_cast<T>(scale * g);
@@ -126,29 +136,61 @@ class BatchNorm {
     }
   }
 
-  // The sum of body(place, lanes) over all values of a channel: each row in the type itself, with
-  // several sums side by side, and the rows in double precision.
-  template <typename Body>
-  CONVPOOL_INLINE double sum(int64_t c, const Body& body) const {
-    double total = 0;
+  // Rows of one channel lie far apart, and the processor has just begun to foresee where a short
+  // one leads when it ends. Those of the next channel follow them.
+  void fetch_next(const T* from, int64_t c) const {
+    constexpr int64_t kLine = 64 / int64_t{sizeof(T)}, kShort = 16 * kLine;
+    if (inner_ > kShort || c + 1 == channels_) return;
+    for (int64_t n = 0; n < batch_; ++n) {
+      const T* row = from + (n * channels_ + c + 1) * inner_;
+      for (int64_t k = 0; k < inner_; k += kLine) __builtin_prefetch(row + k);
+    }
+  }
+
+  template <int Count>
+  struct Sums {
+    double of[Count];
+  };
+
+  // What body(place, lanes, add) adds up over all values of a channel by add(which, value): in the
+  // type itself, with several sums side by side, and those in double precision before they have
+  // more values than rounding bears.
+  template <int Count, typename Body>
+  CONVPOOL_INLINE Sums<Count> sum(int64_t c, const Body& body) const {
+    constexpr int64_t kMost = 256;
+    Sums<Count> total{};
+    V part[Count][kSums] = {};
+    int64_t added = 0;
+    const auto finish = [&]() CONVPOOL_LAMBDA_INLINE {
+      for (int q = 0; q < Count; ++q) {
+        const V together = (part[q][0] + part[q][1]) + (part[q][2] + part[q][3]);
+        for (int k = 0; k < kLanes; ++k) total.of[q] += static_cast<double>(together[k]);
+        for (int k = 0; k < kSums; ++k) part[q][k] = V{};
+      }
+      added = 0;
+    };
     for (int64_t n = 0; n < batch_; ++n) {
       int64_t at = (n * channels_ + c) * inner_;
       const int64_t end = at + inner_;
-      V sums[kSums] = {};
-      while (at + kSums * kLanes <= end) {
-        // Not more of one sum than rounding bears.
-        const int64_t stop = min_of(end, at + 256 * kSums * kLanes);
-        for (int k = 0; k < kSums; ++k) sums[k] = V{};
-        for (; at + kSums * kLanes <= stop; at += kSums * kLanes)
-          for (int k = 0; k < kSums; ++k) sums[k] += body(at + k * kLanes, Many{});
-        const V together = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-        for (int k = 0; k < kLanes; ++k) total += static_cast<double>(together[k]);
+      for (; at + kSums * kLanes <= end; at += kSums * kLanes) {
+#pragma GCC unroll 4
+        for (int k = 0; k < kSums; ++k)
+          body(at + k * kLanes, Many{},
+               [&](int q, V v) CONVPOOL_LAMBDA_INLINE { part[q][k] += v; });
+        if (++added == kMost) finish();
       }
-      V rest{};
-      for (; at + kLanes <= end; at += kLanes) rest += body(at, Many{});
-      for (int k = 0; k < kLanes; ++k) total += static_cast<double>(rest[k]);
-      for (; at < end; ++at) total += static_cast<double>(body(at, One{}));
+#pragma GCC unroll 4
+      for (int k = 0; k < kSums; ++k) {
+        if (at + kLanes > end) break;
+        body(at, Many{}, [&](int q, V v) CONVPOOL_LAMBDA_INLINE { part[q][k] += v; });
+        at += kLanes;
+      }
+      if (++added == kMost) finish();
+      for (; at < end; ++at)
+        body(at, One{},
+             [&](int q, T v) CONVPOOL_LAMBDA_INLINE { total.of[q] += static_cast<double>(v); });
     }
+    finish();
     return total;
   }
 
