@@ -162,6 +162,8 @@ class WeightGradient {
       run_length *= runs;
       runs = 1;
     }
+    // The rows of the next product; with several taps they are no fixed distance away.
+    const int64_t ahead = in_place_ ? Block::kMr * strip.channel_pitch : 0;
     for (int64_t m = 0; m < conv_.outputs; m += kNr) {
       const int64_t count = min_of(kNr, conv_.outputs - m), vectors = ceil_div(count, kLanes);
       transpose(dy + m * conv_.out_channel_stride, count, vectors * kLanes, row, end_row, column,
@@ -169,7 +171,7 @@ class WeightGradient {
       for (int64_t k = 0; k < k_count; k += Block::kMr) {
         const int64_t rows = min_of(Block::kMr, k_count - k);
         MicroKernels<T>::run(
-            rows, vectors, {strip_data, row_offset + k}, {panel_data, nullptr},
+            rows, vectors, {strip_data, row_offset + k, 0, ahead}, {panel_data, nullptr},
             {runs, run_length, strip.row_step},
             {gradient + k * output_pitch_ + m, output_pitch_, nullptr, accumulate});
       }
