@@ -198,6 +198,14 @@ void apply_sigmoid(const convpool_convolution& conv, T* y) {
   });
 }
 
+template <typename T>
+convpool_status finish_forward(const convpool_convolution& conv, bool done,
+                               const convpool_epilogue* epilogue, T* y) {
+  if (done && epilogue && epilogue->sigmoid) apply_sigmoid(conv, y);
+  release_shared_scratch();
+  return status_of(done);
+}
+
 convpool_status convolution_forward(const convpool_convolution* problem, const void* x,
                                     const void* weight, const void* bias,
                                     const convpool_epilogue* epilogue, void* y) {
@@ -210,9 +218,7 @@ convpool_status convolution_forward(const convpool_convolution* problem, const v
         passes_of(conv, *algorithm)
             .forward(conv, static_cast<const T*>(x), static_cast<const T*>(weight),
                      static_cast<const T*>(bias), epilogue_of<T>(epilogue), static_cast<T*>(y));
-    if (done && epilogue && epilogue->sigmoid) apply_sigmoid(conv, static_cast<T*>(y));
-    release_shared_scratch();
-    return status_of(done);
+    return finish_forward(conv, done, epilogue, static_cast<T*>(y));
   });
 }
 
@@ -240,9 +246,7 @@ convpool_status convolution_forward_joined(const convpool_convolution* problem,
     const bool done = implicit_gemm::forward_joined<T>(
         conv, joined, static_cast<const T*>(weight), static_cast<const T*>(bias),
         epilogue_of<T>(epilogue), static_cast<T*>(y));
-    if (done && epilogue && epilogue->sigmoid) apply_sigmoid(conv, static_cast<T*>(y));
-    release_shared_scratch();
-    return status_of(done);
+    return finish_forward(conv, done, epilogue, static_cast<T*>(y));
   });
 }
 

@@ -20,16 +20,15 @@ struct Sizes {
   int64_t x, y, weight;
 
   explicit Sizes(const convpool_convolution& conv)
-      : in(product(conv.window.in_size)),
-        out(product(conv.window.out_size)),
-        taps(product(conv.window.kernel)),
+      : in(product_of_axes(conv.window.in_size)),
+        out(product_of_axes(conv.window.out_size)),
+        taps(product_of_axes(conv.window.kernel)),
         inputs(conv.in_channels / conv.groups),
         x(conv.in_channels * in),
         y(conv.out_channels * out),
         weight(conv.out_channels * inputs * taps) {}
 
  private:
-  static int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
 };
 
 // Are the positions of the whole batch the rows of a matrix, and the output's those of a product?

@@ -24,7 +24,7 @@ class FewInputs {
   static bool serves(const convpool_convolution& conv) {
     return conv.in_channels / conv.groups <= kMostInputs &&
            conv.out_channels / conv.groups >= kFewestOutputs &&
-           product(conv.window.kernel) >= kFewestTaps && row_bytes(conv) <= kMostRowBytes;
+           product_of_axes(conv.window.kernel) >= kFewestTaps && row_bytes(conv) <= kMostRowBytes;
   }
 
   // Returns false where memory is out.
@@ -36,19 +36,18 @@ class FewInputs {
   explicit FewInputs(const convpool_convolution& conv)
       : conv_(conv),
         window_(conv.window),
-        taps_(product(window_.kernel)),
+        taps_(product_of_axes(window_.kernel)),
         inputs_(conv.in_channels / conv.groups),
         outputs_(conv.out_channels / conv.groups),
-        in_plane_(product(window_.in_size)),
-        out_plane_(product(window_.out_size)),
+        in_plane_(product_of_axes(window_.in_size)),
+        out_plane_(product_of_axes(window_.out_size)),
         phase_size_(ceil_div(window_.in_size[1], window_.stride[1])),
         line_(ceil_div(phase_size_, kLanes) * kLanes) {}
 
-  static int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
   // The columns of a row of outputs.
   static int64_t row_bytes(const convpool_convolution& conv) {
-    return conv.in_channels / conv.groups * product(conv.window.kernel) * conv.window.out_size[1] *
-           static_cast<int64_t>(sizeof(T));
+    return conv.in_channels / conv.groups * product_of_axes(conv.window.kernel) *
+           conv.window.out_size[1] * static_cast<int64_t>(sizeof(T));
   }
 
   // Of the columns of x that are every stride-th from `phase` on, a tap gives output 0 to number

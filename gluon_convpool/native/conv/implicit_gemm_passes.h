@@ -23,7 +23,6 @@ inline bool supports(const convpool_convolution&, convpool_pass) { return true; 
 inline constexpr double kPerStep = 1.1, kTile = 8, kCut = 6, kInPlace = 2, kTransposed = 16,
                         kOutOfOrder = 100, kApart = 1.4;
 
-inline int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
 template <typename T>
 inline double whole_vectors(int64_t count) {
   return static_cast<double>(ceil_div(count, Simd<T>::kLanes) * Simd<T>::kLanes);
@@ -38,10 +37,10 @@ template <typename T>
 inline double cost_by_phases(const convpool_convolution& conv) {
   const convpool_window& window = conv.window;
   const int64_t inputs = conv.in_channels / conv.groups, outputs = conv.out_channels / conv.groups;
-  const int64_t taps = product(window.kernel), stride = product(window.stride);
+  const int64_t taps = product_of_axes(window.kernel), stride = product_of_axes(window.stride);
   const double steps = static_cast<double>(outputs * taps) / static_cast<double>(stride);
   return (stride > 1 ? kApart : 1) * kPerStep * static_cast<double>(conv.groups * conv.batch) *
-             whole_vectors<T>(product(window.in_size)) * (steps + kTile) *
+             whole_vectors<T>(product_of_axes(window.in_size)) * (steps + kTile) *
              (static_cast<double>(inputs) + cost_of_panel<T>(window.in_size)) +
          kOutOfOrder * static_cast<double>(conv.out_channels * inputs * taps);
 }
@@ -59,7 +58,7 @@ inline DataGradient way_of_data_gradient(const convpool_convolution& conv) {
 template <typename T>
 inline double cost(const convpool_convolution& conv, convpool_pass pass) {
   const convpool_window& window = conv.window;
-  const int64_t taps = product(window.kernel), positions = product(window.out_size);
+  const int64_t taps = product_of_axes(window.kernel), positions = product_of_axes(window.out_size);
   const int64_t inputs = conv.in_channels / conv.groups, outputs = conv.out_channels / conv.groups;
   const double images = kPerStep * static_cast<double>(conv.groups * conv.batch);
   const double weights = static_cast<double>(conv.out_channels * inputs * taps);

@@ -61,9 +61,9 @@ class SummedColumns {
   explicit SummedColumns(const convpool_convolution& conv)
       : conv_(conv),
         window_(conv.window),
-        positions_(product(window_.out_size)),
-        in_plane_(product(window_.in_size)),
-        taps_(product(window_.kernel)),
+        positions_(product_of_axes(window_.out_size)),
+        in_plane_(product_of_axes(window_.in_size)),
+        taps_(product_of_axes(window_.kernel)),
         inputs_(conv.in_channels / conv.groups),
         outputs_(conv.out_channels / conv.groups) {
     // What has no output or channel has a cost that can be asked.
@@ -77,8 +77,6 @@ class SummedColumns {
   int64_t column_bytes(int64_t images, int64_t channels) const {
     return images * positions_ * taps_ * channels * kBytes;
   }
-
-  static int64_t product(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
 
   bool run(const T* dy, const T* weight, T* dx) const {
     // All threads go from one part to the next together: each with images of its own, they would

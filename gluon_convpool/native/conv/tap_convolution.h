@@ -24,6 +24,9 @@
 
 namespace convpool::CONVPOOL_ISA {
 
+// Of three axes of a window.
+inline int64_t product_of_axes(const int64_t* axes) { return axes[0] * axes[1] * axes[2]; }
+
 // One spatial axis. Offsets ascend.
 struct TapAxis {
   int64_t in_size, out_size, stride;

@@ -28,6 +28,11 @@
 
 namespace convpool::CONVPOOL_ISA {
 
+// Of the kernels that tiles are made for, and the largest that are transposed in one piece.
+inline constexpr int64_t kMostKernelTaps = 49;
+// Multiply-adds in the time of a value of the input that is read alone.
+inline constexpr double kReadByValue = 32;
+
 // One size of tile.
 template <typename T>
 struct WinogradTile {
@@ -125,7 +130,6 @@ class Winograd {
   static constexpr int64_t kProductBytes = 512 << 10;
   // Channels whose taps are transformed at once.
   static constexpr int64_t kTapChannels = kLanes > 8 ? kLanes : 8;
-  static constexpr int64_t kMostTaps = 49;
 
  public:
   // The largest tile that is exact enough.
@@ -156,7 +160,7 @@ class Winograd {
     double inputs = 10 * tiles * channels, products = 0;
     // Parts that do not begin with whole vectors are read value by value.
     if (!view_.whole() && conv_.channels % kLanes != 0)
-      inputs += 32 * tiles * static_cast<double>(view_.channels);
+      inputs += kReadByValue * tiles * static_cast<double>(view_.channels);
     for (int64_t plane = 0; plane < tile_.planes(); ++plane)
       products += 1.05 * tiles * outputs *
                   static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
@@ -357,7 +361,7 @@ class Winograd {
 
   // Channels [c0, c1) of a panel, to u: [plane][channel][output].
   void transform_taps(int64_t group, int64_t panel, int64_t c0, int64_t c1, T* u) const {
-    alignas(64) T taps[kTapChannels * kMostTaps * kLanes];
+    alignas(64) T taps[kTapChannels * kMostKernelTaps * kLanes];
     const int64_t count = tile_.taps(), vectors = panel_vectors(panel);
     for (int64_t c = c0; c < c1; c += kTapChannels) {
       const int64_t channels = min_of(kTapChannels, c1 - c);
@@ -434,14 +438,14 @@ class Winograd {
 
   // Do the kernels of an output's channels follow one another, and fit what is transposed at once?
   bool kernels_follow() const {
-    return conv_.d.taps == 1 && conv_.weight_in_order() && conv_.taps() <= kMostTaps;
+    return conv_.d.taps == 1 && conv_.weight_in_order() && conv_.taps() <= kMostKernelTaps;
   }
 
   // Are the taps of a channel and output neighbours in one kernel, or is what lies between them
   // little?
   bool taps_near() const {
     return conv_.d.taps == 1 && conv_.weight_column_stride == 1 && tile_.taps() >= 4 &&
-           kernel_values() > kLanes / 2 && kernel_values() <= kMostTaps;
+           kernel_values() > kLanes / 2 && kernel_values() <= kMostKernelTaps;
   }
   // Of a kernel, up to the last that is a tap.
   int64_t kernel_values() const {
@@ -454,7 +458,7 @@ class Winograd {
   // gather_taps() by transposing kernels, of which the taps are picked: those of several channels
   // together where they follow one another.
   void pick_taps(int64_t group, int64_t m, int64_t c, int64_t channels, T* to) const {
-    alignas(64) T kernels[kTapChannels * kMostTaps * kLanes];
+    alignas(64) T kernels[kTapChannels * kMostKernelTaps * kLanes];
     const bool follow = kernels_follow();
     const int64_t output_stride = conv_.weight_output_stride, values = kernel_values();
     for (int64_t done = 0; done < channels;) {
@@ -467,7 +471,7 @@ class Winograd {
         const int64_t at = max_of(0, min_of(k, count * values - kLanes));
         transpose_square(from + at, output_stride, kernels + at * kLanes, kLanes, count * values);
       }
-      const T* tap[kMostTaps];  // of the first kernel; null where there is none
+      const T* tap[kMostKernelTaps];  // of the first kernel; null where there is none
       for (int64_t t = 0; t < tile_.taps(); ++t) {
         const T* place = view_.tap(taps, t / tile_.rw, t % tile_.rw);
         tap[t] = place ? kernels + (place - taps.kernel) * kLanes : nullptr;

@@ -30,8 +30,6 @@ class WinogradWeightGradient {
   static constexpr int64_t kTaskBytes = 160 << 10;
   // Channels whose taps are written at once.
   static constexpr int64_t kTapChannels = 8;
-  // Of a kernel whose parts are joined.
-  static constexpr int64_t kMostTaps = 49;
   // Runs of tiles that are transformed in a task.
   static constexpr int64_t kPieceRuns = 2;
   // Tiles in one chain of additions. The sums of transformed tiles may be many times as large as
@@ -61,7 +59,7 @@ class WinogradWeightGradient {
     parts_ = max_of(1, ceil_div(grid_.count, part_tiles));
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
     join_parts_ = !view_.whole() && conv.d.taps == 1 && conv.channels % kLanes == 0 &&
-                  conv.taps() <= kMostTaps;
+                  conv.taps() <= kMostKernelTaps;
     task_parts_ = join_parts_ ? view_.parts : 1;
     chunks_ = ceil_div(slices_ / task_parts_, max_of(1, fitting / kLanes));
   }
@@ -75,7 +73,7 @@ class WinogradWeightGradient {
     const double parts = static_cast<double>(parts_);
     // Parts that do not begin with whole vectors are read value by value.
     if (!view_.whole() && conv_.channels % kLanes != 0)
-      inputs += 32 * tiles * static_cast<double>(view_.channels);
+      inputs += kReadByValue * tiles * static_cast<double>(view_.channels);
     double products = 0;
     for (int64_t plane = 0; plane < tile_.planes(); ++plane)
       products += static_cast<double>(plane_channels(view_, tile_, plane)) * outputs *
