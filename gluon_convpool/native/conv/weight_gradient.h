@@ -47,20 +47,29 @@ class WeightGradient {
     tasks_ = min_of(k_panels, max_of(ceil_div(k_panels, fitting), wanted));
     k_panels_ = k_panels;
 
-    // Steps decide the order of a sum, so they must not depend on the number of threads.
-    const int64_t channels =
-        min_of(conv.planes(), ceil_div(min_of(fitting, k_panels) * Block::kMr, conv.taps()) + 1);
-    columns_ = min_of(conv.w.out_size, Block::kKc);
-    const int64_t strip_row =
-        channels * (columns_ * conv.w.stride + conv.w.extent()) * static_cast<int64_t>(sizeof(T));
-    const int64_t rows_of_strip = kStripBytes / strip_row - conv.h.extent();
-    rows_ = max_of(1, min_of(Block::kKc / columns_, rows_of_strip / conv.h.stride));
-    rows_ = min_of(rows_, conv.h.out_size);
     // The image is read as it stands where each output reads what is at its own position, unless
     // its channels would push each other out of L1, where those a multiple of 1 KiB apart share a
     // few places.
     in_place_ =
         conv.is_pointwise() && conv.in_channel_stride * static_cast<int64_t>(sizeof(T)) % 1024 != 0;
+
+    // Steps decide the order of a sum, so they must not depend on the number of threads. They are
+    // about equally long: a short last one would read and write the gradient for little.
+    columns_ = ceil_div(conv.w.out_size, ceil_div(conv.w.out_size, Block::kKc));
+    rows_ = Block::kKc / columns_;
+    if (!in_place_) {
+      const int64_t channels =
+          min_of(conv.planes(), ceil_div(min_of(fitting, k_panels) * Block::kMr, conv.taps()) + 1);
+      const int64_t strip_row =
+          channels * (columns_ * conv.w.stride + conv.w.extent()) * static_cast<int64_t>(sizeof(T));
+      const int64_t rows_of_strip = kStripBytes / strip_row - conv.h.extent();
+      rows_ = min_of(rows_, rows_of_strip / conv.h.stride);
+    }
+    rows_ = max_of(1, min_of(rows_, conv.h.out_size));
+    rows_ = ceil_div(conv.h.out_size, ceil_div(conv.h.out_size, rows_));
+    const bool whole = rows_ == conv.h.out_size && columns_ == conv.w.out_size;
+    if (in_place_ && whole && conv.d.out_size == 1 && !few())
+      images_ = max_of(1, min_of(conv.batch, Block::kKc / conv.positions()));
   }
 
   bool few() const { return conv_.outputs <= kFewOutputs; }
@@ -86,7 +95,7 @@ class WeightGradient {
     const size_t gradient_at = arena.template reserve<T>((k1 - k0) * output_pitch_);
     const size_t strip_at =
         arena.template reserve<T>(in_place_ ? 0 : channels * largest.channel_pitch);
-    const size_t panel_at = arena.template reserve<T>(few() ? 0 : rows_ * columns_ * kNr);
+    const size_t panel_at = arena.template reserve<T>(few() ? 0 : images_ * rows_ * columns_ * kNr);
     const size_t offset_at = arena.template reserve<int64_t>(k1 - k0);
     if (!arena.allocate()) return false;
     T* gradient = arena.template at<T>(gradient_at);
@@ -95,7 +104,8 @@ class WeightGradient {
     int64_t* row_offset = arena.template at<int64_t>(offset_at);
     if (few()) clear(gradient, (k1 - k0) * output_pitch_);
 
-    for (int64_t image = 0; image < conv_.images(); ++image) {
+    for (int64_t image = 0; image < conv_.images(); image += images_) {
+      const int64_t images = min_of(images_, conv_.images() - image);
       const T* dy = conv_.out_image(image) + group * conv_.outputs * conv_.out_channel_stride;
       for (int64_t row = 0; row < conv_.h.out_size; row += rows_) {
         const int64_t end_row = min_of(row + rows_, conv_.h.out_size);
@@ -121,8 +131,8 @@ class WeightGradient {
                         gradient);
             continue;
           }
-          add(dy, strip, row, end_row, column, end_column, source, row_offset, k1 - k0, panel_data,
-              gradient, /*accumulate=*/image + row + column > 0);
+          add(dy, images, strip, row, end_row, column, end_column, source, row_offset, k1 - k0,
+              panel_data, gradient, /*accumulate=*/image + row + column > 0);
         }
       }
     }
@@ -153,26 +163,26 @@ class WeightGradient {
     }
   }
 
-  // Adds the positions [row, end_row) x [column, end_column) of one image.
-  void add(const T* dy, const StripShape& strip, int64_t row, int64_t end_row, int64_t column,
-           int64_t end_column, const T* strip_data, const int64_t* row_offset, int64_t k_count,
-           T* panel_data, T* gradient, bool accumulate) const {
-    int64_t runs = end_row - row, run_length = end_column - column;
-    if (strip.row_step == run_length) {
-      run_length *= runs;
-      runs = 1;
-    }
+  // Adds the positions [row, end_row) x [column, end_column) of one image, or all of some.
+  void add(const T* dy, int64_t images, const StripShape& strip, int64_t row, int64_t end_row,
+           int64_t column, int64_t end_column, const T* strip_data, const int64_t* row_offset,
+           int64_t k_count, T* panel_data, T* gradient, bool accumulate) const {
+    const int64_t positions = (end_row - row) * (end_column - column);
+    Reduction reduction{end_row - row, end_column - column, strip.row_step};
+    if (reduction.run_stride == reduction.run_length)
+      reduction = {images, positions, conv_.in_image_stride};
     // The rows of the next product; with several taps they are no fixed distance away.
     const int64_t ahead = in_place_ ? Block::kMr * strip.channel_pitch : 0;
     for (int64_t m = 0; m < conv_.outputs; m += kNr) {
       const int64_t count = min_of(kNr, conv_.outputs - m), vectors = ceil_div(count, kLanes);
-      transpose(dy + m * conv_.out_channel_stride, count, vectors * kLanes, row, end_row, column,
-                end_column, panel_data);
+      for (int64_t image = 0; image < images; ++image)
+        transpose(dy + image * conv_.out_image_stride + m * conv_.out_channel_stride, count,
+                  vectors * kLanes, row, end_row, column, end_column,
+                  panel_data + image * positions * vectors * kLanes);
       for (int64_t k = 0; k < k_count; k += Block::kMr) {
         const int64_t rows = min_of(Block::kMr, k_count - k);
         MicroKernels<T>::run(
-            rows, vectors, {strip_data, row_offset + k, 0, ahead}, {panel_data, nullptr},
-            {runs, run_length, strip.row_step},
+            rows, vectors, {strip_data, row_offset + k, 0, ahead}, {panel_data, nullptr}, reduction,
             {gradient + k * output_pitch_ + m, output_pitch_, nullptr, accumulate});
       }
     }
@@ -290,6 +300,7 @@ class WeightGradient {
   int64_t k_panels_, tasks_;  // of a group
   int64_t output_pitch_;      // from one row of the transposed gradient, or of sums, to the next
   int64_t rows_, columns_;    // output positions in one step
+  int64_t images_ = 1;        // and how many images, of which it has all positions if not one
   bool in_place_;             // is the image read in the place of a strip?
 };
 
