@@ -9,12 +9,11 @@
 #pragma once
 
 #include <math.h>
-#include <string.h>
 
 #include "../arena.h"
 #include "../convpool.h"
 #include "../parallel.h"
-#include "../runs.h"
+#include "rules.h"
 
 namespace convpool::CONVPOOL_ISA {
 
@@ -162,7 +161,7 @@ class MaxGradient {
 
   void run_plane(const T* x, const T* y, const T* dy, T* x_ring, T* dx_ring, T* dx) const {
     const Function* spread_rows = functions(kernel_w_, stride_w_);
-    const bool nan = has_nan(y);
+    const bool nan = has_nan(y, out_h_ * out_w_);
     int64_t begin = 0, end = 0;  // the rows that stand in the ring
     for (int64_t o = 0; o < out_h_; ++o, y += out_w_, dy += out_w_) {
       const int64_t start = o * stride_h_ - pad_h_;
@@ -193,19 +192,6 @@ class MaxGradient {
     const int64_t seen = row < end ? inside_ : 0;
     gather_columns(dx, dx_ring + place(row) + pad_w_, seen, 1);
     clear(dx + seen, in_w_ - seen);
-  }
-
-  // Of a plane of outputs.
-  bool has_nan(const T* y) const {
-    const int64_t size = out_h_ * out_w_;
-    auto found = V{} != V{};
-    for (int64_t k = 0; k < size; k += kLanes) {
-      const V value = load_part<T>(y + k, size - k);
-      found |= value != value;
-    }
-    bool any = false;
-    for (int lane = 0; lane < kLanes; ++lane) any = any || found[lane];
-    return any;
   }
 
   // The outputs that are NaN: the first NaN of a window takes the gradient. Padding is none.

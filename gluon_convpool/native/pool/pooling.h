@@ -451,17 +451,6 @@ class Pooling {
     clear(to + band.rows * columns_, kLanes);
   }
 
-  static bool has_nan(const T* values, int64_t count) {
-    Mask found{};
-    for (int64_t k = 0; k < count; k += kLanes) {
-      const V value = load<T>(values + k);
-      found |= value != value;
-    }
-    bool any = false;
-    for (int lane = 0; lane < kLanes; ++lane) any = any || found[lane];
-    return any;
-  }
-
   // Each value of a window has a share of its own. No output is NaN if `Ordered`.
   template <typename Rule, bool Ordered>
   void spread_to_taps(const GradientBand& band, int64_t window_rows_count) const {

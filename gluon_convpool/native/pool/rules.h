@@ -1,13 +1,27 @@
-// What a window does with its values: one small struct for each mode. Every function works on a
-// value and on a vector of values alike.
+// What a window does with its values: one small struct for each mode. Every function of a rule
+// works on a value and on a vector of values alike.
 #pragma once
 
 #include <math.h>
 
 #include "../convpool.h"
-#include "../simd.h"
+#include "../runs.h"
 
 namespace convpool::CONVPOOL_ISA {
+
+// Maxima that are NaN are found by other comparisons than numbers.
+template <typename T>
+inline bool has_nan(const T* values, int64_t count) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  auto found = Vec<T>{} != Vec<T>{};
+  for (int64_t k = 0; k < count; k += kLanes) {
+    const Vec<T> value = load_part<T>(values + k, count - k);
+    found |= value != value;
+  }
+  bool any = false;
+  for (int lane = 0; lane < kLanes; ++lane) any = any || found[lane];
+  return any;
+}
 
 // Keeps NaN, which comparisons alone would lose, and infinities.
 template <typename T>
