@@ -55,6 +55,9 @@ CONVPOOL_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
 
+// An array of so many bytes is more than a core can hope to find in a cache when it is read next.
+inline constexpr int64_t kLargeBytes = 8 << 20;
+
 // Stores a vector to where it is aligned, past the caches: memory that is written and read much
 // later, or by nobody soon, need not be brought there first.
 template <typename T>

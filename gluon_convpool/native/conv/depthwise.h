@@ -66,7 +66,9 @@ class Depthwise {
         strip_(conv.h, conv.w),
         row_step_(row_step),
         column_step_(conv.out_column_stride),
-        out_row_(conv.out_row_stride / row_step) {
+        out_row_(conv.out_row_stride / row_step),
+        past_caches_(conv.large_aligned_output() &&
+                     (conv.w.out_size | conv.out_row_stride) % kLanes == 0) {
     const int64_t rows = kStripBytes / (conv.channels * strip_.row_pitch() * int64_t{sizeof(T)});
     const int64_t band = (rows - conv.h.extent() - 1) / conv.h.stride + 1;
     bands_ = ceil_div(conv.h.out_size, max_of(kFewestRows, band));
@@ -190,6 +192,7 @@ class Depthwise {
         group = 0;
         ++image;
       }
+      if (past_caches_) finish_past_caches();
       return true;
     });
   }
@@ -231,6 +234,7 @@ class Depthwise {
           job.weight = buffers.weight;
           job.bias = conv_.bias ? conv_.bias[channel] : T(0);
           if (in_place) {
+            job.past_caches = past_caches_;
             job.epilogue = conv_.epilogue;
             job.epilogue.sum = conv_.epilogue.sum_at(job.out, conv_.out);
           }
@@ -333,7 +337,8 @@ class Depthwise {
   const PlaneStrip<T> strip_;
   const int64_t row_step_, column_step_;
   const int64_t out_row_;  // values from one row of an output plane to the next
-  int64_t bands_;          // of a plane's rows, so that a band's strip stays in cache
+  const bool past_caches_;
+  int64_t bands_;  // of a plane's rows, so that a band's strip stays in cache
   DepthwisePhase phases_[kMaxPhaseStride * kMaxPhaseStride];
 };
 

@@ -28,6 +28,7 @@ struct DepthwiseRows {
   T* out;
   int64_t out_pitch, rows, columns;
   Epilogue<T> epilogue = {};  // its sum starts where `out` does
+  bool past_caches = false;   // all vectors of the output are aligned, and stored so
 };
 
 template <typename T>
@@ -76,9 +77,16 @@ class DepthwiseTiles {
     T* to = job.out + row * job.out_pitch;
 #pragma GCC unroll 4
     for (int r = 0; r < TileRows; ++r, to += job.out_pitch) {
-      store<T>(to + first, sum[r][0]);
-      if (Vectors == 2) store<T>(to + second, sum[r][Vectors - 1]);
+      put(job, to + first, sum[r][0]);
+      if (Vectors == 2) put(job, to + second, sum[r][Vectors - 1]);
     }
+  }
+
+  static CONVPOOL_INLINE void put(const Rows& job, T* to, V value) {
+    if (job.past_caches)
+      store_past_caches<T>(to, value);
+    else
+      store<T>(to, value);
   }
 
   template <int TileRows, int Vectors>

@@ -111,13 +111,11 @@ struct TapConvolution {
     return plane / d.taps * weight_channel_stride + d.index[plane % d.taps] * weight_slice_stride;
   }
   // May whole vectors of the output go past the caches? They are aligned wherever a position is a
-  // multiple of a vector, and the output is more than a core can hope to find in a cache when it is
-  // read.
+  // multiple of a vector.
   bool large_aligned_output() const {
-    constexpr double kLarge = 8 << 20;
     const int64_t strides = out_channel_stride | out_image_stride | out_slice_stride;
     const double values = static_cast<double>(images() * groups * outputs * positions());
-    return out_column_stride == 1 && values * sizeof(T) >= kLarge &&
+    return out_column_stride == 1 && values * sizeof(T) >= kLargeBytes &&
            strides % Simd<T>::kLanes == 0 && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0;
   }
   bool dense_output() const { return out_column_stride == 1 && out_row_stride == w.out_size; }

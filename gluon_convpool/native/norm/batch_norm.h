@@ -54,8 +54,8 @@ class BatchNorm {
       inv_std[c] = static_cast<T>(scale);
       const T factor = static_cast<T>(scale * (fix_gamma_ ? 1.0 : static_cast<double>(gamma[c])));
       const T center = mean[c], offset = beta[c];
-      for_each(c, [&](int64_t at, auto lanes) {
-        put(y + at, (get(x + at, lanes) - center) * factor + offset, lanes);
+      write(y, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
+        return (get(x + at, lanes) - center) * factor + offset;
       });
     });
   }
@@ -80,15 +80,16 @@ class BatchNorm {
       dbeta[c] = static_cast<T>(total);
       const T factor = static_cast<T>(scale * g);
       if (!training_ || count_ == 0) {
-        for_each(
-            c, [&](int64_t at, auto lanes) { put(dx + at, get(dy + at, lanes) * factor, lanes); });
+        write(dx, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
+          return get(dy + at, lanes) * factor;
+        });
         return;
       }
       const T average = static_cast<T>(total / count_);
       const T slope = static_cast<T>(product * scale * scale / count_);
-      for_each(c, [&](int64_t at, auto lanes) {
+      write(dx, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
         const auto off = (get(x + at, lanes) - center) * slope;
-        put(dx + at, (get(dy + at, lanes) - average - off) * factor, lanes);
+        return (get(dy + at, lanes) - average - off) * factor;
       });
       const double variance = scale > 0 ? 1 / (scale * scale) - epsilon_ : 0;
       running_mean[c] = moved(running_mean[c], static_cast<double>(center));
@@ -102,8 +103,6 @@ class BatchNorm {
 
   static CONVPOOL_INLINE V get(const T* p, Many) { return load<T>(p); }
   static CONVPOOL_INLINE T get(const T* p, One) { return *p; }
-  static CONVPOOL_INLINE void put(T* p, V v, Many) { store<T>(p, v); }
-  static CONVPOOL_INLINE void put(T* p, T v, One) { *p = v; }
 
   T moved(T running, double now) const {
     return static_cast<T>(static_cast<double>(running) * momentum_ + now * (1 - momentum_));
@@ -125,15 +124,23 @@ class BatchNorm {
     });
   }
 
-  // Runs body(place, lanes) over all values of a channel.
-  template <typename Body>
-  CONVPOOL_INLINE void for_each(int64_t c, const Body& body) const {
+  // Writes value(place, lanes) to all places of a channel.
+  template <typename Value>
+  CONVPOOL_INLINE void write(T* to, int64_t c, const Value& value) const {
+    const bool past_caches = batch_ * channels_ * inner_ * int64_t{sizeof(T)} >= kLargeBytes &&
+                             inner_ % kLanes == 0 &&
+                             reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
     for (int64_t n = 0; n < batch_; ++n) {
       int64_t at = (n * channels_ + c) * inner_;
       const int64_t end = at + inner_;
-      for (; at + kLanes <= end; at += kLanes) body(at, Many{});
-      for (; at < end; ++at) body(at, One{});
+      if (past_caches) {
+        for (; at < end; at += kLanes) store_past_caches<T>(to + at, value(at, Many{}));
+        continue;
+      }
+      for (; at + kLanes <= end; at += kLanes) store<T>(to + at, value(at, Many{}));
+      for (; at < end; ++at) to[at] = value(at, One{});
     }
+    if (past_caches) finish_past_caches();
   }
 
   // Rows of one channel lie far apart, and the processor has just begun to foresee where a short

@@ -52,18 +52,10 @@ class ChannelsLastPooling {
           body((depth * window_.in_size[0] + row) * window_.in_size[1] + column);
   }
 
-  // How many elements of one axis the average counts.
-  int64_t counted(int d, int64_t out) const {
-    const int64_t start = out * window_.stride[d] - window_.pad[d];
-    const int64_t stop = start + window_.kernel[d], size = window_.in_size[d];
-    const int64_t count = pool_.count_include_pad ? min_of(stop, size + window_.pad[d]) - start
-                                                  : min_of(stop, size) - max_of(start, 0);
-    return max_of(1, count);  // a window that lies outside sums to 0, whatever divides it
-  }
   T divisor(const Place& place) const {
     if (pool_.mode != CONVPOOL_AVG) return T(1);
     int64_t count = 1;
-    for (int d = 0; d < 3; ++d) count *= counted(d, place.out[d]);
+    for (int d = 0; d < 3; ++d) count *= counted(pool_, d, place.out[d]);
     return static_cast<T>(count);
   }
 

@@ -15,8 +15,8 @@
 #include "../parallel.h"
 #include "../runs.h"
 #include "../transpose.h"
-#include "max_gradient.h"
 #include "rules.h"
+#include "window_gradient.h"
 
 namespace convpool::CONVPOOL_ISA {
 
@@ -35,15 +35,15 @@ class Pooling {
                              [&](auto rule) { return Pooling(pool).forward_all(rule, x, y); });
   }
   static bool backward(const convpool_pooling& pool, const T* x, const T* y, const T* dy, T* dx) {
-    if (MaxGradient<T>::fits(pool)) return MaxGradient<T>::run(pool, x, y, dy, dx);
+    if (WindowGradient<T>::fits(pool)) return WindowGradient<T>::run(pool, x, y, dy, dx);
     return with_pool_rule<T>(
         pool, [&](auto rule) { return Pooling(pool).backward_all(rule, x, y, dy, dx); });
   }
 
  private:
   explicit Pooling(const convpool_pooling& pool)
-      : average_(pool.mode == CONVPOOL_AVG),
-        count_pad_(pool.count_include_pad != 0),
+      : pool_(pool),
+        average_(pool.mode == CONVPOOL_AVG),
         planes_(pool.batch * pool.channels),
         kernel_d_(pool.window.kernel[2]),
         kernel_h_(pool.window.kernel[0]),
@@ -66,9 +66,7 @@ class Pooling {
     tiled_ = kernel_d_ == stride_d_ && kernel_h_ == stride_h_ && kernel_w_ == stride_w_ &&
              pad_d_ == 0 && pad_h_ == 0 && pad_w_ == 0 && in_d_ == out_d_ * stride_d_ &&
              in_h_ == out_h_ * stride_h_ && in_w_ == out_w_ * stride_w_;
-    if (average_ && window_counts_all(out_d_, stride_d_, kernel_d_, pad_d_, in_d_) &&
-        window_counts_all(out_h_, stride_h_, kernel_h_, pad_h_, in_h_) &&
-        window_counts_all(out_w_, stride_w_, kernel_w_, pad_w_, in_w_))
+    if (average_ && window_counts_all(0) && window_counts_all(1) && window_counts_all(2))
       uniform_count_ = kernel_d_ * kernel_h_ * kernel_w_;
     whole_plane_ = out_d_ == 1 && out_h_ == 1 && out_w_ == 1 && pad_d_ == 0 && pad_h_ == 0 &&
                    pad_w_ == 0 && kernel_d_ >= in_d_ && kernel_h_ >= in_h_ && kernel_w_ >= in_w_;
@@ -125,27 +123,18 @@ class Pooling {
     return window.first + r / window.rows * in_h_ + r % window.rows;
   }
 
-  // How many elements of one axis the average counts.
-  int64_t counted(int64_t out, int64_t stride, int64_t kernel, int64_t pad, int64_t size) const {
-    const int64_t start = out * stride - pad;
-    const int64_t count = count_pad_ ? min_of(start + kernel, size + pad) - start
-                                     : min_of(start + kernel, size) - max_of(start, 0);
-    return max_of(1, count);  // a window that lies outside sums to 0, whatever divides it
-  }
   // Does every window of an axis count all of its elements?
-  bool window_counts_all(int64_t outputs, int64_t stride, int64_t kernel, int64_t pad,
-                         int64_t size) const {
-    return outputs > 0 && counted(0, stride, kernel, pad, size) == kernel &&
-           counted(outputs - 1, stride, kernel, pad, size) == kernel;
+  bool window_counts_all(int d) const {
+    const int64_t outputs = pool_.window.out_size[d], kernel = pool_.window.kernel[d];
+    return outputs > 0 && counted(pool_, d, 0) == kernel &&
+           counted(pool_, d, outputs - 1) == kernel;
   }
   T row_count(int64_t row) const {
     const int64_t slice = slice_of(row);
-    return static_cast<T>(counted(slice, stride_d_, kernel_d_, pad_d_, in_d_) *
-                          counted(row - slice * out_h_, stride_h_, kernel_h_, pad_h_, in_h_));
+    return static_cast<T>(counted(pool_, 2, slice) * counted(pool_, 0, row - slice * out_h_));
   }
   void column_counts(T* counts) const {
-    for (int64_t c = 0; c < out_w_; ++c)
-      counts[c] = static_cast<T>(counted(c, stride_w_, kernel_w_, pad_w_, in_w_));
+    for (int64_t c = 0; c < out_w_; ++c) counts[c] = static_cast<T>(counted(pool_, 1, c));
   }
 
   // Output rows of a band, of `rows` in all, where each is that many runs of values.
@@ -575,7 +564,8 @@ class Pooling {
     }
   }
 
-  const bool average_, count_pad_;
+  const convpool_pooling pool_;
+  const bool average_;
   const int64_t planes_;
   const int64_t kernel_d_, kernel_h_, kernel_w_, stride_d_, stride_h_, stride_w_;
   const int64_t pad_d_, pad_h_, pad_w_, in_d_, in_h_, in_w_, out_d_, out_h_, out_w_;

@@ -9,6 +9,16 @@
 
 namespace convpool::CONVPOOL_ISA {
 
+// How many values of an axis an average counts.
+inline int64_t counted(const convpool_pooling& pool, int d, int64_t out) {
+  const convpool_window& window = pool.window;
+  const int64_t start = out * window.stride[d] - window.pad[d], size = window.in_size[d];
+  const int64_t end = start + window.kernel[d];
+  const int64_t count = pool.count_include_pad ? min_of(end, size + window.pad[d]) - start
+                                               : min_of(end, size) - max_of(start, 0);
+  return max_of(1, count);  // a window that lies outside sums to 0, whatever divides it
+}
+
 // Maxima that are NaN are found by other comparisons than numbers.
 template <typename T>
 inline bool has_nan(const T* values, int64_t count) {

@@ -1,11 +1,11 @@
-// The gradient of max pooling, by the windows that most networks have: up to 3x3, with steps of one
-// or two columns, without depth.
+// The gradient of max, average and sum pooling, by the windows that most networks have: up to 3x3,
+// with steps of one or two columns, without depth.
 //
-// A plane is walked through from top to bottom. The rows of the input that the windows of a row of
-// outputs see stand in a ring, with NaN around them, which no maximum equals, and their gradients
-// in another, so that each row is read once and written once. Of neighbouring outputs, one vector
-// finds its maxima tap by tap; what the taps give to a value of the input is added up in registers
-// before it is added to the ring.
+// A plane is walked through from top to bottom. The gradients of the rows that the windows of a row
+// of outputs see stand in a ring, so that each is written once; those of maxima need the rows
+// themselves, which stand in another, with NaN around them, which no maximum equals. Of
+// neighbouring outputs, one vector finds its maxima tap by tap; what the taps give to a value of
+// the input is added up in registers before it is added to the ring.
 #pragma once
 
 #include <math.h>
@@ -18,30 +18,34 @@
 namespace convpool::CONVPOOL_ISA {
 
 template <typename T>
-class MaxGradient {
+class WindowGradient {
   static constexpr int kLanes = Simd<T>::kLanes;
   using V = Vec<T>;
   static constexpr int kMostRows = 3;
 
  public:
-  // With channels first. Short rows of windows that do not overlap take 0.9 of the time in the
-  // bands of pooling.h.
+  // With channels first. Windows that do not overlap take 0.7 to 0.9 of the time in the bands of
+  // pooling.h, but for maxima in long rows.
   static bool fits(const convpool_pooling& pool) {
     const convpool_window& window = pool.window;
-    if (window.stride[1] == window.kernel[1] && 2 * window.out_size[1] <= kLanes) return false;
-    return pool.mode == CONVPOOL_MAX && window.kernel[2] == 1 && window.in_size[2] == 1 &&
+    if (window.stride[1] == window.kernel[1] &&
+        (pool.mode != CONVPOOL_MAX || 2 * window.out_size[1] <= kLanes))
+      return false;
+    return pool.mode != CONVPOOL_LP && window.kernel[2] == 1 && window.in_size[2] == 1 &&
            window.out_size[2] == 1 && window.pad[2] == 0 && window.kernel[0] <= kMostRows &&
-           functions(window.kernel[1], window.stride[1]);
+           functions(pool.mode, window.kernel[1], window.stride[1]);
   }
 
   // Returns false where memory is out.
   static bool run(const convpool_pooling& pool, const T* x, const T* y, const T* dy, T* dx) {
-    return MaxGradient(pool).run_all(x, y, dy, dx);
+    return WindowGradient(pool, dx).run_all(x, y, dy, dx);
   }
 
  private:
-  explicit MaxGradient(const convpool_pooling& pool)
-      : planes_(pool.batch * pool.channels),
+  WindowGradient(const convpool_pooling& pool, const T* dx)
+      : pool_(pool),
+        max_(pool.mode == CONVPOOL_MAX),
+        planes_(pool.batch * pool.channels),
         kernel_h_(pool.window.kernel[0]),
         kernel_w_(pool.window.kernel[1]),
         stride_h_(pool.window.stride[0]),
@@ -55,13 +59,15 @@ class MaxGradient {
         columns_(out_w_ + (kernel_w_ - 1) / stride_w_),
         inside_(max_of(0, min_of(in_w_, (out_w_ - 1) * stride_w_ + kernel_w_ - pad_w_))),
         written_(ceil_div(columns_, kLanes) * kLanes * stride_w_),
-        pitch_(written_ + kLanes) {}
+        pitch_(written_ + kLanes),
+        past_caches_(planes_ * in_h_ * in_w_ * int64_t{sizeof(T)} >= kLargeBytes &&
+                     in_w_ % kLanes == 0 && reinterpret_cast<uintptr_t>(dx) % kVectorBytes == 0) {}
 
   // Of a row of outputs, whose windows see as many rows as the function is for.
   struct Row {
-    const T* x[kMostRows];  // from the first column that a window sees
+    const T* x[kMostRows];  // from the first column that a window sees; of maxima only
     T* dx[kMostRows];       // added to
-    const T *y, *dy;
+    const T *y, *dy;        // of an average, dy is the share of each value
     int64_t outputs;
     int64_t columns;  // outputs, and as many more as the last window reaches behind the last one
   };
@@ -85,6 +91,7 @@ class MaxGradient {
 
   static CONVPOOL_INLINE void add(T* to, V value) { store<T>(to, load<T>(to) + value); }
 
+  // Of maxima.
   template <int Rows, int Kernel, int Stride>
   static void spread(const Row& row) {
     V second_before[kMostRows] = {}, third_before[kMostRows] = {};
@@ -126,15 +133,40 @@ class MaxGradient {
     }
   }
 
+  // Of averages and sums: all rows of a window get the same.
+  template <int Rows, int Kernel, int Stride>
+  static void spread_evenly(const Row& row) {
+    V before{};
+    for (int64_t c = 0; c < row.columns; c += kLanes) {
+      const V dy = load_part<T>(row.dy + c, max_of(0, row.outputs - c));
+      V sum[2] = {dy, dy};
+      if constexpr (Stride == 2) {
+        if constexpr (Kernel == 3) sum[0] += follow<1>(before, dy);
+        interleave<T>(sum[0], sum[1], sum);
+      } else {
+        sum[0] += follow<1>(before, dy);
+        if constexpr (Kernel == 3) sum[0] += follow<2>(before, dy);
+      }
+      before = dy;
+#pragma GCC unroll 3
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+        for (int k = 0; k < Stride; ++k) add(row.dx[r] + c * Stride + k * kLanes, sum[k]);
+    }
+  }
+
+  template <int Kernel, int Stride>
+  static constexpr Function kFunctions[2][kMostRows] = {
+      {spread_evenly<1, Kernel, Stride>, spread_evenly<2, Kernel, Stride>,
+       spread_evenly<3, Kernel, Stride>},
+      {spread<1, Kernel, Stride>, spread<2, Kernel, Stride>, spread<3, Kernel, Stride>}};
+
   // By the number of rows, from one on; null where no window of this kind is served.
-  static const Function* functions(int64_t kernel, int64_t stride) {
-    static constexpr Function kTable[2][2][kMostRows] = {
-        {{spread<1, 2, 1>, spread<2, 2, 1>, spread<3, 2, 1>},
-         {spread<1, 3, 1>, spread<2, 3, 1>, spread<3, 3, 1>}},
-        {{spread<1, 2, 2>, spread<2, 2, 2>, spread<3, 2, 2>},
-         {spread<1, 3, 2>, spread<2, 3, 2>, spread<3, 3, 2>}}};
-    const bool served = kernel >= 2 && kernel <= 3 && stride >= 1 && stride <= 2;
-    return served ? kTable[stride - 1][kernel - 2] : nullptr;
+  static const Function* functions(convpool_pool_mode mode, int64_t kernel, int64_t stride) {
+    if (kernel < 2 || kernel > 3 || stride < 1 || stride > 2) return nullptr;
+    const int max = mode == CONVPOOL_MAX ? 1 : 0;
+    if (stride == 1) return kernel == 2 ? kFunctions<2, 1>[max] : kFunctions<3, 1>[max];
+    return kernel == 2 ? kFunctions<2, 2>[max] : kFunctions<3, 2>[max];
   }
 
   bool run_all(const T* x, const T* y, const T* dy, T* dx) const {
@@ -143,45 +175,63 @@ class MaxGradient {
     bool failed = false;
     parallel_for(tasks, static_cast<double>(planes_ * (in_size + out_size)), [&](int64_t task) {
       Arena arena(Scratch::kTask);
-      const size_t x_at = arena.template reserve<T>(kernel_h_ * pitch_);
+      const size_t x_at = arena.template reserve<T>(max_ ? kernel_h_ * pitch_ : 0);
+      const size_t share_at = arena.template reserve<T>(2 * out_w_);
       const size_t dx_at = arena.template reserve<T>(kernel_h_ * pitch_);
       if (!arena.allocate()) {
         __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         return;
       }
-      T *x_ring = arena.template at<T>(x_at), *dx_ring = arena.template at<T>(dx_at);
-      for (int64_t k = 0; k < kernel_h_ * pitch_; ++k) x_ring[k] = static_cast<T>(NAN);
+      T* shares = arena.template at<T>(share_at);
+      const Buffers buffers{arena.template at<T>(x_at), arena.template at<T>(dx_at), shares,
+                            shares + out_w_};
+      for (int64_t k = 0; max_ && k < kernel_h_ * pitch_; ++k)
+        buffers.x_ring[k] = static_cast<T>(NAN);
+      for (int64_t c = 0; c < out_w_; ++c) buffers.counts[c] = static_cast<T>(counted(pool_, 1, c));
       for (int64_t plane = planes_ * task / tasks; plane < planes_ * (task + 1) / tasks; ++plane)
-        run_plane(x + plane * in_size, y + plane * out_size, dy + plane * out_size, x_ring, dx_ring,
+        run_plane(x + plane * in_size, y + plane * out_size, dy + plane * out_size, buffers,
                   dx + plane * in_size);
+      if (past_caches_) finish_past_caches();
       release_scratch(Scratch::kTask);
     });
     return !failed;
   }
 
-  void run_plane(const T* x, const T* y, const T* dy, T* x_ring, T* dx_ring, T* dx) const {
-    const Function* spread_rows = functions(kernel_w_, stride_w_);
-    const bool nan = has_nan(y, out_h_ * out_w_);
+  struct Buffers {
+    T* x_ring;  // of maxima only
+    T* dx_ring;
+    T* shares;  // of a row of averages, and how many columns they divide by
+    T* counts;
+  };
+
+  void run_plane(const T* x, const T* y, const T* dy, const Buffers& buffers, T* dx) const {
+    const Function* spread_rows = functions(pool_.mode, kernel_w_, stride_w_);
+    const bool nan = max_ && has_nan(y, out_h_ * out_w_);
     int64_t begin = 0, end = 0;  // the rows that stand in the ring
     for (int64_t o = 0; o < out_h_; ++o, y += out_w_, dy += out_w_) {
       const int64_t start = o * stride_h_ - pad_h_;
       const int64_t row0 = min_of(max_of(0, start), in_h_);
       const int64_t row1 = max_of(row0, min_of(start + kernel_h_, in_h_));
-      for (; begin < row0; ++begin) put_row(begin, end, dx_ring, dx);
+      for (; begin < row0; ++begin) put_row(begin, end, buffers.dx_ring, dx);
       for (end = max_of(end, row0); end < row1; ++end) {
-        gather_columns(x_ring + place(end) + pad_w_, x + end * in_w_, inside_, 1);
-        clear(dx_ring + place(end), written_);
+        if (max_) gather_columns(buffers.x_ring + place(end) + pad_w_, x + end * in_w_, inside_, 1);
+        clear(buffers.dx_ring + place(end), written_);
       }
       if (row0 == row1) continue;
       Row row{{}, {}, y, dy, out_w_, columns_};
       for (int64_t r = row0; r < row1; ++r) {
-        row.x[r - row0] = x_ring + place(r);
-        row.dx[r - row0] = dx_ring + place(r);
+        row.x[r - row0] = buffers.x_ring + place(r);
+        row.dx[r - row0] = buffers.dx_ring + place(r);
+      }
+      if (pool_.mode == CONVPOOL_AVG) {
+        const T rows = static_cast<T>(counted(pool_, 0, o));
+        for (int64_t c = 0; c < out_w_; ++c) buffers.shares[c] = dy[c] / (buffers.counts[c] * rows);
+        row.dy = buffers.shares;
       }
       spread_rows[row1 - row0 - 1](row);
       if (nan) spread_nan(row, row1 - row0);
     }
-    for (; begin < in_h_; ++begin) put_row(begin, end, dx_ring, dx);
+    for (; begin < in_h_; ++begin) put_row(begin, end, buffers.dx_ring, dx);
   }
 
   int64_t place(int64_t row) const { return row % kernel_h_ * pitch_; }
@@ -190,6 +240,11 @@ class MaxGradient {
   void put_row(int64_t row, int64_t end, const T* dx_ring, T* dx) const {
     dx += row * in_w_;
     const int64_t seen = row < end ? inside_ : 0;
+    if (past_caches_ && seen == in_w_) {
+      const T* from = dx_ring + place(row) + pad_w_;
+      for (int64_t k = 0; k < seen; k += kLanes) store_past_caches<T>(dx + k, load<T>(from + k));
+      return;
+    }
     gather_columns(dx, dx_ring + place(row) + pad_w_, seen, 1);
     clear(dx + seen, in_w_ - seen);
   }
@@ -209,6 +264,8 @@ class MaxGradient {
     }
   }
 
+  const convpool_pooling pool_;
+  const bool max_;
   const int64_t planes_;
   const int64_t kernel_h_, kernel_w_, stride_h_, stride_w_, pad_h_, pad_w_;
   const int64_t in_h_, in_w_, out_h_, out_w_;
@@ -216,6 +273,7 @@ class MaxGradient {
   const int64_t inside_;   // columns of the input that windows see
   const int64_t written_;  // of a row of the gradient, in whole vectors
   const int64_t pitch_;    // of a ring's rows
+  const bool past_caches_;
 };
 
 }  // namespace convpool::CONVPOOL_ISA
