@@ -4,7 +4,10 @@
 // It is computed transposed: the left side is B, whose rows lie consecutively in a strip and are
 // read in place; the right side is dY with its channels side by side, so only dY is rearranged. One
 // task is a range of the reduction of one group; it sums over all images and positions in order, so
-// the result does not depend on the tasks.
+// the result does not depend on the tasks. Where that would be little work for a vector of dY, a
+// task is a part of the positions instead, and the parts' gradients are added up in order.
+//
+// A pointwise convolution's x and dY are alike, so that the one with fewer channels is rearranged.
 //
 // Few outputs would leave most lanes of dY's vectors empty. Then the lanes are positions: each
 // value of dW is a sum of vectors of its own, which are added up at the end.
@@ -25,6 +28,10 @@ class WeightGradient {
   static constexpr int kNr = Block::kNr;
   static constexpr int64_t kStripBytes = 192 << 10;
   static constexpr int64_t kGradientBytes = 512 << 10;
+  // The largest gradient that is computed in parts, and how many: whatever the number of threads
+  // is, so that a sum's order is the same.
+  static constexpr int64_t kPartBytes = 64 << 10;
+  static constexpr int64_t kParts = 16;
 
  public:
   static constexpr int64_t kFewOutputs = 4;  // of a group
@@ -33,11 +40,14 @@ class WeightGradient {
   // unused; dweight is (groups * outputs, planes, taps), dense. Returns false where memory is
   // out.
   static bool run(const TapConvolution<T>& conv, T* dweight) {
-    return WeightGradient(conv).compute_all(dweight);
+    if (conv.is_pointwise() && conv.outputs > conv.channels)
+      return WeightGradient(exchanged(conv), true).compute_all(dweight);
+    return WeightGradient(conv, false).compute_all(dweight);
   }
 
  private:
-  explicit WeightGradient(const TapConvolution<T>& conv) : conv_(conv) {
+  WeightGradient(const TapConvolution<T>& conv, bool exchanged)
+      : conv_(conv), exchanged_(exchanged) {
     const int64_t k_panels = ceil_div(conv.reduction(), Block::kMr);
     output_pitch_ = few() ? conv.outputs * kLanes : ceil_div(conv.outputs, kLanes) * kLanes;
     const int64_t row_bytes = output_pitch_ * static_cast<int64_t>(sizeof(T));
@@ -48,10 +58,10 @@ class WeightGradient {
     k_panels_ = k_panels;
 
     // The image is read as it stands where each output reads what is at its own position, unless
-    // its channels would push each other out of L1, where those a multiple of 1 KiB apart share a
-    // few places.
+    // its channels would push each other out of L1, where those a multiple of 4 KiB apart share one
+    // place.
     in_place_ =
-        conv.is_pointwise() && conv.in_channel_stride * static_cast<int64_t>(sizeof(T)) % 1024 != 0;
+        conv.is_pointwise() && conv.in_channel_stride * static_cast<int64_t>(sizeof(T)) % 4096 != 0;
 
     // Steps decide the order of a sum, so they must not depend on the number of threads. They are
     // about equally long: a short last one would read and write the gradient for little.
@@ -70,21 +80,61 @@ class WeightGradient {
     const bool whole = rows_ == conv.h.out_size && columns_ == conv.w.out_size;
     if (in_place_ && whole && conv.d.out_size == 1 && !few())
       images_ = max_of(1, min_of(conv.batch, Block::kKc / conv.positions()));
+
+    row_steps_ = ceil_div(conv.h.out_size, rows_);
+    column_steps_ = ceil_div(conv.w.out_size, columns_);
+    steps_ = ceil_div(conv.images(), images_) * row_steps_ * column_steps_;
+    const int64_t gradient_bytes = conv.reduction() * row_bytes;
+    if (!few() && gradient_bytes <= kPartBytes) {
+      parts_ = min_of(steps_, kParts);
+      tasks_ = parts_ > 1 ? 1 : tasks_;
+    }
+  }
+
+  // The convolution whose weights are the transposed ones of a pointwise `conv`.
+  static TapConvolution<T> exchanged(const TapConvolution<T>& conv) {
+    TapConvolution<T> other = conv;
+    other.channels = conv.outputs;
+    other.outputs = conv.channels;
+    other.in = conv.out;
+    other.in_image_stride = conv.out_image_stride;
+    other.in_channel_stride = conv.out_channel_stride;
+    other.in_slice_stride = conv.out_slice_stride;
+    other.out = const_cast<T*>(conv.in);  // which is only read
+    other.out_image_stride = conv.in_image_stride;
+    other.out_channel_stride = conv.in_channel_stride;
+    other.out_slice_stride = conv.in_slice_stride;
+    return other;
   }
 
   bool few() const { return conv_.outputs <= kFewOutputs; }
 
   bool compute_all(T* dweight) const {
+    Arena arena(Scratch::kShared);
+    const int64_t size = conv_.reduction() * output_pitch_;
+    const size_t parts_at =
+        arena.template reserve<T>(parts_ > 1 ? conv_.groups * parts_ * size : 0);
+    if (!arena.allocate()) return false;
+    T* parts = arena.template at<T>(parts_at);
     bool failed = false;
-    parallel_for(conv_.groups * tasks_, conv_.multiply_adds(), [&](int64_t task) {
-      if (!compute(task / tasks_, task % tasks_, dweight))
+    parallel_for(conv_.groups * tasks_ * parts_, conv_.multiply_adds(), [&](int64_t item) {
+      const int64_t group = item / (tasks_ * parts_), task = item / parts_ % tasks_;
+      if (!compute(group, task, item % parts_, parts_ > 1 ? parts + item * size : nullptr, dweight))
         __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
       release_scratch(Scratch::kTask);
     });
-    return !failed;
+    if (failed) return false;
+    for (int64_t group = 0; parts_ > 1 && group < conv_.groups; ++group, parts += parts_ * size) {
+      for (int64_t part = 1; part < parts_; ++part)
+        for (int64_t k = 0; k < size; k += kLanes)
+          store<T>(parts + k, load<T>(parts + k) + load<T>(parts + part * size + k));
+      write_gradient(parts, conv_.reduction(), 0, group, dweight);
+    }
+    return true;
   }
 
-  bool compute(int64_t group, int64_t task, T* dweight) const {
+  // Of a part of the steps, to `part_gradient`, where that is not null.
+  bool compute(int64_t group, int64_t task, int64_t part, T* part_gradient, T* dweight) const {
     const int64_t taps = conv_.taps(), reduction = conv_.reduction();
     const int64_t k0 = k_panels_ * task / tasks_ * Block::kMr;
     const int64_t k1 = min_of(reduction, k_panels_ * (task + 1) / tasks_ * Block::kMr);
@@ -92,62 +142,70 @@ class WeightGradient {
     const StripShape largest(conv_.h, conv_.w, 0, rows_, 0, columns_);
 
     Arena arena(Scratch::kTask);
-    const size_t gradient_at = arena.template reserve<T>((k1 - k0) * output_pitch_);
+    const size_t gradient_at =
+        arena.template reserve<T>(part_gradient ? 0 : (k1 - k0) * output_pitch_);
     const size_t strip_at =
         arena.template reserve<T>(in_place_ ? 0 : channels * largest.channel_pitch);
     const size_t panel_at = arena.template reserve<T>(few() ? 0 : images_ * rows_ * columns_ * kNr);
     const size_t offset_at = arena.template reserve<int64_t>(k1 - k0);
     if (!arena.allocate()) return false;
-    T* gradient = arena.template at<T>(gradient_at);
+    T* gradient = part_gradient ? part_gradient : arena.template at<T>(gradient_at);
     T* strip_data = arena.template at<T>(strip_at);
     T* panel_data = arena.template at<T>(panel_at);
     int64_t* row_offset = arena.template at<int64_t>(offset_at);
     if (few()) clear(gradient, (k1 - k0) * output_pitch_);
 
-    for (int64_t image = 0; image < conv_.images(); image += images_) {
+    const int64_t first_step = steps_ * part / parts_;
+    for (int64_t step = first_step; step < steps_ * (part + 1) / parts_; ++step) {
+      const int64_t image = step / (row_steps_ * column_steps_) * images_;
       const int64_t images = min_of(images_, conv_.images() - image);
       const T* dy = conv_.out_image(image) + group * conv_.outputs * conv_.out_channel_stride;
-      for (int64_t row = 0; row < conv_.h.out_size; row += rows_) {
-        const int64_t end_row = min_of(row + rows_, conv_.h.out_size);
-        for (int64_t column = 0; column < conv_.w.out_size; column += columns_) {
-          const int64_t end_column = min_of(column + columns_, conv_.w.out_size);
-          StripShape strip(conv_.h, conv_.w, row, end_row, column, end_column);
-          const T* source = strip_data;
-          if (in_place_) {
-            strip.row_step = conv_.w.in_size;
-            strip.channel_pitch = conv_.in_channel_stride;
-            source = conv_.in_slice(image, 0) +
-                     (group * conv_.channels + c0) * conv_.in_channel_stride +
-                     row * conv_.w.in_size + column;
-          } else {
-            fill_strip(conv_, strip, image, group, c0, channels, strip_data);
-          }
-          for (int64_t k = k0; k < k1; ++k)
-            row_offset[k - k0] =
-                (k / taps - c0) * strip.channel_pitch +
-                strip.tap_shift(conv_.h, conv_.w, k % taps / conv_.w.taps, k % conv_.w.taps);
-          if (few()) {
-            add_to_sums(dy, strip, row, end_row, column, end_column, source, row_offset, k1 - k0,
-                        gradient);
-            continue;
-          }
-          add(dy, images, strip, row, end_row, column, end_column, source, row_offset, k1 - k0,
-              panel_data, gradient, /*accumulate=*/image + row + column > 0);
-        }
+      const int64_t row = step / column_steps_ % row_steps_ * rows_;
+      const int64_t end_row = min_of(row + rows_, conv_.h.out_size);
+      const int64_t column = step % column_steps_ * columns_;
+      const int64_t end_column = min_of(column + columns_, conv_.w.out_size);
+      StripShape strip(conv_.h, conv_.w, row, end_row, column, end_column);
+      const T* source = strip_data;
+      if (in_place_) {
+        strip.row_step = conv_.w.in_size;
+        strip.channel_pitch = conv_.in_channel_stride;
+        source = conv_.in_slice(image, 0) +
+                 (group * conv_.channels + c0) * conv_.in_channel_stride + row * conv_.w.in_size +
+                 column;
+      } else {
+        fill_strip(conv_, strip, image, group, c0, channels, strip_data);
       }
+      for (int64_t k = k0; k < k1; ++k)
+        row_offset[k - k0] =
+            (k / taps - c0) * strip.channel_pitch +
+            strip.tap_shift(conv_.h, conv_.w, k % taps / conv_.w.taps, k % conv_.w.taps);
+      if (few())
+        add_to_sums(dy, strip, row, end_row, column, end_column, source, row_offset, k1 - k0,
+                    gradient);
+      else
+        add(dy, images, strip, row, end_row, column, end_column, source, row_offset, k1 - k0,
+            panel_data, gradient, /*accumulate=*/step > first_step);
     }
 
-    T* to = dweight + group * conv_.outputs * reduction + k0;
     if (few())
-      write_sums(gradient, k1 - k0, to);
-    else
-      write_gradient(gradient, k1 - k0, to);
+      write_sums(gradient, k0, k1 - k0, group, dweight);
+    else if (!part_gradient)
+      write_gradient(gradient, k1 - k0, k0, group, dweight);
     return true;
   }
 
-  // From [k][output] to [output][reduction].
-  void write_gradient(const T* gradient, int64_t k_count, T* dweight) const {
+  // From [k][output] to [output][reduction], rows from k0 on.
+  void write_gradient(const T* gradient, int64_t k_count, int64_t k0, int64_t group,
+                      T* dweight) const {
     const int64_t reduction = conv_.reduction();
+    dweight += group * conv_.outputs * reduction;
+    if (exchanged_) {
+      for (int64_t k = 0; k < k_count; ++k)
+        gather_columns(dweight + (k0 + k) * conv_.outputs, gradient + k * output_pitch_,
+                       conv_.outputs, 1);
+      return;
+    }
+    dweight += k0;
     for (int64_t m = 0; m < conv_.outputs; m += kLanes) {
       const int64_t outputs = min_of(kLanes, conv_.outputs - m);
       T* to = dweight + m * reduction;
@@ -256,12 +314,15 @@ class WeightGradient {
       for (int m = 0; m < Outputs; ++m, sums += kLanes) store<T>(sums, load<T>(sums) + sum[i][m]);
   }
 
-  void write_sums(const T* sums, int64_t k_count, T* dweight) const {
-    for (int64_t k = 0; k < k_count; ++k)
+  void write_sums(const T* sums, int64_t k0, int64_t k_count, int64_t group, T* dweight) const {
+    dweight += group * conv_.outputs * conv_.reduction();
+    const int64_t k_step = exchanged_ ? conv_.outputs : 1;
+    const int64_t m_step = exchanged_ ? 1 : conv_.reduction();
+    for (int64_t k = k0; k < k0 + k_count; ++k)
       for (int64_t m = 0; m < conv_.outputs; ++m, sums += kLanes) {
         T sum = 0;
         for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
-        dweight[m * conv_.reduction() + k] = sum;
+        dweight[k * k_step + m * m_step] = sum;
       }
   }
 
@@ -297,11 +358,14 @@ class WeightGradient {
   }
 
   const TapConvolution<T> conv_;
+  const bool exchanged_;      // are x and dY exchanged?
   int64_t k_panels_, tasks_;  // of a group
   int64_t output_pitch_;      // from one row of the transposed gradient, or of sums, to the next
   int64_t rows_, columns_;    // output positions in one step
   int64_t images_ = 1;        // and how many images, of which it has all positions if not one
-  bool in_place_;             // is the image read in the place of a strip?
+  int64_t row_steps_, column_steps_, steps_;  // of an image, and of all
+  int64_t parts_ = 1;                         // of the steps
+  bool in_place_;                             // is the image read in the place of a strip?
 };
 
 }  // namespace convpool::CONVPOOL_ISA
