@@ -141,6 +141,15 @@ def test_float64_is_computed_in_float64(shape, mode, training, native, np_or_nd)
 
 
 @pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('shape', [(2, 32, 192, 192), (2, 32, 192, 191)], ids=str)
+def test_arrays_larger_than_a_core_keeps_are_the_same(shape, training, native, np_arrays):
+    """Of 8 MB and more, in whole aligned vectors or not: the former are stored past the caches."""
+    expected = Expected(shape, training)
+    assert expected.x.nbytes >= 8 << 20
+    expected.assert_holds_for(expected.layer(), training)
+
+
+@pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('shape', [(4, 5, 7, 7), (2, 3, 64, 70), (3, 70, 2, 2)], ids=str)
 def test_every_instruction_set(shape, training, instruction_set, nd_arrays):
     expected = Expected(shape, training)

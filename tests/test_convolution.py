@@ -241,6 +241,15 @@ def test_an_output_larger_than_a_core_keeps_is_the_same(width, native, np_or_nd)
     assert_close('output', y, expected + bias.reshape(1, -1, 1, 1))
 
 
+@pytest.mark.parametrize('width', [192, 191])
+def test_depthwise_arrays_larger_than_a_core_keeps_are_the_same(width, native, np_arrays):
+    case = ConvolutionCase(
+        batch=1, channels=(64, 64), size=(192, width), padding=1, groups=64, use_bias=False
+    )
+    assert case.x.nbytes >= 8 << 20
+    assert_layers_match(case.build(nn), case, modes=['imperative'])
+
+
 def test_views_and_slices_are_read_as_they_are(any_backend, np_or_nd):
     (big,) = draw('views', (4, 6, 9, 9))
     layer = ConvolutionCase(channels=(3, 5)).build(nn)

@@ -67,6 +67,17 @@ def test_the_function_gives_what_the_layer_gives(case, any_backend, np_or_nd):
         assert_close('output', y.asnumpy(), expected['output'])
 
 
+@pytest.mark.parametrize('width', [192, 191])
+@pytest.mark.parametrize('mode', ['max', 'avg'])
+def test_arrays_larger_than_a_core_keeps_are_the_same(mode, width, native, np_arrays):
+    """Of 8 MB and more, in whole aligned vectors or not: the former are stored past the caches."""
+    case = PoolingCase(
+        mode, batch=1, channels=64, size=(192, width), pool_size=3, strides=2, padding=1
+    )
+    assert case.x.nbytes >= 8 << 20
+    assert_layers_match(case.build(nn), case, modes=['imperative'])
+
+
 @pytest.mark.parametrize('threads', [1, 2, 3, 5])
 @pytest.mark.parametrize('mode', ['max', 'avg', 'sum', 'lp'])
 def test_any_number_of_threads_gives_the_same(mode, threads, native, np_arrays, thread_count):
