@@ -153,8 +153,7 @@ REQUIRED = {
     'Separable': {'channels': 4, 'in_channels': 4, 'kernel_size': 3},
 }
 EVERY_LAYER = sorted(
-    {*nn.OURS, nn.DepthwiseConv2D, nn.SeparableConv2D, nn.AdaptiveAvgPool1D, nn.AdaptiveMaxPool3D}
-    | {nn.Pool1D, nn.Pool2D, nn.ReflectionPad2D, nn.BatchNorm},
+    {*nn.OURS} - {nn.HybridSequential},  # whose constructor is MXNet's
     key=lambda layer: layer.__name__,
 )
 

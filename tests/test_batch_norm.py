@@ -41,7 +41,7 @@ TRAINED = [shape for shape in SHAPES if shape[0] > 1]
 class Expected:
     """Batch norm and its gradients in float64, as the definition says."""
 
-    def __init__(self, shape, training, fix_gamma=False, seed='batch norm'):
+    def __init__(self, shape, training, fix_gamma=False, seed='batch norm', relu=False):
         channels = shape[1]
         self.x, self.head = draw(seed, shape, shape)
         self.x = (3 * self.x + np.arange(channels).reshape((-1,) + (1,) * (len(shape) - 2))).astype(
@@ -69,6 +69,9 @@ class Expected:
         scale = 1 / np.sqrt(variance + EPSILON)
         normal = (x - along(mean)) * along(scale)
         self.output = along(gamma) * normal + along(beta)
+        if relu:
+            head = head * (self.output > 0)
+            self.output = np.maximum(self.output, 0)
         self.beta = head.sum(axes)
         self.gamma = 0 * gamma if fix_gamma else (head * normal).sum(axes)
         into = head * along(gamma)

@@ -12,11 +12,15 @@ from mxnet import gluon
 import gluon_convpool
 from gluon_convpool import functional, nn, scratch
 
-OURS = tuple(
-    f'{kind}{dims}D'
-    for kind in ('Conv', 'MaxPool', 'AvgPool', 'GlobalMaxPool', 'GlobalAvgPool')
-    for dims in (1, 2, 3)
-) + ('Conv1DTranspose', 'Conv2DTranspose', 'Conv3DTranspose', 'BatchNorm', 'ReflectionPad2D')
+OURS = (
+    *(
+        f'{kind}{dims}D'
+        for kind in ('Conv', 'MaxPool', 'AvgPool', 'GlobalMaxPool', 'GlobalAvgPool')
+        for dims in (1, 2, 3)
+    ),
+    *(f'Conv{dims}DTranspose' for dims in (1, 2, 3)),
+    *('BatchNorm', 'HybridSequential', 'ReflectionPad2D'),
+)
 BUILTIN_NAMES = [name for name in dir(gluon.nn) if not name.startswith('_')]
 
 

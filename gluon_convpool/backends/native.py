@@ -451,8 +451,12 @@ def batch_norm(
     dtype: str,
     name: Optional[str] = None,
     adds: Adds = (None, None, None),
+    activation: Optional[str] = None,
 ) -> Any:
-    """One batch normalisation on inputs of one `kind`, with the attributes of MXNet's operator."""
+    """One batch normalisation on inputs of one `kind`, with the attributes of MXNet's operator.
+
+    Its last step may be the `activation` 'relu'.
+    """
     statistics = [running_mean, running_var]
     inputs = [_detour(one, kind, add) for one, add in zip((x, gamma, beta), adds)] + statistics
     mode = 'train' if mx.autograd.is_training() else 'predict'
@@ -463,4 +467,6 @@ def batch_norm(
         mode_input = _mode_in_graph(x, running_mean, running_var, dtype)
         inputs.append(_mxnet.to_world(mode_input, kind.numpy))
     chosen = {key: attributes[key] for key in ('eps', 'momentum', 'fix_gamma', 'use_global_stats')}
+    if activation:
+        chosen['act_type'] = activation
     return _mxnet.native_operator('batch_norm', kind)(*inputs, name=name, mode=mode, **chosen)[0]

@@ -23,6 +23,7 @@ from ..nn._kernel_layer import KernelLayer
 from ..nn.batch_norm import _BatchNorm
 from ..nn.deformable_conv import Deformable
 from ..nn.pool import AnyPooling, _Pooling
+from ..nn.sequential import Joining, has_relu_behind_norm
 from . import concatenation, operators
 from .concatenation import Concatenating
 from .graph import Graph
@@ -198,7 +199,8 @@ def _copy(net: Any) -> Any:
 
 
 def _is_ours(block: Any) -> bool:
-    return isinstance(block, (KernelLayer, _Pooling, _BatchNorm, Deformable, Concatenating))
+    ours = (KernelLayer, _Pooling, _BatchNorm, Deformable, Joining, Concatenating)
+    return isinstance(block, ours)
 
 
 def _revive(cls: Any, ours: Any) -> Any:
@@ -267,11 +269,11 @@ def _obstacle(layer: Any, dtype: Optional[str]) -> str:
     """Say why ours would be slower than the built-in layer, or return an empty string."""
     if backends.current() == 'portable':
         return ''
-    if isinstance(layer, (_BatchNorm, Concatenating)):
+    if isinstance(layer, (_BatchNorm, Joining, Concatenating)):
         status = _mxnet.native_status()
         if not status.available:
             return status.reason
-        if isinstance(layer, Concatenating):
+        if not isinstance(layer, _BatchNorm):
             return ''
         if dtype is None:
             return 'the parameters around it are of several types'
@@ -379,7 +381,8 @@ def _swap_block(block: Any, to: str, dtype: Optional[str]) -> Optional[Tuple[str
         if words:
             raise ValueError(words)
         return None
-    if not isinstance(block, BUILTIN):
+    in_a_row = type(block) is basic_layers.HybridSequential and has_relu_behind_norm(block)
+    if not (in_a_row or isinstance(block, BUILTIN)):
         return None
     _become_ours(block, dtype)
     return before, f'gluon_convpool {type(block).__name__}'
@@ -388,8 +391,9 @@ def _swap_block(block: Any, to: str, dtype: Optional[str]) -> Optional[Tuple[str
 def swap(net: Any, to: str = 'convpool', inplace: bool = True) -> SwapReport:
     """Replace the built-in layers of a network by ours, or ours by them.
 
-    Convolution and pooling layers, and batch norms and concurrent blocks between them, since
-    MXNet's are slow on the arrays that our layers give.
+    Convolution and pooling layers; batch norms and concurrent blocks between them, since MXNet's
+    are slow on the arrays that our layers give; and sequential blocks with a ReLU behind a batch
+    norm, which ours compute as one.
 
     Layers are found wherever they stand: nested, in blocks of your own and their lists, used in
     several places, as subclasses of a built-in layer that change nothing of how it computes. Each

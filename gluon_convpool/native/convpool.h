@@ -105,6 +105,7 @@ typedef struct {
   convpool_dtype dtype;
   int32_t training;  /* statistics are those of x, else the running ones */
   int32_t fix_gamma; /* gamma counts as 1 and its gradient is 0 */
+  int32_t relu;      /* y is max(y, 0), where NaN stays NaN */
   int64_t batch, channels, inner;
   double epsilon, momentum;
 } convpool_batch_norm;
@@ -212,10 +213,10 @@ CONVPOOL_API convpool_status convpool_batch_norm_forward(const convpool_batch_no
  * it also moves the running statistics: running * momentum + now * (1 - momentum). */
 CONVPOOL_API convpool_status convpool_batch_norm_backward(const convpool_batch_norm* norm,
                                                           const void* x, const void* gamma,
-                                                          const void* mean, const void* inv_std,
-                                                          const void* dy, void* dx, void* dgamma,
-                                                          void* dbeta, void* running_mean,
-                                                          void* running_var);
+                                                          const void* beta, const void* mean,
+                                                          const void* inv_std, const void* dy,
+                                                          void* dx, void* dgamma, void* dbeta,
+                                                          void* running_mean, void* running_var);
 
 /* How many threads a call may use. n < 1 goes back to the default: OMP_NUM_THREADS where it is set,
  * else the processors that affinity and the cgroup's quota leave to the process. A forked child

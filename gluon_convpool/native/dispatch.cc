@@ -243,11 +243,11 @@ convpool_status convpool_batch_norm_forward(const convpool_batch_norm* norm, con
 }
 
 convpool_status convpool_batch_norm_backward(const convpool_batch_norm* norm, const void* x,
-                                             const void* gamma, const void* mean,
+                                             const void* gamma, const void* beta, const void* mean,
                                              const void* inv_std, const void* dy, void* dx,
                                              void* dgamma, void* dbeta, void* running_mean,
                                              void* running_var) {
-  return kernels().batch_norm_backward(norm, x, gamma, mean, inv_std, dy, dx, dgamma, dbeta,
+  return kernels().batch_norm_backward(norm, x, gamma, beta, mean, inv_std, dy, dx, dgamma, dbeta,
                                        running_mean, running_var);
 }
 

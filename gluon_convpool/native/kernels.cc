@@ -368,14 +368,14 @@ convpool_status batch_norm_forward(const convpool_batch_norm* norm, const void* 
 }
 
 convpool_status batch_norm_backward(const convpool_batch_norm* norm, const void* x,
-                                    const void* gamma, const void* mean, const void* inv_std,
-                                    const void* dy, void* dx, void* dgamma, void* dbeta,
-                                    void* running_mean, void* running_var) {
+                                    const void* gamma, const void* beta, const void* mean,
+                                    const void* inv_std, const void* dy, void* dx, void* dgamma,
+                                    void* dbeta, void* running_mean, void* running_var) {
   return with_type_of(norm->dtype, [&](auto type) {
     using T = decltype(type);
-    BatchNorm<T>(*norm).backward(typed<T>(x), typed<T>(gamma), typed<T>(mean), typed<T>(inv_std),
-                                 typed<T>(dy), typed<T>(dx), typed<T>(dgamma), typed<T>(dbeta),
-                                 typed<T>(running_mean), typed<T>(running_var));
+    BatchNorm<T>(*norm).backward(typed<T>(x), typed<T>(gamma), typed<T>(beta), typed<T>(mean),
+                                 typed<T>(inv_std), typed<T>(dy), typed<T>(dx), typed<T>(dgamma),
+                                 typed<T>(dbeta), typed<T>(running_mean), typed<T>(running_var));
     return CONVPOOL_OK;
   });
 }

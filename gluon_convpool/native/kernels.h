@@ -34,8 +34,8 @@ struct Kernels {
   convpool_status (*batch_norm_forward)(const convpool_batch_norm*, const void*, const void*,
                                         const void*, const void*, const void*, void*, void*, void*);
   convpool_status (*batch_norm_backward)(const convpool_batch_norm*, const void*, const void*,
-                                         const void*, const void*, const void*, void*, void*, void*,
-                                         void*, void*);
+                                         const void*, const void*, const void*, const void*, void*,
+                                         void*, void*, void*, void*);
   double (*measure_micro_kernel)(double seconds);
   double (*measure_peak)(double seconds);
 };

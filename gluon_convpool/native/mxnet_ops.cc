@@ -1268,20 +1268,26 @@ struct BatchNormAttributes {
   const Attributes attributes;
   const double epsilon, momentum;
   const bool fix_gamma, use_global_stats;
-  const std::string mode;
+  const std::string mode, act_type;
 
   explicit BatchNormAttributes(const StringMap& map)
-      : attributes(kBatchNorm, map, {"eps", "momentum", "fix_gamma", "use_global_stats", "mode"}),
+      : attributes(kBatchNorm, map,
+                   {"eps", "momentum", "fix_gamma", "use_global_stats", "mode", "act_type"}),
         epsilon(attributes.number("eps", 1e-3)),
         momentum(attributes.number("momentum", 0.9)),
         fix_gamma(attributes.boolean("fix_gamma", true)),
         use_global_stats(attributes.boolean("use_global_stats", false)),
-        mode(attributes.string("mode", "predict")) {
+        mode(attributes.string("mode", "predict")),
+        act_type(attributes.string("act_type", "none")) {
     if (mode != "predict" && mode != "train" && mode != "input")
-      fail(sentence(messages::unknown_choice, {{"op", kBatchNorm},
-                                               {"name", "mode"},
-                                               {"value", "'" + mode + "'"},
-                                               {"allowed", "'predict', 'train', 'input'"}}));
+      refuse("mode", mode, "'predict', 'train', 'input'");
+    if (act_type != "none" && act_type != "relu") refuse("act_type", act_type, "'none', 'relu'");
+  }
+
+  static void refuse(const char* name, const std::string& value, const char* allowed) {
+    fail(sentence(
+        messages::unknown_choice,
+        {{"op", kBatchNorm}, {"name", name}, {"value", "'" + value + "'"}, {"allowed", allowed}}));
   }
 
   size_t inputs() const { return mode == "input" ? kMode + 1 : kMode; }
@@ -1294,6 +1300,7 @@ convpool_batch_norm batch_norm_problem(const BatchNormAttributes& attributes, bo
   norm.dtype = dtype_of(data);
   norm.training = training ? 1 : 0;
   norm.fix_gamma = attributes.fix_gamma ? 1 : 0;
+  norm.relu = attributes.act_type == "relu" ? 1 : 0;
   norm.batch = x[0];
   norm.channels = x[1];
   norm.inner = 1;
@@ -1412,11 +1419,11 @@ MXReturnValue batch_norm_gradient(const StringMap& map, Tensors* in, Tensors* ou
     const bool training = dtype_of(x) == CONVPOOL_FLOAT64 ? *static_cast<const double*>(told) != 0
                                                           : *static_cast<const float*>(told) != 0;
     const convpool_batch_norm norm = batch_norm_problem(attributes, training, x);
-    check_status(kBatchNorm,
-                 convpool_batch_norm_backward(
-                     &norm, input(kData), input(kGamma), output(kMean), output(kInvStd),
-                     in->at(kOut).data_ptr, out->at(kData).data_ptr, out->at(kGamma).data_ptr,
-                     out->at(kBeta).data_ptr, input(kRunningMean), input(kRunningVar)));
+    check_status(kBatchNorm, convpool_batch_norm_backward(
+                                 &norm, input(kData), input(kGamma), input(kBeta), output(kMean),
+                                 output(kInvStd), in->at(kOut).data_ptr, out->at(kData).data_ptr,
+                                 out->at(kGamma).data_ptr, out->at(kBeta).data_ptr,
+                                 input(kRunningMean), input(kRunningVar)));
   });
 }
 

@@ -38,6 +38,7 @@ from .pool import (
 )
 from .reflection_pad import ReflectionPad2D
 from .separable import DepthwiseConv2D, SeparableConv2D
+from .sequential import HybridSequential
 
 OURS = (
     BatchNorm,
@@ -73,5 +74,6 @@ OURS = (
     ReflectionPad2D,
     DeformableConvolution,
     ModulatedDeformableConvolution,
+    HybridSequential,
 )
-"""The layers of this package; everything else here is MXNet's."""
+"""The blocks of this package; everything else here is MXNet's."""

@@ -7,7 +7,8 @@ give.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Optional
+import contextlib
+from typing import Any, Callable, ClassVar, Optional
 
 from mxnet.gluon.nn import basic_layers as builtin
 
@@ -93,6 +94,9 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
     _builtin_signature: ClassVar[Any]
     # What data were cast to, which symbols do not know; None for float32.
     _dtype: Optional[str] = None
+    # Gives the name scope of a ReLU that is computed with this call; its block would become a child
+    # of this one.
+    _relu_scope: Optional[Callable[[], Any]] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -137,6 +141,21 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
         dtype, device = functional.dtype_name(x.dtype), x.ctx.device_type
         return x.ndim >= 2 and not native.obstacle_of_arrays('batch_norm', dtype, device)
 
+    def takes_relu(self, x: Any) -> bool:
+        """Say whether `with_relu` may be called in the place of this block and a ReLU."""
+        kind = kind_of(x)
+        if kind is None or self._forward_hooks or not self._is_ours(x):
+            return False
+        return kind.symbol or not self._active  # a graph of its own serves every call
+
+    def with_relu(self, x: Any, relu: Any) -> Any:
+        """Return what `relu`, a block, gives for what this one gives for `x`."""
+        self._relu_scope = relu.name_scope
+        try:
+            return self(x)
+        finally:
+            self._relu_scope = None
+
     def forward(self, x: Any) -> Any:
         if array_kind(self, x).symbol or not self._is_ours(x):
             return super().forward(x)
@@ -159,9 +178,13 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
         gamma, gamma_adds = parameter_input(self.gamma, to_world(gamma, kind.numpy), kind)
         beta, beta_adds = parameter_input(self.beta, to_world(beta, kind.numpy), kind)
         adds = (self._data_adds(), gamma_adds, beta_adds)
-        return native.batch_norm(
-            x, gamma, beta, mean, variance, self._kwargs, kind, self._computed_in(), 'fwd', adds
-        )
+        inputs = (x, gamma, beta, mean, variance)
+        # Whoever looks for the output of the ReLU in a graph finds it under the name that it has.
+        activation = 'relu' if self._relu_scope else None
+        with self._relu_scope() if self._relu_scope else contextlib.nullcontext():
+            return native.batch_norm(
+                *inputs, self._kwargs, kind, self._computed_in(), 'fwd', adds, activation
+            )
 
 
 class BatchNorm(_BatchNorm, builtin.BatchNorm):

@@ -10,6 +10,7 @@ from mxnet.gluon.nn import conv_layers
 
 from .. import geometry
 from .._mxnet import mx
+from ..nn import sequential
 
 
 class Layer(NamedTuple):
@@ -22,6 +23,7 @@ class Layer(NamedTuple):
 def is_chain(block: Any) -> bool:
     """Say whether a block does nothing but call its children one after the other."""
     for cls, method in (
+        (sequential.HybridSequential, 'hybrid_forward'),
         (builtin.Sequential, 'forward'),
         (builtin.HybridSequential, 'hybrid_forward'),
     ):

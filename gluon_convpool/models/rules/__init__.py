@@ -7,6 +7,7 @@ A new rule is such a function and a line in `RULES`.
 
 =========  ====================================================
 dropping   what inference does not need
+splitting  batch norms from the activation that is their last step
 folding    constants; scales and shifts into the weights before
 replacing  our operators in the place of MXNet's
 fusing     sums and activations as the last step of a convolution
@@ -20,7 +21,7 @@ from __future__ import annotations
 from typing import Dict, List, Sequence, Tuple
 
 from ..graph import Graph, Node
-from . import dropping, folding, fusing, joining, replacing
+from . import dropping, folding, fusing, joining, replacing, splitting
 from .packing import pack_weights
 from .rule import Left, Rewrite, Rule, Stays
 
@@ -31,6 +32,7 @@ RULES: Tuple[Rule, ...] = (
     dropping.IDENTITY,
     dropping.DROPOUT,
     dropping.MODE,
+    splitting.ACTIVATION,
     folding.CONSTANT,
     folding.SCALE_AND_SHIFT,
 )

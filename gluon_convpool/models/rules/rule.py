@@ -33,7 +33,7 @@ class Rewrite(NamedTuple):
     node, operator : str
         The node that the rule looked at, and its operator then.
     action : str
-        'dropped', 'folded', 'replaced', 'fused', 'moved' or 'packed'.
+        'dropped', 'split', 'folded', 'replaced', 'fused', 'moved' or 'packed'.
     words : str
         The rest of the sentence.
     """

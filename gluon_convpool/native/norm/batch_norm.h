@@ -20,6 +20,7 @@ class BatchNorm {
   explicit BatchNorm(const convpool_batch_norm& problem)
       : training_(problem.training != 0),
         fix_gamma_(problem.fix_gamma != 0),
+        relu_(problem.relu != 0),
         batch_(problem.batch),
         channels_(problem.channels),
         inner_(problem.inner),
@@ -50,54 +51,89 @@ class BatchNorm {
         v = v > 0 ? v : 0;
       }
       mean[c] = static_cast<T>(m);
-      const double scale = inverse_deviation(v);
-      inv_std[c] = static_cast<T>(scale);
-      const T factor = static_cast<T>(scale * (fix_gamma_ ? 1.0 : static_cast<double>(gamma[c])));
-      const T center = mean[c], offset = beta[c];
-      write(y, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
-        return (get(x + at, lanes) - center) * factor + offset;
-      });
+      inv_std[c] = static_cast<T>(inverse_deviation(v));
+      const Scaling scaling{mean[c], factor(gamma, inv_std, c), beta[c]};
+      if (relu_)
+        write(y, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
+          const auto value = scaling.of(get(x + at, lanes));
+          return value < 0 ? decltype(value){} : value;
+        });
+      else
+        write(y, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
+          return scaling.of(get(x + at, lanes));
+        });
     });
   }
 
   // As MXNet does, the running statistics are moved here and not in the forward pass.
-  void backward(const T* x, const T* gamma, const T* mean, const T* inv_std, const T* dy, T* dx,
-                T* dgamma, T* dbeta, T* running_mean, T* running_var) const {
+  void backward(const T* x, const T* gamma, const T* beta, const T* mean, const T* inv_std,
+                const T* dy, T* dx, T* dgamma, T* dbeta, T* running_mean, T* running_var) const {
     for_each_channel(4, [&](int64_t c) {
-      const T center = mean[c];
-      const double scale = static_cast<double>(inv_std[c]);
-      const double g = fix_gamma_ ? 1.0 : static_cast<double>(gamma[c]);
       fetch_next(x, c);
       fetch_next(dy, c);
-      const Sums<2> sums =
-          sum<2>(c, [&](int64_t at, auto lanes, const auto& add) CONVPOOL_LAMBDA_INLINE {
-            const auto gradient = get(dy + at, lanes);
-            add(0, gradient);
-            add(1, (get(x + at, lanes) - center) * gradient);
-          });
-      const double total = sums.of[0], product = sums.of[1];
-      dgamma[c] = fix_gamma_ ? T(0) : static_cast<T>(product * scale);
-      dbeta[c] = static_cast<T>(total);
-      const T factor = static_cast<T>(scale * g);
-      if (!training_ || count_ == 0) {
-        write(dx, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
-          return get(dy + at, lanes) * factor;
-        });
-        return;
-      }
-      const T average = static_cast<T>(total / count_);
-      const T slope = static_cast<T>(product * scale * scale / count_);
-      write(dx, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
-        const auto off = (get(x + at, lanes) - center) * slope;
-        return (get(dy + at, lanes) - average - off) * factor;
-      });
+      const Scaling scaling{mean[c], factor(gamma, inv_std, c), beta[c]};
+      const auto gradient_of = [&](int64_t at, auto lanes)
+                                   CONVPOOL_LAMBDA_INLINE { return get(dy + at, lanes); };
+      // What the maximum with 0 lets through is found anew, which costs less than to read y.
+      const auto gradient_behind_relu = [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
+        const auto gradient = get(dy + at, lanes);
+        return scaling.of(get(x + at, lanes)) > 0 ? gradient : decltype(gradient){};
+      };
+      if (relu_)
+        channel_gradient(c, scaling, inv_std, x, gradient_behind_relu, dx, dgamma, dbeta);
+      else
+        channel_gradient(c, scaling, inv_std, x, gradient_of, dx, dgamma, dbeta);
+      if (!training_ || count_ == 0) return;
+      const double scale = static_cast<double>(inv_std[c]);
       const double variance = scale > 0 ? 1 / (scale * scale) - epsilon_ : 0;
-      running_mean[c] = moved(running_mean[c], static_cast<double>(center));
+      running_mean[c] = moved(running_mean[c], static_cast<double>(mean[c]));
       running_var[c] = moved(running_var[c], variance > 0 ? variance : 0);
     });
   }
 
  private:
+  // What a channel is put through: both passes must find the same values positive.
+  struct Scaling {
+    T center, factor, offset;
+    template <typename V>
+    CONVPOOL_INLINE V of(V x) const {
+      return (x - center) * factor + offset;
+    }
+  };
+
+  T factor(const T* gamma, const T* inv_std, int64_t c) const {
+    return fix_gamma_ ? inv_std[c] : inv_std[c] * gamma[c];
+  }
+
+  // gradient_of(place, lanes) is what arrives behind the scaling.
+  template <typename GradientOf>
+  CONVPOOL_INLINE void channel_gradient(int64_t c, const Scaling& scaling, const T* inv_std,
+                                        const T* x, const GradientOf& gradient_of, T* dx, T* dgamma,
+                                        T* dbeta) const {
+    const T center = scaling.center;
+    const Sums<2> sums =
+        sum<2>(c, [&](int64_t at, auto lanes, const auto& add) CONVPOOL_LAMBDA_INLINE {
+          const auto gradient = gradient_of(at, lanes);
+          add(0, gradient);
+          add(1, (get(x + at, lanes) - center) * gradient);
+        });
+    const double total = sums.of[0], product = sums.of[1], scale = static_cast<double>(inv_std[c]);
+    dgamma[c] = fix_gamma_ ? T(0) : static_cast<T>(product * scale);
+    dbeta[c] = static_cast<T>(total);
+    if (!training_ || count_ == 0) {
+      write(dx, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
+        return gradient_of(at, lanes) * scaling.factor;
+      });
+      return;
+    }
+    const T average = static_cast<T>(total / count_);
+    const T slope = static_cast<T>(product * scale * scale / count_);
+    write(dx, c, [&](int64_t at, auto lanes) CONVPOOL_LAMBDA_INLINE {
+      const auto off = (get(x + at, lanes) - center) * slope;
+      return (gradient_of(at, lanes) - average - off) * scaling.factor;
+    });
+  }
+
   struct One {};
   struct Many {};
 
@@ -201,7 +237,7 @@ class BatchNorm {
     return total;
   }
 
-  const bool training_, fix_gamma_;
+  const bool training_, fix_gamma_, relu_;
   const int64_t batch_, channels_, inner_;
   const double count_, epsilon_, momentum_;
 };
