@@ -112,7 +112,6 @@ template <typename T>
 class Winograd {
   using Block = Blocks<T>;
   static constexpr int kLanes = Simd<T>::kLanes;
-  static constexpr int kNr = Block::kNr;
   static constexpr int64_t kBytes = sizeof(T);
   // A block's V, which is read once for every panel.
   static constexpr int64_t kBlockBytes = 384 << 10;
@@ -141,7 +140,11 @@ class Winograd {
         tile_(tile),
         grid_(view_.batch, view_.h.out_size, view_.w.out_size, tile.mh, tile.mw),
         tiles_(grid_.count) {
-    panels_ = ceil_div(conv.outputs, kNr);
+    // An even number of panels, about equally wide, so that an even number of threads shares them.
+    output_vectors_ = ceil_div(conv.outputs, kLanes);
+    panels_ = ceil_div(output_vectors_, Block::kNv);
+    if (panels_ > 1) panels_ += panels_ % 2;
+    panel_pitch_ = ceil_div(output_vectors_, panels_) * kLanes;
     slices_ = ceil_div(view_.channels, kLanes);
     packed_ = conv.packed && conv.packed->has(tap_format());
     one_block_ = conv.outputs > tiles_;
@@ -237,7 +240,7 @@ class Winograd {
   // What a packed weight has for this computation.
   TapFormat tap_format() const {
     return {kLanes,
-            kNr,
+            panel_pitch_,
             Block::kKc,
             tile_.mh,
             tile_.rh,
@@ -270,26 +273,30 @@ class Winograd {
     return min_of(pass_slice(pass) * kLanes, view_.channels);
   }
 
-  // Into how many tasks the panels of a block are cut: two a thread, and no more panels in one than
-  // the cache has room for M.
+  // Into how many tasks the panels of a block are cut: two a thread or more, all with as many
+  // panels, and no more in one than the cache has room for M.
   int64_t panel_shares(int64_t tasks, int64_t tiles) const {
     const int64_t fitting = max_of(1, kProductBytes / (m_panel(tiles) * kBytes));
-    const int64_t wanted = ceil_div(2 * num_threads(), tasks);
-    return min_of(panels_, max_of(wanted, ceil_div(panels_, fitting)));
+    int64_t shares = max_of(ceil_div(2 * num_threads(), tasks), ceil_div(panels_, fitting));
+    while (shares < panels_ && panels_ % shares != 0) ++shares;
+    return min_of(panels_, shares);
   }
 
   int64_t v_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * tile_pitch_); }
   int64_t v_pass(int64_t tiles) const { return tile_.planes() * v_plane(tiles); }
   int64_t v_size(int64_t tiles) const { return passes_ * v_pass(tiles); }
-  int64_t m_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * kNr); }
+  int64_t m_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * panel_pitch_); }
   int64_t m_panel(int64_t tiles) const { return tile_.planes() * m_plane(tiles); }
+  // The first vector of a panel's outputs, and how many there are.
+  int64_t panel_vector(int64_t panel) const { return output_vectors_ * panel / panels_; }
   int64_t panel_vectors(int64_t panel) const {
-    return ceil_div(min_of(kNr, conv_.outputs - panel * kNr), kLanes);
+    return panel_vector(panel + 1) - panel_vector(panel);
   }
-  int64_t u_plane() const { return winograd_plane_pitch<T>(tile_pitch_ * kNr); }
+  int64_t u_plane() const { return winograd_plane_pitch<T>(tile_pitch_ * panel_pitch_); }
   int64_t u_pass() const { return tile_.planes() * u_plane(); }
   int64_t u_size(int64_t passes) const {
-    return panels_ * passes * tile_.planes() * winograd_plane_pitch<T>(tile_pitch(passes) * kNr);
+    return panels_ * passes * tile_.planes() *
+           winograd_plane_pitch<T>(tile_pitch(passes) * panel_pitch_);
   }
   int64_t u_size() const { return u_size(passes_); }
   // Where the transformed taps of a panel's pass are.
@@ -366,7 +373,7 @@ class Winograd {
     for (int64_t c = c0; c < c1; c += kTapChannels) {
       const int64_t channels = min_of(kTapChannels, c1 - c);
       for (int64_t v = 0; v < vectors; ++v) {
-        const int64_t m = panel * kNr + v * kLanes;
+        const int64_t m = (panel_vector(panel) + v) * kLanes;
         gather_taps(group, m, c, channels, taps);
         for (int64_t i = 0; i < channels; ++i)
           tile_.weight(taps + i * count * kLanes, u + ((c - c0 + i) * vectors + v) * kLanes,
@@ -556,7 +563,7 @@ class Winograd {
         }
         MicroKernels<T>::run(end_row - row, vectors, {rows, row_offset},
                              {u + plane * u_plane(), nullptr}, {1, channels, 0},
-                             {plane_m + row * kNr, kNr, nullptr, pass > 0});
+                             {plane_m + row * panel_pitch_, panel_pitch_, nullptr, pass > 0});
       }
     }
   }
@@ -565,11 +572,10 @@ class Winograd {
                          T* band) const {
     for (int64_t tile = first; tile < end;) {
       const TileRun run = grid_.run_at(tile, end, band_tiles(tile_));
-      for (int64_t v = 0; v < Block::kNv; ++v) {
-        const int64_t output = panel * kNr + v * kLanes;
-        if (output >= conv_.outputs) break;
-        tile_.output(m + (tile - first) * kNr + v * kLanes, m_plane(end - first), kNr, run.tiles,
-                     band, band_pitch(tile_));
+      for (int64_t v = 0; v < panel_vectors(panel); ++v) {
+        const int64_t output = (panel_vector(panel) + v) * kLanes;
+        tile_.output(m + (tile - first) * panel_pitch_ + v * kLanes, m_plane(end - first),
+                     panel_pitch_, run.tiles, band, band_pitch(tile_));
         write_band(band, run, group, output);
       }
       tile += run.tiles;
@@ -636,12 +642,12 @@ class Winograd {
   const TapConvolution<T> conv_;
   const WinogradTile<T> tile_;
   const TileGrid grid_;
-  const int64_t tiles_;  // of all images
-  int64_t panels_;       // of a group's outputs
-  int64_t slices_;       // of kLanes channels
-  int64_t passes_;       // over the channels
-  int64_t tile_pitch_;   // from tile to tile in V
-  bool packed_;          // are the taps there already?
+  const int64_t tiles_;                            // of all images
+  int64_t output_vectors_, panels_, panel_pitch_;  // of a group's outputs
+  int64_t slices_;                                 // of kLanes channels
+  int64_t passes_;                                 // over the channels
+  int64_t tile_pitch_;                             // from tile to tile in V
+  bool packed_;                                    // are the taps there already?
   bool one_block_, taps_on_the_spot_;
 };
 
