@@ -59,6 +59,9 @@ class ImplicitGemm {
            width % kNr != 0 && width * kOf >= ceil_div(width, kLanes) * kLanes * kFilled;
   }
 
+  // Panels of A that a panel of B with a single tap is read for where it stands.
+  static constexpr int64_t kReadInPlace = 4;
+
   // Positions of an image as the products count them, where weights are read in place: whole
   // vectors, but for a last panel of few.
   static int64_t vector_positions(int64_t positions) {
@@ -470,7 +473,7 @@ class ImplicitGemm {
                      (strip.images == 1 || strip.image_pitch == conv_.positions()));
     // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
     // single tap has lines of its own for each channel, up to three for two vectors.
-    const bool cut_all = taps == 1 && (panel1 - panel0 > 4 || conv_.joined);
+    const bool cut_all = taps == 1 && (panel1 - panel0 > kReadInPlace || conv_.joined);
     const bool single_run = taps == 1 && rows_follow;
 
     T* out = conv_.out + group * conv_.outputs * conv_.out_channel_stride;

@@ -73,8 +73,10 @@ inline double cost(const convpool_convolution& conv, convpool_pass pass) {
             ? whole_vectors<T>(conv.batch * positions)
             : static_cast<double>(conv.batch) *
                   static_cast<double>(ImplicitGemm<T>::vector_positions(positions));
+    const bool stands = taps == 1 && outputs <= ImplicitGemm<T>::kReadInPlace * Blocks<T>::kMr;
+    const double panel = stands ? kInPlace : cost_of_panel<T>(window.out_size);
     return kPerStep * static_cast<double>(conv.groups) * vectors * (reduction + kTile) *
-           (m + cost_of_panel<T>(window.out_size));
+           (m + panel);
   }
   if (pass == CONVPOOL_BACKWARD_WEIGHT && outputs <= WeightGradient<T>::kFewOutputs)
     return 2.4 * images * static_cast<double>(window.out_size[0] * window.out_size[2]) *
