@@ -28,8 +28,8 @@ class WeightGradient {
   static constexpr int kNr = Block::kNr;
   static constexpr int64_t kStripBytes = 192 << 10;
   static constexpr int64_t kGradientBytes = 512 << 10;
-  // The largest gradient that is computed in parts, and how many: whatever the number of threads
-  // is, so that a sum's order is the same.
+  // The largest gradient that is computed in parts, and how many of all groups: whatever the number
+  // of threads is, so that a sum's order is the same.
   static constexpr int64_t kPartBytes = 64 << 10;
   static constexpr int64_t kParts = 16;
 
@@ -86,7 +86,7 @@ class WeightGradient {
     steps_ = ceil_div(conv.images(), images_) * row_steps_ * column_steps_;
     const int64_t gradient_bytes = conv.reduction() * row_bytes;
     if (!few() && gradient_bytes <= kPartBytes) {
-      parts_ = min_of(steps_, kParts);
+      parts_ = max_of(1, min_of(steps_, kParts / conv.groups));
       tasks_ = parts_ > 1 ? 1 : tasks_;
     }
   }
