@@ -153,6 +153,15 @@ def test_a_batch_norm_that_is_hybridized_alone_keeps_its_graph(native, np_or_nd)
     assert (before >= 0).all()
 
 
+def test_a_hook_may_call_the_batch_norm(native, nd_arrays):
+    net = in_a_row(nn.BatchNorm(in_channels=3), nn.BatchNorm(in_channels=3), nn.Activation('relu'))
+    seen = []
+    net[1].register_forward_pre_hook(lambda block, inputs: seen.append(net[0](inputs[0]).asnumpy()))
+    x = mx.nd.array(draw('hooks', (2, 3, 4, 4))[0])
+    assert (net(x).asnumpy() >= 0).all()
+    assert (seen[0] < 0).any()
+
+
 def test_what_mxnets_operator_serves_is_computed_one_by_one(native, np_or_nd):
     x = array_kind().array(draw('axis', (2, 4, 4, 3))[0])
     rows = [

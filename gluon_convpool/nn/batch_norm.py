@@ -8,7 +8,8 @@ give.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, ClassVar, Optional
+from contextvars import ContextVar
+from typing import Any, ClassVar, Optional, Tuple
 
 from mxnet.gluon.nn import basic_layers as builtin
 
@@ -60,6 +61,9 @@ Examples
 >>> npx.reset_np()
 """
 
+# A batch norm and the ReLU that is computed with the call of it that runs.
+_taken_over: ContextVar[Tuple[Any, Any]] = ContextVar('_taken_over', default=(None, None))
+
 _PARAMETERS = {
     'axis': """axis : int
     The axis of the channels.""",
@@ -94,9 +98,6 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
     _builtin_signature: ClassVar[Any]
     # What data were cast to, which symbols do not know; None for float32.
     _dtype: Optional[str] = None
-    # Gives the name scope of a ReLU that is computed with this call; its block would become a child
-    # of this one.
-    _relu_scope: Optional[Callable[[], Any]] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -150,11 +151,11 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
 
     def with_relu(self, x: Any, relu: Any) -> Any:
         """Return what `relu`, a block, gives for what this one gives for `x`."""
-        self._relu_scope = relu.name_scope
+        token = _taken_over.set((self, relu))
         try:
             return self(x)
         finally:
-            self._relu_scope = None
+            _taken_over.reset(token)
 
     def forward(self, x: Any) -> Any:
         if array_kind(self, x).symbol or not self._is_ours(x):
@@ -180,8 +181,9 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
         adds = (self._data_adds(), gamma_adds, beta_adds)
         inputs = (x, gamma, beta, mean, variance)
         # Whoever looks for the output of the ReLU in a graph finds it under the name that it has.
-        activation = 'relu' if self._relu_scope else None
-        with self._relu_scope() if self._relu_scope else contextlib.nullcontext():
+        block, relu = _taken_over.get()
+        activation = 'relu' if block is self else None
+        with relu.name_scope() if activation else contextlib.nullcontext():
             return native.batch_norm(
                 *inputs, self._kwargs, kind, self._computed_in(), 'fwd', adds, activation
             )
