@@ -55,9 +55,6 @@ CONVPOOL_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
 
-// An array of so many bytes is more than a core can hope to find in a cache when it is read next.
-inline constexpr int64_t kLargeBytes = 8 << 20;
-
 // Stores a vector to where it is aligned, past the caches: memory that is written and read much
 // later, or by nobody soon, need not be brought there first.
 template <typename T>
@@ -71,6 +68,15 @@ CONVPOOL_INLINE void store_past_caches(T* p, Vec<T> v) {
 #else
   store<T>(p, v);
 #endif
+}
+// Is an array of so many values stored so best? It must be more than a core can hope to find in a
+// cache when it is read next, and what is written in whole vectors must begin aligned: at multiples
+// of `strides`, of which several may be joined by |.
+template <typename T>
+inline bool goes_past_caches(const T* to, int64_t values, int64_t strides) {
+  constexpr int64_t kLargeBytes = 8 << 20;
+  return values * int64_t{sizeof(T)} >= kLargeBytes && strides % Simd<T>::kLanes == 0 &&
+         reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
 }
 // Between such stores and the moment when other threads may read what they wrote.
 CONVPOOL_INLINE void finish_past_caches() {

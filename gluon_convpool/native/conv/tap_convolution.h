@@ -114,9 +114,8 @@ struct TapConvolution {
   // multiple of a vector.
   bool large_aligned_output() const {
     const int64_t strides = out_channel_stride | out_image_stride | out_slice_stride;
-    const double values = static_cast<double>(images() * groups * outputs * positions());
-    return out_column_stride == 1 && values * sizeof(T) >= kLargeBytes &&
-           strides % Simd<T>::kLanes == 0 && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0;
+    return out_column_stride == 1 &&
+           goes_past_caches(out, images() * groups * outputs * positions(), strides);
   }
   bool dense_output() const { return out_column_stride == 1 && out_row_stride == w.out_size; }
   // Does each output read the one value of each channel that stands at its own position?

@@ -163,9 +163,7 @@ class BatchNorm {
   // Writes value(place, lanes) to all places of a channel.
   template <typename Value>
   CONVPOOL_INLINE void write(T* to, int64_t c, const Value& value) const {
-    const bool past_caches = batch_ * channels_ * inner_ * int64_t{sizeof(T)} >= kLargeBytes &&
-                             inner_ % kLanes == 0 &&
-                             reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
+    const bool past_caches = goes_past_caches(to, batch_ * channels_ * inner_, inner_);
     for (int64_t n = 0; n < batch_; ++n) {
       int64_t at = (n * channels_ + c) * inner_;
       const int64_t end = at + inner_;

@@ -60,8 +60,7 @@ class WindowGradient {
         inside_(max_of(0, min_of(in_w_, (out_w_ - 1) * stride_w_ + kernel_w_ - pad_w_))),
         written_(ceil_div(columns_, kLanes) * kLanes * stride_w_),
         pitch_(written_ + kLanes),
-        past_caches_(planes_ * in_h_ * in_w_ * int64_t{sizeof(T)} >= kLargeBytes &&
-                     in_w_ % kLanes == 0 && reinterpret_cast<uintptr_t>(dx) % kVectorBytes == 0) {}
+        past_caches_(goes_past_caches(dx, planes_ * in_h_ * in_w_, in_w_)) {}
 
   // Of a row of outputs, whose windows see as many rows as the function is for.
   struct Row {
