@@ -12,7 +12,7 @@ namespace convpool {
 
 // How transformed taps are laid out: two computations with equal values read the same array.
 struct TapFormat {
-  int64_t lanes, panel, longest_pass;  // panels: of outputs
+  int64_t lanes, panel, longest_pass;  // of the instruction set and the outputs
   int64_t mh, rh, mw, rw;              // the tile
   int64_t h_stride, w_stride, h_parts, w_parts, depth_taps;
   int64_t values;  // of all taps

@@ -180,7 +180,7 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
         beta, beta_adds = parameter_input(self.beta, to_world(beta, kind.numpy), kind)
         adds = (self._data_adds(), gamma_adds, beta_adds)
         inputs = (x, gamma, beta, mean, variance)
-        # Whoever looks for the output of the ReLU in a graph finds it under the name that it has.
+        # In a graph, what gives the output of the ReLU has the ReLU's name.
         block, relu = _taken_over.get()
         activation = 'relu' if block is self else None
         with relu.name_scope() if activation else contextlib.nullcontext():

@@ -95,6 +95,27 @@ struct TapConvolution {
     return static_cast<double>(images() * groups * outputs) * static_cast<double>(reduction()) *
            static_cast<double>(positions());
   }
+  // The same with inputs and outputs exchanged, and with them the two axes of the weights.
+  TapConvolution exchanged() const {
+    TapConvolution other = *this;
+    other.channels = outputs;
+    other.outputs = channels;
+    other.in = out;
+    other.in_image_stride = out_image_stride;
+    other.in_channel_stride = out_channel_stride;
+    other.in_slice_stride = out_slice_stride;
+    other.in_row_stride = out_row_stride;
+    other.in_column_stride = out_column_stride;
+    other.out = const_cast<T*>(in);
+    other.out_image_stride = in_image_stride;
+    other.out_channel_stride = in_channel_stride;
+    other.out_slice_stride = in_slice_stride;
+    other.out_row_stride = in_row_stride;
+    other.out_column_stride = in_column_stride;
+    other.weight_output_stride = weight_channel_stride;
+    other.weight_channel_stride = weight_output_stride;
+    return other;
+  }
   // Where an image of the output starts.
   T* out_image(int64_t image) const {
     return out + image / d.out_size * out_image_stride + image % d.out_size * out_slice_stride;
@@ -220,23 +241,11 @@ inline TapConvolution<T> forward_problem(const convpool_convolution& conv, int64
 // phase adds are its taps (see backward_taps) and where in dx it starts.
 template <typename T>
 inline TapConvolution<T> backward_problem(const convpool_convolution& conv, int64_t* taps) {
-  const TapConvolution<T> forward = forward_problem<T>(conv, taps);
-  TapConvolution<T> problem = forward;
+  TapConvolution<T> problem = forward_problem<T>(conv, taps).exchanged();
   problem.packed = nullptr;
-  problem.channels = forward.outputs;
-  problem.outputs = forward.channels;
-  problem.weight_output_stride = forward.weight_channel_stride;
-  problem.weight_channel_stride = forward.weight_output_stride;
-  problem.in_channel_stride = forward.out_channel_stride;
-  problem.in_image_stride = forward.out_image_stride;
-  problem.out_channel_stride = forward.in_channel_stride;
-  problem.out_image_stride = forward.in_image_stride;
-  problem.in_slice_stride = forward.out_slice_stride;
-  problem.in_row_stride = forward.out_row_stride;
-  problem.in_column_stride = forward.out_column_stride;
-  problem.out_slice_stride = conv.window.stride[2] * forward.in_slice_stride;
-  problem.out_row_stride = conv.window.stride[0] * forward.in_row_stride;
-  problem.out_column_stride = conv.window.stride[1] * forward.in_column_stride;
+  problem.out_slice_stride *= conv.window.stride[2];
+  problem.out_row_stride *= conv.window.stride[0];
+  problem.out_column_stride *= conv.window.stride[1];
   return problem;
 }
 

@@ -41,7 +41,7 @@ class WeightGradient {
   // out.
   static bool run(const TapConvolution<T>& conv, T* dweight) {
     if (conv.is_pointwise() && conv.outputs > conv.channels)
-      return WeightGradient(exchanged(conv), true).compute_all(dweight);
+      return WeightGradient(conv.exchanged(), true).compute_all(dweight);
     return WeightGradient(conv, false).compute_all(dweight);
   }
 
@@ -89,22 +89,6 @@ class WeightGradient {
       parts_ = max_of(1, min_of(steps_, kParts / conv.groups));
       tasks_ = parts_ > 1 ? 1 : tasks_;
     }
-  }
-
-  // The convolution whose weights are the transposed ones of a pointwise `conv`.
-  static TapConvolution<T> exchanged(const TapConvolution<T>& conv) {
-    TapConvolution<T> other = conv;
-    other.channels = conv.outputs;
-    other.outputs = conv.channels;
-    other.in = conv.out;
-    other.in_image_stride = conv.out_image_stride;
-    other.in_channel_stride = conv.out_channel_stride;
-    other.in_slice_stride = conv.out_slice_stride;
-    other.out = const_cast<T*>(conv.in);  // which is only read
-    other.out_image_stride = conv.in_image_stride;
-    other.out_channel_stride = conv.in_channel_stride;
-    other.out_slice_stride = conv.in_slice_stride;
-    return other;
   }
 
   bool few() const { return conv_.outputs <= kFewOutputs; }
