@@ -117,11 +117,20 @@ class ImplicitGemm {
     int64_t per_chunk = longest / taps;
     if (!image_in_place()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
     chunks_ = ceil_div(conv.planes(), max_of(1, per_chunk));
-    past_caches_ = chunks_ == 1 && conv.large_aligned_output();
+    // Rows of C a multiple of a page apart would wait for the same bank of memory: on a Zen 3 they
+    // took 1.2 to 1.6 times as long so as through the caches.
+    past_caches_ =
+        chunks_ == 1 && conv.large_aligned_output() && conv.out_channel_stride * kBytes % 4096 != 0;
   }
 
   static bool few_positions(int64_t count) {
     return count > 0 && count <= kFewPositions && count < kNr;
+  }
+  // Do as many cache lines, so many values apart, stay in L1? Its sets, which 4096 bytes span, have
+  // 8 places each.
+  static bool fit_l1(int64_t pitch, int64_t lines) {
+    const int64_t bytes = pitch * kBytes, step = max_of(64, bytes & -bytes);
+    return lines <= 8 * max_of(1, 4096 / step);
   }
   int64_t sets() const { return conv_.images() / set_; }
   // The image itself is read in place of a strip where each output reads what stands at its own
@@ -473,11 +482,12 @@ class ImplicitGemm {
                      (strip.images == 1 || strip.image_pitch == conv_.positions()));
     // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
     // single tap has lines of its own for each channel, up to three for two vectors.
-    const bool cut_all = taps == 1 && (panel1 - panel0 > kReadInPlace || conv_.joined);
+    const int64_t most_in_place = fit_l1(channel_pitch, chunk_channels) ? kReadInPlace : 1;
+    const bool cut_all = taps == 1 && (panel1 - panel0 > most_in_place || conv_.joined);
     const bool single_run = taps == 1 && rows_follow;
 
-    T* out = conv_.out + group * conv_.outputs * conv_.out_channel_stride;
-    const T* bias = conv_.bias ? conv_.bias + group * conv_.outputs : nullptr;
+    int64_t row_offset[Block::kMr];
+    for (int64_t m = 0; m < Block::kMr; ++m) row_offset[m] = m * conv_.weight_output_stride;
 
     for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
       const int64_t c0 = chunk_begin(chunk), channels = chunk_begin(chunk + 1) - c0;
@@ -564,9 +574,14 @@ class ImplicitGemm {
           // The next panels of B are cut a little at a time between the products.
           for (int64_t p = run_begin; first == panel0 && p < run_end; ++p)
             cut(p - p % together + together, p % together, together);
-          for (int64_t panel = first; panel < end; ++panel)
-            for (int64_t p = run_begin; p < run_end; ++p)
-              multiply(group, c0, channels, panel, panels[p], p == 0, packed, out, bias);
+          for (int64_t panel = first; panel < end; ++panel) {
+            PanelOfA a = panel_of_a(group, panel, c0, channels, packed, row_offset);
+            // With the first use of a panel, the next one is brought to the cache.
+            if (a.side.row_offset && run_begin == 0)
+              a.side.ahead = a.rows * conv_.weight_output_stride;
+            for (int64_t p = run_begin; p < run_end; ++p, a.side.ahead = 0)
+              multiply(a, panels[p], channels * taps);
+          }
         }
       }
     }
@@ -574,50 +589,55 @@ class ImplicitGemm {
     return true;
   }
 
-  // One panel of A times one panel of B, for the reduction over channels [c0, c0 + channels). Where
-  // it is the first use of the panel of A, the next one is brought to the cache meanwhile.
-  void multiply(int64_t group, int64_t c0, int64_t channels, int64_t panel, const PanelOfB& b,
-                bool first_use, const T* packed, T* out, const T* bias) const {
-    const int64_t taps = conv_.taps();
-    const int64_t m0 = output_begin(panel), rows = output_begin(panel + 1) - m0;
-    T* c = out + m0 * conv_.out_channel_stride;
-    const T* row_bias = bias ? bias + m0 : nullptr;
-    alignas(64) T spill[Block::kMr * kNr];
-    TileOfC<T> tile{spill, kNr, nullptr, false};
-    const Epilogue<T>* epilogue =
-        conv_.epilogue.active && c0 + channels == conv_.planes() ? &conv_.epilogue : nullptr;
-    T* first = c + b.segments[0].to;
-    if (by_rows_)
-      tile = {first,    conv_.out_channel_stride,
-              row_bias, c0 > 0,
-              epilogue, conv_.epilogue.sum_at(first, conv_.out),
-              false,    b.pieces};
-    else if (b.dense)
-      tile = {first,       conv_.out_channel_stride,
-              row_bias,    c0 > 0,
-              epilogue,    conv_.epilogue.sum_at(first, conv_.out),
-              past_caches_};
-    int64_t row_offset[Block::kMr];
-    SideA<T> a{};
+  // A panel of A, and its tile of C for the first position of the set that begins with image 0.
+  struct PanelOfA {
+    int64_t rows;
+    SideA<T> side;
+    TileOfC<T> tile;
+  };
+
+  // For the reduction over channels [c0, c0 + channels). `row_offset` is where the rows of a panel
+  // lie in place.
+  PanelOfA panel_of_a(int64_t group, int64_t panel, int64_t c0, int64_t channels, const T* packed,
+                      const int64_t* row_offset) const {
+    const int64_t m0 = output_begin(panel), m = group * conv_.outputs + m0;
+    const bool last = c0 + channels == conv_.planes();
+    PanelOfA a{output_begin(panel + 1) - m0,
+               {},
+               {conv_.out + m * conv_.out_channel_stride, conv_.out_channel_stride,
+                conv_.bias ? conv_.bias + m : nullptr, c0 > 0,
+                conv_.epilogue.active && last ? &conv_.epilogue : nullptr, nullptr, past_caches_}};
     if (pack_) {
-      a.a = packed + group * conv_.outputs * conv_.reduction() +
-            (conv_.outputs * c0 + m0 * channels) * taps;
-    } else {
-      a.a = conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride +
-            conv_.weight_offset(c0);
-      if (strided_) {
-        a.k_step = conv_.weight_channel_stride;
-      } else {
-        a.row_offset = row_offset;
-        if (first_use) a.ahead = rows * conv_.weight_output_stride;
-        for (int64_t m = 0; m < rows; ++m) row_offset[m] = m * conv_.weight_output_stride;
-      }
+      a.side.a = packed + group * conv_.outputs * conv_.reduction() +
+                 (conv_.outputs * c0 + m0 * channels) * conv_.taps();
+      return a;
     }
-    if (b.columns)
-      dot_columns(a.a, rows, b, channels * taps, spill);
+    a.side.a = conv_.weight + group * conv_.weight_group_stride + m0 * conv_.weight_output_stride +
+               conv_.weight_offset(c0);
+    if (strided_)
+      a.side.k_step = conv_.weight_channel_stride;
     else
-      MicroKernels<T>::run(rows, b.vectors, a, b.side, {1, channels * taps, 0}, tile);
-    if (!b.dense && !by_rows_) scatter(spill, rows, b, c, row_bias, c0 > 0, epilogue);
+      a.side.row_offset = row_offset;
+    return a;
+  }
+
+  // One panel of A times one panel of B, over `length` values.
+  void multiply(const PanelOfA& a, const PanelOfB& b, int64_t length) const {
+    const Reduction reduction{1, length, 0};
+    if (!b.dense && !by_rows_) {
+      alignas(64) T spill[Block::kMr * kNr];
+      if (b.columns)
+        dot_columns(a.side.a, a.rows, b, length, spill);
+      else
+        MicroKernels<T>::run(a.rows, b.vectors, a.side, b.side, reduction,
+                             {spill, kNr, nullptr, false});
+      return scatter(spill, a.rows, b, a.tile);
+    }
+    TileOfC<T> tile = a.tile;
+    tile.c += b.segments[0].to;
+    if (tile.epilogue) tile.sum = conv_.epilogue.sum_at(tile.c, conv_.out);
+    if (by_rows_) tile.pieces = b.pieces;
+    MicroKernels<T>::run(a.rows, b.vectors, a.side, b.side, reduction, tile);
   }
 
   void dot_columns(const T* a, int64_t rows, const PanelOfB& b, int64_t length, T* spill) const {
@@ -643,10 +663,10 @@ class ImplicitGemm {
   }
 
   // Adds a tile that stands apart to where it belongs.
-  void scatter(const T* spill, int64_t rows, const PanelOfB& b, T* c, const T* bias,
-               bool accumulate, const Epilogue<T>* epilogue) const {
-    for (int64_t m = 0; m < rows; ++m, spill += kNr, c += conv_.out_channel_stride) {
-      const T first = bias ? bias[m] : T(0);
+  void scatter(const T* spill, int64_t rows, const PanelOfB& b, const TileOfC<T>& tile) const {
+    T* c = tile.c;
+    for (int64_t m = 0; m < rows; ++m, spill += kNr, c += tile.row_stride) {
+      const T first = tile.bias ? tile.bias[m] : T(0);
       for (const Segment* s = b.segments; s < b.segments + b.segment_count; ++s) {
         // Value by value: vectors that the products have just written are not yet there to be read
         // across.
@@ -654,11 +674,11 @@ class ImplicitGemm {
         T* to = c + s->to;
         const int64_t step = conv_.out_column_stride;
         for (int64_t k = 0; k < s->length; ++k)
-          to[k * step] = from[k] + (accumulate ? to[k * step] : first);
-        if (!epilogue) continue;
-        const T* sum = epilogue->sum_at(to, conv_.out);
+          to[k * step] = from[k] + (tile.accumulate ? to[k * step] : first);
+        if (!tile.epilogue) continue;
+        const T* sum = tile.epilogue->sum_at(to, conv_.out);
         for (int64_t k = 0; k < s->length; ++k)
-          to[k * step] = epilogue->apply(to[k * step] + (sum ? sum[k * step] : T(0)));
+          to[k * step] = tile.epilogue->apply(to[k * step] + (sum ? sum[k * step] : T(0)));
       }
     }
   }

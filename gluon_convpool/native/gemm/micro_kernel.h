@@ -98,7 +98,6 @@ class MicroKernel {
     const T* a = side_a.a;
     const T* b = side_b.b;
     const int64_t* k_offset = side_b.k_offset;
-    const int64_t b_ahead = side_b.ahead;
     const T* b_vector[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v)
@@ -119,10 +118,7 @@ class MicroKernel {
         } else {
           const int64_t row_of_b = *k_offset++;
 #pragma GCC unroll 4
-          for (int v = 0; v < NV; ++v) {
-            __builtin_prefetch(b_vector[v] + row_of_b + b_ahead);
-            bv[v] = load<T>(b_vector[v] + row_of_b);
-          }
+          for (int v = 0; v < NV; ++v) bv[v] = load<T>(b_vector[v] + row_of_b);
         }
 #pragma GCC unroll 16
         for (int m = 0; m < MR; ++m) {
@@ -138,10 +134,16 @@ class MicroKernel {
       int64_t k = run * reduction.run_stride;
       const int64_t end = k + reduction.run_length;
       // Rows in place are short pieces of memory far apart, which the processor fetches too late.
-      if (kA == AccessA::kInPlace && side_a.ahead)
+      if ((kA == AccessA::kInPlace && side_a.ahead) || (!PackedB && side_b.ahead))
         for (; k + kLine <= end; k += kLine) {
+          if (kA == AccessA::kInPlace && side_a.ahead)
 #pragma GCC unroll 16
-          for (int m = 0; m < MR; ++m) __builtin_prefetch(row[m] + k + side_a.ahead, 0, 2);
+            for (int m = 0; m < MR; ++m) __builtin_prefetch(row[m] + k + side_a.ahead, 0, 2);
+          if (!PackedB && side_b.ahead)
+            for (int i = 0; i < kLine; ++i)
+#pragma GCC unroll 4
+              for (int v = 0; v < NV; ++v)
+                __builtin_prefetch(b_vector[v] + k_offset[i] + side_b.ahead);
           steps(k, k + kLine);
         }
       steps(k, end);
