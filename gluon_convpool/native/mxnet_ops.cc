@@ -152,6 +152,28 @@ class Attributes {
   const StringMap& map_;
 };
 
+// A node's attributes as `Parsed`, which reads them from a map that outlives it. MXNet asks about a
+// node some ten times for a call and its gradient, each time with the attributes as text, and to
+// parse them takes as long as a small layer: a thread keeps those that it has seen.
+template <typename Parsed>
+const Parsed& attributes_of(const StringMap& map) {
+  struct Node {
+    const StringMap map;
+    const Parsed parsed;
+    explicit Node(const StringMap& from) : map(from), parsed(map) {}
+  };
+  constexpr size_t kMost = 1024;
+  thread_local std::unordered_multimap<size_t, Node> seen;
+  const std::hash<std::string> hash;
+  size_t key = 0;  // the same in whatever order the attributes come
+  for (const auto& one : map) key += hash(one.first) * 31 + hash(one.second) * 17;
+  const auto equal = seen.equal_range(key);
+  for (auto one = equal.first; one != equal.second; ++one)
+    if (one->second.map == map) return one->second.parsed;
+  if (seen.size() >= kMost) seen.clear();
+  return seen.emplace(key, map)->second.parsed;
+}
+
 // A window's attributes, checked, with what is absent filled in.
 struct WindowAttributes {
   Dims kernel, stride, dilation, pad;
@@ -571,7 +593,7 @@ Shape joined_shape(const ConvolutionAttributes& conv, const std::vector<Shape>& 
 
 void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                        bool numpy) {
-  const ConvolutionAttributes conv(map);
+  const ConvolutionAttributes& conv = attributes_of<ConvolutionAttributes>(map);
   const Shape data = joined_shape(conv, *in, numpy);
   Shape given = channels_first(conv.layout, in->at(conv.weight_at()));
   const Shape packed = given;
@@ -639,7 +661,7 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
 
 void infer_pooling(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                    bool numpy) {
-  const PoolingAttributes pool(map);
+  const PoolingAttributes& pool = attributes_of<PoolingAttributes>(map);
   if (in->at(0).empty()) fail("pooling: the shape of data is not known");
   check_axes(kPooling, pool.layout, in->at(0));
   const Shape data = channels_first(pool.layout, in->at(0));
@@ -759,7 +781,7 @@ MXReturnValue computed(const Tensors* out, const Body& body) {
 
 MXReturnValue convolution_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
-    const ConvolutionAttributes attributes(map);
+    const ConvolutionAttributes& attributes = attributes_of<ConvolutionAttributes>(map);
     *num_in = static_cast<int>(attributes.inputs());
     *num_out = 1;
   });
@@ -794,7 +816,7 @@ const void* unpack(const ConvolutionAttributes& attributes, const MXTensor& pack
 MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* out,
                                   const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const ConvolutionAttributes attributes(map);
+    const ConvolutionAttributes& attributes = attributes_of<ConvolutionAttributes>(map);
     MXTensor &x = in->at(0), &y = out->at(0);
     convpool_convolution conv = convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
     convpool_epilogue epilogue = attributes.activation;
@@ -834,7 +856,7 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
 MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* out,
                                    const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const ConvolutionAttributes attributes(map);
+    const ConvolutionAttributes& attributes = attributes_of<ConvolutionAttributes>(map);
     if (attributes.fused || attributes.joined() || attributes.prepacked)
       fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
     const void* dy = in->at(0).data_ptr;
@@ -904,7 +926,7 @@ struct TransposedAttributes {
 
 void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                       bool numpy) {
-  const TransposedAttributes conv(map);
+  const TransposedAttributes& conv = attributes_of<TransposedAttributes>(map);
   if (in->at(0).empty()) fail("convolution_transpose: the shape of data is not known");
   check_axes(kTransposed, conv.layout, in->at(0));
   const Shape data = channels_first(conv.layout, in->at(0));
@@ -981,7 +1003,7 @@ convpool_convolution transposed_problem(const TransposedAttributes& attributes,
 
 MXReturnValue transposed_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
-    *num_in = TransposedAttributes(map).bias ? 3 : 2;
+    *num_in = attributes_of<TransposedAttributes>(map).bias ? 3 : 2;
     *num_out = 1;
   });
 }
@@ -999,7 +1021,7 @@ MXReturnValue transposed_type(const StringMap&, std::vector<int>* in, std::vecto
 MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out,
                                  const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const TransposedAttributes attributes(map);
+    const TransposedAttributes& attributes = attributes_of<TransposedAttributes>(map);
     const MXTensor& x = in->at(0);
     const convpool_convolution conv =
         transposed_problem(attributes, dtype_of(x), x.shape, out->at(0).shape);
@@ -1014,7 +1036,7 @@ MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out
 MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* out,
                                   const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const TransposedAttributes attributes(map);
+    const TransposedAttributes& attributes = attributes_of<TransposedAttributes>(map);
     MXTensor &dy = in->at(0), &x = in->at(1);
     convpool_convolution conv = transposed_problem(attributes, dtype_of(x), x.shape, dy.shape);
     check_status(kTransposed, convpool_convolution_forward(&conv, dy.data_ptr, in->at(2).data_ptr,
@@ -1032,7 +1054,7 @@ MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* ou
 
 MXReturnValue pooling_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
-    const PoolingAttributes attributes(map);
+    attributes_of<PoolingAttributes>(map);  // refuses wrong ones
     *num_in = 1;
     *num_out = 1;
   });
@@ -1045,7 +1067,7 @@ MXReturnValue pooling_shape(const StringMap& map, std::vector<Shape>* in, std::v
 
 MXReturnValue pooling_type(const StringMap& map, std::vector<int>* in, std::vector<int>* out) {
   return guarded([&] {
-    const bool root = PoolingAttributes(map).mode == CONVPOOL_LP;
+    const bool root = attributes_of<PoolingAttributes>(map).mode == CONVPOOL_LP;
     infer_types(root ? "pooling(mode='lp')" : kPooling, in, out, root ? kReal : kRealAndIntegers);
   });
 }
@@ -1088,7 +1110,7 @@ void pooling_of_stored(const PoolingAttributes& attributes, const MXTensor& x, c
 MXReturnValue pooling_forward(const StringMap& map, Tensors* in, Tensors* out,
                               const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const PoolingAttributes attributes(map);
+    const PoolingAttributes& attributes = attributes_of<PoolingAttributes>(map);
     MXTensor &x = in->at(0), &y = out->at(0);
     switch (x.dtype) {
       case mxnet::ext::kFloat16:
@@ -1123,7 +1145,7 @@ void pooling_backward_of_half(const PoolingAttributes& attributes, const MXTenso
 MXReturnValue pooling_backward(const StringMap& map, Tensors* in, Tensors* out,
                                const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const PoolingAttributes attributes(map);
+    const PoolingAttributes& attributes = attributes_of<PoolingAttributes>(map);
     MXTensor &dy = in->at(0), &x = in->at(1), &y = in->at(2), &dx = out->at(0);
     if (x.dtype == mxnet::ext::kFloat16) return pooling_backward_of_half(attributes, dy, x, dx);
     if (x.dtype != mxnet::ext::kFloat32 && x.dtype != mxnet::ext::kFloat64) {
@@ -1171,7 +1193,7 @@ struct SamplingAttributes {
 
 void infer_sampling(const StringMap& map, std::vector<Shape>* in, std::vector<Shape>* out,
                     bool numpy) {
-  const SamplingAttributes sampling(map);
+  const SamplingAttributes& sampling = attributes_of<SamplingAttributes>(map);
   if (in->at(0).empty()) fail(std::string(kDeformable) + ": the shape of data is not known");
   check_axes(kDeformable, "NCHW", in->at(0));
   const Shape data = in->at(0);
@@ -1215,7 +1237,7 @@ convpool_sampling sampling_problem(const SamplingAttributes& attributes, const M
 
 MXReturnValue sampling_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
-    *num_in = SamplingAttributes(map).masked ? 3 : 2;
+    *num_in = attributes_of<SamplingAttributes>(map).masked ? 3 : 2;
     *num_out = 1;
   });
 }
@@ -1233,7 +1255,7 @@ MXReturnValue sampling_type(const StringMap&, std::vector<int>* in, std::vector<
 MXReturnValue sampling_forward(const StringMap& map, Tensors* in, Tensors* out,
                                const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const SamplingAttributes attributes(map);
+    const SamplingAttributes& attributes = attributes_of<SamplingAttributes>(map);
     const convpool_sampling sampling = sampling_problem(attributes, in->at(0), out->at(0).shape);
     check_status(kDeformable,
                  convpool_deformable_columns_forward(
@@ -1247,7 +1269,7 @@ MXReturnValue sampling_forward(const StringMap& map, Tensors* in, Tensors* out,
 MXReturnValue sampling_backward(const StringMap& map, Tensors* in, Tensors* out,
                                 const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const SamplingAttributes attributes(map);
+    const SamplingAttributes& attributes = attributes_of<SamplingAttributes>(map);
     MXTensor &dcolumns = in->at(0), &x = in->at(1);
     const convpool_sampling sampling = sampling_problem(attributes, x, dcolumns.shape);
     check_status(kDeformable, convpool_deformable_columns_backward(
@@ -1325,7 +1347,7 @@ bool is_training(const BatchNormAttributes& attributes, Tensors* in) {
 
 MXReturnValue batch_norm_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
-    *num_in = static_cast<int>(BatchNormAttributes(map).inputs());
+    *num_in = static_cast<int>(attributes_of<BatchNormAttributes>(map).inputs());
     *num_out = kBatchNormOutputs;
   });
 }
@@ -1365,7 +1387,7 @@ MXReturnValue batch_norm_type(const StringMap&, std::vector<int>* in, std::vecto
 MXReturnValue batch_norm_forward(const StringMap& map, Tensors* in, Tensors* out,
                                  const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const BatchNormAttributes attributes(map);
+    const BatchNormAttributes& attributes = attributes_of<BatchNormAttributes>(map);
     const bool is_double = dtype_of(in->at(kData)) == CONVPOOL_FLOAT64;
     const bool training =
         is_double ? is_training<double>(attributes, in) : is_training<float>(attributes, in);
@@ -1389,7 +1411,7 @@ constexpr int kFirstInput = kBatchNormOutputs;
 
 MXReturnValue batch_norm_gradient_arity(const StringMap& map, int* num_in, int* num_out) {
   return guarded([&] {
-    *num_out = static_cast<int>(BatchNormAttributes(map).inputs());
+    *num_out = static_cast<int>(attributes_of<BatchNormAttributes>(map).inputs());
     *num_in = *num_out + 2 * kBatchNormOutputs;
   });
 }
@@ -1409,7 +1431,7 @@ MXReturnValue batch_norm_gradient_shape(const StringMap&, std::vector<Shape>* in
 MXReturnValue batch_norm_gradient(const StringMap& map, Tensors* in, Tensors* out,
                                   const mxnet::ext::OpResource&) {
   return computed(out, [&] {
-    const BatchNormAttributes attributes(map);
+    const BatchNormAttributes& attributes = attributes_of<BatchNormAttributes>(map);
     const auto input = [&](size_t i) { return in->at(kFirstInput + i).data_ptr; };
     const auto output = [&](size_t i) {
       return in->at(kFirstInput + attributes.inputs() + i).data_ptr;
