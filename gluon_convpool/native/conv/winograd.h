@@ -32,6 +32,8 @@ namespace convpool::CONVPOOL_ISA {
 inline constexpr int64_t kMostKernelTaps = 49;
 // Multiply-adds in the time of a value of the input that is read alone.
 inline constexpr double kReadByValue = 32;
+// The same where every second value of a row, or fewer, are read in vectors.
+inline constexpr double kReadApart = 20;
 
 // One size of tile.
 template <typename T>
@@ -122,6 +124,8 @@ class Winograd {
   // from memory where they are more than a core keeps.
   static constexpr double kReadTap = 4, kReadTapFromMemory = Block::kReadFromMemory;
   static constexpr int64_t kKeptTapBytes = 2 << 20;
+  // Kernels that are read anew for each phase, from a core's own cache.
+  static constexpr int64_t kNearKernelBytes = 512 << 10;
   // The same for V, where it is more than a core's part of the last cache.
   static constexpr double kReadFar = 16;
   static constexpr int64_t kNearBytes = 8 << 20;
@@ -164,6 +168,8 @@ class Winograd {
     // Parts that do not begin with whole vectors are read value by value.
     if (!view_.whole() && conv_.channels % kLanes != 0)
       inputs += kReadByValue * tiles * static_cast<double>(view_.channels);
+    else if (view_.w.step() > 1)
+      inputs += kReadApart * tiles * channels;
     for (int64_t plane = 0; plane < tile_.planes(); ++plane)
       products += 1.05 * tiles * outputs *
                   static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
@@ -177,13 +183,13 @@ class Winograd {
     // Taps of a part, or of a phase of the stride, are gathered one by one or picked from
     // transposed kernels.
     const bool in_kernels = view_.whole() && (conv_.plane_in_order() || conv_.weight_reversed());
-    const double gather = kernels_follow() ? 6 : 40;
+    const double gather = kernels_follow() ? 6 : 100;
     double gathered = in_kernels ? 0 : gather * channels * outputs * tile_.taps();
     // A phase's taps lie among those of all phases.
     const int64_t kernel = min_of(conv_.weight_output_stride, conv_.weight_channel_stride);
     const double read_kernels =
         channels * outputs * static_cast<double>(max_of(tile_.taps(), kernel));
-    if (read_kernels * kBytes > kKeptTapBytes) gathered += kReadTapFromMemory * read_kernels;
+    if (read_kernels * kBytes > kNearKernelBytes) gathered += kReadTapFromMemory * read_kernels;
     if (packed_) gathered = 0;
     return static_cast<double>(conv_.groups) * (tile_.planes() * (inputs + results + again) +
                                                 taps * channels * outputs + products + gathered);
