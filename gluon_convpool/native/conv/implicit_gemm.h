@@ -117,10 +117,12 @@ class ImplicitGemm {
     int64_t per_chunk = longest / taps;
     if (!image_in_place()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
     chunks_ = ceil_div(conv.planes(), max_of(1, per_chunk));
-    // Rows of C a multiple of a page apart would wait for the same bank of memory: on a Zen 3 they
-    // took 1.2 to 1.6 times as long so as through the caches.
-    past_caches_ =
-        chunks_ == 1 && conv.large_aligned_output() && conv.out_channel_stride * kBytes % 4096 != 0;
+    // Half lines of rows a multiple of a page apart wait for each other: on a Zen 3 outputs stored
+    // so took 1.2 to 1.6 times as long as through the caches. With AVX-512 a vector is a whole
+    // line.
+    constexpr bool kWholeLines = kVectorBytes >= 64;
+    past_caches_ = chunks_ == 1 && conv.large_aligned_output() &&
+                   (kWholeLines || conv.out_channel_stride * kBytes % 4096 != 0);
   }
 
   static bool few_positions(int64_t count) {
