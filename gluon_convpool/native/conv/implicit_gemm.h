@@ -128,12 +128,6 @@ class ImplicitGemm {
   static bool few_positions(int64_t count) {
     return count > 0 && count <= kFewPositions && count < kNr;
   }
-  // Do as many cache lines, so many values apart, stay in L1? Its sets, which 4096 bytes span, have
-  // 8 places each.
-  static bool fit_l1(int64_t pitch, int64_t lines) {
-    const int64_t bytes = pitch * kBytes, step = max_of(64, bytes & -bytes);
-    return lines <= 8 * max_of(1, 4096 / step);
-  }
   int64_t sets() const { return conv_.images() / set_; }
   // The image itself is read in place of a strip where each output reads what stands at its own
   // position.
@@ -483,8 +477,10 @@ class ImplicitGemm {
         in_place || (strip.row_step == conv_.w.out_size &&
                      (strip.images == 1 || strip.image_pitch == conv_.positions()));
     // Neighbouring taps read the same cache lines, so that a panel read in place stays in L1. A
-    // single tap has lines of its own for each channel, up to three for two vectors.
-    const int64_t most_in_place = fit_l1(channel_pitch, chunk_channels) ? kReadInPlace : 1;
+    // single tap has lines of its own for each channel, up to three for two vectors; a multiple of
+    // a page apart they share a set of L1, which has 8 places or more.
+    const bool collide = channel_pitch * kBytes % 4096 == 0 && chunk_channels > 8;
+    const int64_t most_in_place = collide ? 1 : kReadInPlace;
     const bool cut_all = taps == 1 && (panel1 - panel0 > most_in_place || conv_.joined);
     const bool single_run = taps == 1 && rows_follow;
 

@@ -124,7 +124,7 @@ class Winograd {
   // from memory where they are more than a core keeps.
   static constexpr double kReadTap = 4, kReadTapFromMemory = Block::kReadFromMemory;
   static constexpr int64_t kKeptTapBytes = 2 << 20;
-  // Kernels that are read anew for each phase, from a core's own cache.
+  // So many of kernels, which each phase reads anew, stay in a core's own cache.
   static constexpr int64_t kNearKernelBytes = 512 << 10;
   // The same for V, where it is more than a core's part of the last cache.
   static constexpr double kReadFar = 16;
