@@ -107,7 +107,8 @@ class MicroKernel {
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
       row[m] = kA == AccessA::kInPlace ? a + side_a.row_offset[m] : nullptr;
-    const auto steps = [&](int64_t begin, int64_t end) CONVPOOL_LAMBDA_INLINE {
+    // `ahead`: is what lies behind the values of B brought to the cache?
+    const auto steps = [&](int64_t begin, int64_t end, auto ahead) CONVPOOL_LAMBDA_INLINE {
     // Where two threads share a core, what counts is the number of instructions.
 #pragma GCC unroll 4
       for (int64_t k = begin; k < end; ++k) {
@@ -118,7 +119,11 @@ class MicroKernel {
         } else {
           const int64_t row_of_b = *k_offset++;
 #pragma GCC unroll 4
-          for (int v = 0; v < NV; ++v) bv[v] = load<T>(b_vector[v] + row_of_b);
+          for (int v = 0; v < NV; ++v) {
+            if constexpr (decltype(ahead)::value)
+              __builtin_prefetch(b_vector[v] + row_of_b + side_b.ahead);
+            bv[v] = load<T>(b_vector[v] + row_of_b);
+          }
         }
 #pragma GCC unroll 16
         for (int m = 0; m < MR; ++m) {
@@ -130,24 +135,24 @@ class MicroKernel {
         if (PackedB) b += NV * kLanes;
       }
     };
-    for (int64_t run = 0; run < reduction.runs; ++run) {
-      int64_t k = run * reduction.run_stride;
-      const int64_t end = k + reduction.run_length;
-      // Rows in place are short pieces of memory far apart, which the processor fetches too late.
-      if ((kA == AccessA::kInPlace && side_a.ahead) || (!PackedB && side_b.ahead))
-        for (; k + kLine <= end; k += kLine) {
-          if (kA == AccessA::kInPlace && side_a.ahead)
+    const auto run_all = [&](auto ahead) CONVPOOL_LAMBDA_INLINE {
+      for (int64_t run = 0; run < reduction.runs; ++run) {
+        int64_t k = run * reduction.run_stride;
+        const int64_t end = k + reduction.run_length;
+        // Rows in place are short pieces of memory far apart, which the processor fetches too late.
+        if (kA == AccessA::kInPlace && side_a.ahead)
+          for (; k + kLine <= end; k += kLine) {
 #pragma GCC unroll 16
             for (int m = 0; m < MR; ++m) __builtin_prefetch(row[m] + k + side_a.ahead, 0, 2);
-          if (!PackedB && side_b.ahead)
-            for (int i = 0; i < kLine; ++i)
-#pragma GCC unroll 4
-              for (int v = 0; v < NV; ++v)
-                __builtin_prefetch(b_vector[v] + k_offset[i] + side_b.ahead);
-          steps(k, k + kLine);
-        }
-      steps(k, end);
-    }
+            steps(k, k + kLine, ahead);
+          }
+        steps(k, end, ahead);
+      }
+    };
+    if (!PackedB && side_b.ahead)
+      run_all(std::bool_constant<!PackedB>{});
+    else
+      run_all(std::false_type{});
     // C is touched after the loop, so that the loop starts without waiting for it.
     if (tile.pieces)
       finish<true, true>(acc, tile, tile.accumulate);
