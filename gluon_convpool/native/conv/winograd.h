@@ -189,7 +189,9 @@ class Winograd {
     const int64_t kernel = min_of(conv_.weight_output_stride, conv_.weight_channel_stride);
     const double read_kernels =
         channels * outputs * static_cast<double>(max_of(tile_.taps(), kernel));
-    if (read_kernels * kBytes > kNearKernelBytes) gathered += kReadTapFromMemory * read_kernels;
+    const int64_t kept = in_kernels ? kKeptTapBytes : kNearKernelBytes;
+    if (read_kernels * kBytes > static_cast<double>(kept))
+      gathered += kReadTapFromMemory * read_kernels;
     if (packed_) gathered = 0;
     return static_cast<double>(conv_.groups) * (tile_.planes() * (inputs + results + again) +
                                                 taps * channels * outputs + products + gathered);
