@@ -117,9 +117,9 @@ class ImplicitGemm {
     int64_t per_chunk = longest / taps;
     if (!image_in_place()) per_chunk = min_of(per_chunk, kStripBytes / strip_channel);
     chunks_ = ceil_div(conv.planes(), max_of(1, per_chunk));
-    // Half lines of rows a multiple of a page apart wait for each other: on a Zen 3 outputs stored
-    // so took 1.2 to 1.6 times as long as through the caches. With AVX-512 a vector is a whole
-    // line.
+    // Parts of lines of rows a multiple of a page apart wait for each other: on a Zen 3 outputs
+    // stored so took 1.2 to 1.6 times as long as through the caches. With AVX-512 a vector is a
+    // whole line.
     constexpr bool kWholeLines = kVectorBytes >= 64;
     past_caches_ = chunks_ == 1 && conv.large_aligned_output() &&
                    (kWholeLines || conv.out_channel_stride * kBytes % 4096 != 0);
@@ -587,7 +587,7 @@ class ImplicitGemm {
     return true;
   }
 
-  // A panel of A, and its tile of C for the first position of the set that begins with image 0.
+  // A panel of A, and where its rows of C are for the first position of the first image.
   struct PanelOfA {
     int64_t rows;
     SideA<T> side;

@@ -32,8 +32,6 @@ namespace convpool::CONVPOOL_ISA {
 inline constexpr int64_t kMostKernelTaps = 49;
 // Multiply-adds in the time of a value of the input that is read alone.
 inline constexpr double kReadByValue = 32;
-// The same where every second value of a row, or fewer, are read in vectors.
-inline constexpr double kReadApart = 20;
 
 // One size of tile.
 template <typename T>
@@ -168,8 +166,6 @@ class Winograd {
     // Parts that do not begin with whole vectors are read value by value.
     if (!view_.whole() && conv_.channels % kLanes != 0)
       inputs += kReadByValue * tiles * static_cast<double>(view_.channels);
-    else if (view_.w.step() > 1)
-      inputs += kReadApart * tiles * channels;
     for (int64_t plane = 0; plane < tile_.planes(); ++plane)
       products += 1.05 * tiles * outputs *
                   static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
