@@ -77,6 +77,10 @@ CONVPOOL_INLINE int64_t winograd_plane_pitch(int64_t values) {
   return (ceil_div(values, kLine) | 1) * kLine;
 }
 
+// Vectors of channels of a transformed tile in one line of the cache. Threads that wrote to the
+// same lines would wait for one another.
+inline constexpr int64_t kLineSlices = 64 / kVectorBytes;
+
 // Columns of a band, so that it stays in L1, and the tiles that have them.
 inline constexpr int64_t kBandColumns = 48;
 template <typename T>
@@ -312,9 +316,11 @@ class Winograd {
 
   void transform_all_inputs(int64_t blocks, T* v, bool* failed) const {
     const int64_t pieces = min_of(blocks * 16, tiles_);
-    parallel_for(conv_.groups * pieces * slices_, work(), [&](int64_t task) {
-      const int64_t slice = task % slices_, piece = task / slices_ % pieces;
-      const int64_t group = task / slices_ / pieces;
+    const int64_t lines = ceil_div(slices_, kLineSlices);
+    parallel_for(conv_.groups * pieces * lines, work(), [&](int64_t task) {
+      const int64_t line = task % lines, piece = task / lines % pieces;
+      const int64_t group = task / lines / pieces;
+      const int64_t slice0 = line * kLineSlices, slice1 = min_of(slices_, slice0 + kLineSlices);
       Arena arena(Scratch::kTask);
       const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch(tile_));
       if (!arena.allocate()) {
@@ -329,7 +335,7 @@ class Winograd {
         while (block_begin(block + 1, blocks) <= tile) ++block;
         const int64_t first = block_begin(block, blocks), last = block_begin(block + 1, blocks);
         const int64_t stop = min_of(end, last);
-        transform_inputs(group, tile, stop, slice, slice + 1, first, last - first,
+        transform_inputs(group, tile, stop, slice0, slice1, first, last - first,
                          v + (group * blocks + block) * v_size(block_size(blocks)), band);
         tile = stop;
       }

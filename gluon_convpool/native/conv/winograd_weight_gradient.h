@@ -128,11 +128,13 @@ class WinogradWeightGradient {
 
   // V and D of the tiles [first, end).
   void transform_part(int64_t first, int64_t end, T* v, T* d, bool* failed) const {
-    const int64_t tiles = end - first, slices = slices_ + output_slices_;
+    const int64_t tiles = end - first;
+    const int64_t inputs = ceil_div(slices_, kLineSlices);
+    const int64_t lines = inputs + ceil_div(output_slices_, kLineSlices);
     const int64_t pieces = ceil_div(tiles, kPieceRuns * band_tiles(tile_));
-    parallel_for(conv_.groups * pieces * slices, conv_.multiply_adds(), [&](int64_t task) {
-      const int64_t slice = task % slices, piece = task / slices % pieces;
-      const int64_t group = task / slices / pieces;
+    parallel_for(conv_.groups * pieces * lines, conv_.multiply_adds(), [&](int64_t task) {
+      const int64_t line = task % lines, piece = task / lines % pieces;
+      const int64_t group = task / lines / pieces;
       Arena arena(Scratch::kTask);
       const size_t band_at = arena.template reserve<T>(tile_.th() * band_pitch(tile_));
       if (!arena.allocate()) {
@@ -140,15 +142,19 @@ class WinogradWeightGradient {
         return;
       }
       T* band = arena.template at<T>(band_at);
+      const bool of_input = line < inputs;
+      const int64_t slice0 = (of_input ? line : line - inputs) * kLineSlices;
+      const int64_t slice1 = min_of(of_input ? slices_ : output_slices_, slice0 + kLineSlices);
       const int64_t stop = tiles * (piece + 1) / pieces;
       for (int64_t tile = tiles * piece / pieces; tile < stop;) {
         const TileRun run = grid_.run_at(first + tile, first + stop, band_tiles(tile_));
-        if (slice < slices_)
-          transform_input_run(view_, tile_, run, group, slice * kLanes,
-                              v + group * v_size(tiles) + tile * tile_pitch() + slice * kLanes,
-                              v_plane(tiles), tile_pitch(), band);
-        else
-          transform_gradient_run(run, group, slice - slices_, tile, tiles, d, band);
+        for (int64_t slice = slice0; slice < slice1; ++slice)
+          if (of_input)
+            transform_input_run(view_, tile_, run, group, slice * kLanes,
+                                v + group * v_size(tiles) + tile * tile_pitch() + slice * kLanes,
+                                v_plane(tiles), tile_pitch(), band);
+          else
+            transform_gradient_run(run, group, slice, tile, tiles, d, band);
         tile += run.tiles;
       }
     });
