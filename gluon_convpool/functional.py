@@ -677,12 +677,15 @@ def pooling(
         Size of the window, in elements: one value for both spatial axes or one per axis.
     strides : int or (int, int), optional
         Step from one window to the next; by default the window's size.
-    padding : int or (int, int)
-        Elements added on both sides of each axis; must be smaller than the window.
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
+        Elements added on both sides of each axis, fewer than the window has; or a pair (before,
+        behind) for each; 'valid' adds none, and 'same' adds ``pool_size - 1`` in all, the smaller
+        half in front, so that the output has ``ceil(n / stride)`` elements. They are zeros to an
+        average and a sum, and never the maximum.
     mode : {'max', 'avg', 'sum', 'lp'}
         'max' is NaN where the window holds one. 'lp' is ``(sum of x**p) ** (1/p)``.
     ceil_mode : bool
-        Also keep a last window that is only partly filled.
+        Also keep a last window that is only partly filled; not with padding whose sides differ.
     count_include_pad : bool, optional
         Whether 'avg' counts padded positions; None means True.
     p : {1, 2, 3}
@@ -700,7 +703,7 @@ def pooling(
     array or symbol, shape (batch, channels, output height, output width)
         Of the same kind and dtype as `x`; the output's size along an axis of n elements is
         ``floor((n + 2 * padding - pool_size) / stride) + 1``, with `ceil_mode` rounded up instead
-        of down.
+        of down, and of a pair of paddings the sum in the place of ``2 * padding``.
 
     Raises
     ------
@@ -717,6 +720,8 @@ def pooling(
     >>> functional.pooling(np.arange(16).reshape(1, 1, 4, 4), 2, mode='avg')
     array([[[[ 2.5,  4.5],
              [10.5, 12.5]]]])
+    >>> functional.pooling(np.array([[[3, 1, 4, 1, 5]]]), 2, 1, 'same', layout='NCW')
+    array([[[3., 4., 4., 5., 5.]]])
     """
     op = 'pooling'
     kind = _kind(op, x=x)
@@ -759,7 +764,7 @@ def max_pooling_with_indices(
         As in `pooling`.
     strides : int or (int, int), optional
         As in `pooling`.
-    padding : int or (int, int)
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
         As in `pooling`.
     ceil_mode : bool
         As in `pooling`.
@@ -839,7 +844,7 @@ def max_unpooling(
         That of `max_pooling_with_indices`.
     strides : int or (int, int), optional
         The same.
-    padding : int or (int, int)
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
         The same.
     ceil_mode : bool
         The same.
@@ -1301,8 +1306,8 @@ def pool2d(
     strides : int or (int, int), optional
         By default 1 for a matrix, where the name stands for the operation of the textbook, and the
         window's size for more axes, where it stands for the layer.
-    padding : int or (int, int)
-        Rows and columns that are added on each side; fewer than the window has.
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
+        Rows and columns that are added on each side, fewer than the window has; or as in `pooling`.
     ceil_mode, count_include_pad : bool
         As in `pooling`.
     p : {1, 2, 3}

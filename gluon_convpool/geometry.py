@@ -127,6 +127,10 @@ MESSAGES: Dict[str, str] = {
     'padding_not_smaller': (
         '{op}: padding={padding} must be smaller than pool_size={pool_size} on every axis'
     ),
+    'ceil_mode_sides': (
+        '{op}: ceil_mode=True takes padding that is equal on both sides, but padding={padding};'
+        ' allowed: ceil_mode=False'
+    ),
     'unknown_choice': '{op}: {name}={value} is unknown; allowed: {allowed}',
     'tuple_length': '{op}: {name}={value} must be one integer or a tuple of {ndim}',
     'not_integer': '{op}: {name}={value} must be an integer or a tuple of integers',
@@ -694,6 +698,9 @@ class Pooling(NamedTuple):
         Whether there is one window over all of the data.
     layout : str
         Order of the axes of the data.
+    behind : tuple of int, optional
+        As `pad`, behind the data; None where that is the same, and else `pad` is what stands before
+        it.
 
     Examples
     --------
@@ -701,6 +708,8 @@ class Pooling(NamedTuple):
     >>> arguments = geometry.pooling_arguments('pool', 2, None, 0, 'max')
     >>> arguments.stride, arguments.layout
     ((2, 2), 'NCHW')
+    >>> geometry.pooling_arguments('pool', 2, 1, 'same', 'max').padding
+    ((0, 1), (0, 1))
     """
 
     kernel: Ints
@@ -712,11 +721,22 @@ class Pooling(NamedTuple):
     p: int
     global_pool: bool
     layout: str
+    behind: Optional[Ints] = None
 
     @property
     def ndim(self) -> int:
         """The number of spatial axes."""
         return len(self.kernel)
+
+    @property
+    def sides(self) -> Tuple[Ints, Ints]:
+        """What is added before and behind the data, one value for each axis."""
+        return self.pad, self.pad if self.behind is None else self.behind
+
+    @property
+    def padding(self) -> Tuple[Any, ...]:
+        """As users write it: one value for each axis, or a pair where the sides differ."""
+        return paired(self.pad, self.behind)
 
 
 Arguments = Union[Convolution, ConvolutionTranspose, Pooling, Sampling]
@@ -968,6 +988,11 @@ def _both_sides(op: str, padding: Any, extents: Ints) -> Tuple[Ints, Ints]:
     return first, last
 
 
+def paired(pad: Ints, behind: Optional[Ints]) -> Tuple[Any, ...]:
+    """Padding as users write it: `pad`, or pairs of it with what is `behind` the data."""
+    return pad if behind is None else tuple(zip(pad, behind))
+
+
 def convolution_transpose_arguments(
     op: str,
     kernel_size: Any,
@@ -1059,12 +1084,13 @@ def pooling_arguments(
         One value for all spatial axes or one per axis, in elements.
     strides : int or tuple of int, optional
         The same; None means `pool_size`.
-    padding : int or tuple of int
-        The same; added on both sides, and smaller than the window.
+    padding : int, tuple of int, tuple of pairs or str
+        The same; added on both sides, and smaller than the window. Or as in
+        `convolution_arguments`: a pair (before, behind) per axis, 'valid', or 'same'.
     mode : {'max', 'avg', 'sum', 'lp'}
         What a window becomes.
     ceil_mode : bool
-        Also keep a last window that is only partly filled.
+        Also keep a last window that is only partly filled; only for equal padding on both sides.
     count_include_pad : bool, optional
         Whether 'avg' counts padded positions. None means True, as it does to MXNet.
     p : {1, 2, 3}
@@ -1099,17 +1125,77 @@ def pooling_arguments(
     mode = choice(op, 'mode', mode, POOL_MODES)
     kernel = per_axis(op, 'pool_size', pool_size, ndim, 1)
     stride = kernel if strides is None else per_axis(op, 'strides', strides, ndim, 1)
-    pad = per_axis(op, 'padding', padding, ndim, 0)
+    pad, after = _both_sides(op, padding, kernel)
     global_pool = flag(op, 'global_pool', global_pool)
-    if not global_pool and any(a >= b for a, b in zip(pad, kernel)):
-        refuse('padding_not_smaller', op=op, padding=pad, pool_size=kernel)
+    behind = None if global_pool or after == pad else after
+    shown = paired(pad, behind)
+    if not global_pool and any(max(b, a) >= k for b, a, k in zip(pad, after, kernel)):
+        refuse('padding_not_smaller', op=op, padding=shown, pool_size=kernel)
     ceil_mode = flag(op, 'ceil_mode', ceil_mode)
+    if ceil_mode and behind is not None:
+        refuse('ceil_mode_sides', op=op, padding=shown)
     count_include_pad = count_include_pad is None or flag(
         op, 'count_include_pad', count_include_pad
     )
     if mode == 'lp':
         p = choice(op, 'p', p, LP_POWERS)
-    return Pooling(kernel, stride, pad, mode, ceil_mode, count_include_pad, p, global_pool, layout)
+    return Pooling(
+        kernel, stride, pad, mode, ceil_mode, count_include_pad, p, global_pool, layout, behind
+    )
+
+
+class Picked(NamedTuple):
+    """A pooling with equal padding on both sides, and which of its windows are wanted.
+
+    Parameters
+    ----------
+    arguments : Pooling
+    first, left, step : tuple of int
+        For each axis: the first window, how many are left out at the end, and which of those
+        between are wanted, each or every second and so on.
+    """
+
+    arguments: Pooling
+    first: Ints
+    left: Ints
+    step: Ints
+
+
+def with_equal_sides(arguments: Pooling) -> Picked:
+    """A pooling whose sides are padded alike, with the windows of one whose sides are not.
+
+    Along an axis whose sides differ, both get the larger padding, and there is a window at each
+    element: some of these are the windows of any padding, whatever the strides and the size.
+
+    Parameters
+    ----------
+    arguments : Pooling
+        With `behind`.
+
+    Returns
+    -------
+    Picked
+
+    Examples
+    --------
+    >>> from gluon_convpool import geometry
+    >>> arguments = geometry.pooling_arguments('pool', 4, 2, 'same', 'max', layout='NCW')
+    >>> arguments.padding
+    ((1, 2),)
+    >>> whole, *picked = geometry.with_equal_sides(arguments)
+    >>> whole.pad, whole.stride, picked
+    ((2,), (1,), [(1,), (0,), (2,)])
+    """
+    before, after = arguments.sides
+    pad = tuple(map(max, before, after))
+    differ = tuple(b != a for b, a in zip(before, after))
+    stride = tuple(1 if d else s for d, s in zip(differ, arguments.stride))
+    return Picked(
+        arguments._replace(stride=stride, pad=pad, behind=None),
+        tuple(p - b for p, b in zip(pad, before)),
+        tuple(p - a for p, a in zip(pad, after)),
+        tuple(s if d else 1 for d, s in zip(differ, arguments.stride)),
+    )
 
 
 # --------------------------------------------------------------------------- shapes
@@ -1283,21 +1369,23 @@ def _window_outputs(
     sizes: Ints,
     kernel: Ints,
     stride: Ints,
-    pad: Ints,
+    sides: Tuple[Ints, Ints],
     dilate: Ints,
     ceil: bool,
-    border: Optional[Border] = None,
+    shown: Tuple[Any, ...],
 ) -> Ints:
-    out = tuple(map(output_size, sizes, kernel, stride, pad, dilate, (ceil,) * len(sizes)))
+    """How many windows there are along each axis; `shown` is the padding as a message has it."""
+    padded = tuple(map(sum, zip(sizes, *sides)))
+    zeros = (0,) * len(sizes)
+    out = tuple(map(output_size, padded, kernel, stride, zeros, dilate, (ceil,) * len(sizes)))
     extents = tuple(map(extent, kernel, dilate))
-    padded = tuple(n + 2 * p for n, p in zip(sizes, pad))
     if any(e > n for e, n in zip(extents, padded)):
         refuse(
             'kernel_too_large',
             op=op,
             kernel_size=kernel,
             dilation=dilate,
-            padding=border.pairs if border else pad,
+            padding=shown,
             extent=extents,
             padded=padded,
         )
@@ -1443,10 +1531,10 @@ def convolution_shape(
         sizes,
         arguments.kernel,
         arguments.stride,
-        arguments.pad,
+        (arguments.pad, arguments.pad),
         arguments.dilate,
         False,
-        arguments.border,
+        arguments.pad if arguments.border is None else arguments.border.pairs,
     )
     return _checked_size(op, join_shape(batch, arguments.channels, out, arguments.layout))
 
@@ -1627,7 +1715,8 @@ def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:
     batch, channels, sizes = split_shape(op, data, arguments.layout)
     ones = (1,) * len(sizes)
     if arguments.global_pool:
-        _window_outputs(op, sizes, ones, ones, (0,) * len(sizes), ones, False)
+        zeros = (0,) * len(sizes)
+        _window_outputs(op, sizes, ones, ones, (zeros, zeros), ones, False, zeros)
         out = ones
     else:
         out = _window_outputs(
@@ -1635,9 +1724,10 @@ def pooling_shape(arguments: Pooling, data: Ints, op: str = 'pooling') -> Ints:
             sizes,
             arguments.kernel,
             arguments.stride,
-            arguments.pad,
+            arguments.sides,
             ones,
             arguments.ceil_mode,
+            arguments.padding,
         )
     return _checked_size(op, join_shape(batch, channels, out, arguments.layout))
 

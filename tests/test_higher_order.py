@@ -55,6 +55,13 @@ LAYERS = {
     ),
     'avg2d-global': ((2, 3, 5, 6), lambda: nn.GlobalAvgPool2D()),
     'avg3d': ((1, 2, 4, 3, 5), lambda: nn.AvgPool3D(2, 1)),
+    'max2d-same': ((2, 3, 5, 6), lambda: nn.MaxPool2D(2, (2, 1), 'same')),
+    'avg2d-pairs': ((2, 3, 5, 6), lambda: nn.AvgPool2D(3, 2, ((2, 0), (0, 1)))),
+    'avg2d-same-without-padding': (
+        (2, 3, 5, 6),
+        lambda: nn.AvgPool2D((2, 4), 1, 'same', count_include_pad=False),
+    ),
+    'lp2-same': ((2, 3, 5, 6), lambda: gluon_convpool.Pool2D(2, 1, 'same', mode='lp', p=2)),
     'sum2d': ((2, 3, 5, 6), lambda: gluon_convpool.Pool2D(2, mode='sum')),
     'lp1': ((2, 3, 5, 6), lambda: gluon_convpool.Pool2D(2, mode='lp', p=1)),
     'lp2': ((2, 3, 5, 6), lambda: gluon_convpool.Pool2D(2, mode='lp', p=2)),

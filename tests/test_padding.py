@@ -5,6 +5,8 @@ NumPy's `pad` says what that is; behind it the convolution is the one without pa
 
 from __future__ import annotations
 
+import re
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -148,6 +150,222 @@ def test_mxnet_has_no_such_layer(np_arrays):
     assert not gluon_convpool.swap(nn.Conv2D(4, 3, padding='same'), 'mxnet').left
 
 
+# --------------------------------------------------------------------------- pooling
+
+POOLINGS = [
+    {'mode': 'max'},
+    {'mode': 'avg'},
+    {'mode': 'avg', 'count_include_pad': False},
+    {'mode': 'sum'},
+    {'mode': 'lp', 'p': 2},
+    {'mode': 'lp', 'p': 3},
+]
+# What a window may hold beside the data, and what each side of 2-D data is then.
+WINDOWS = [
+    # pool_size, strides, padding, the padding in pairs
+    ((2, 2), 2, 'same', ((0, 1), (0, 1))),
+    ((4, 2), 1, 'same', ((1, 2), (0, 1))),
+    ((4, 5), (3, 2), 'same', ((1, 2), (2, 2))),
+    ((3, 3), 2, ((2, 0), (0, 1)), ((2, 0), (0, 1))),
+    ((3, 4), (1, 3), ((1, 1), (3, 2)), ((1, 1), (3, 2))),
+    ((5, 3), 1, ((0, 4), (2, 1)), ((0, 4), (2, 1))),
+]
+
+
+def expected_of_pooling(x, pairs, mode, pool_size, strides, count_include_pad=True, p=2):
+    """Of data with that around it which never is a maximum, and adds nothing."""
+    window = {'pool_size': pool_size, 'strides': strides, 'mode': mode, 'p': p}
+    around = ((0, 0), (0, 0), *pairs)
+    wide = np.pad(x, around, constant_values=-np.inf if mode == 'max' else 0)
+    counts = 1.0
+    if not count_include_pad:
+        window['mode'] = 'sum'
+        counts = reference.pooling(np.pad(np.ones_like(x), around), **window)
+    y = reference.pooling(wide, **window) / counts
+    (head,) = draw(f'head of {mode} {pairs}', y.shape)
+    dwide = reference.pooling_gradient(head / counts, wide, **window)
+    inside = tuple(slice(b, b + n) for (b, _), n in zip(pairs, x.shape[2:]))
+    return head, {'output': y, 'x': dwide[(..., *inside)]}
+
+
+@pytest.mark.parametrize('layout', ['NCHW', 'NHWC'])
+@pytest.mark.parametrize('window', WINDOWS, ids=lambda window: str(window[:3]))
+@pytest.mark.parametrize('pooling', POOLINGS, ids=lambda one: '-'.join(map(str, one.values())))
+def test_pooling_with_sides_that_differ(pooling, window, layout, any_dtype_backend, np_or_nd):
+    pool_size, strides, padding, pairs = window
+    move = np.asarray if layout == 'NCHW' else lambda value: np.moveaxis(value, 1, -1)
+    arguments = {'strides': strides, 'padding': padding, **pooling}
+    for sizes in ((7, 6), (1, 5)):
+        x = abs(draw('pooled', (2, 3, *sizes))[0]) + 0.5
+        if any(n + sum(pair) < k for n, pair, k in zip(sizes, pairs, pool_size)):
+            continue
+        head, expected = expected_of_pooling(
+            x, pairs, pool_size=pool_size, strides=strides, **pooling
+        )
+        expected = {name: move(value) for name, value in expected.items()}
+        for run in ('imperative', 'static'):
+            layer = nn.Pool2D(pool_size, layout=layout, **arguments)
+            assert_same(measure(layer, move(x), move(head), run), expected)
+
+
+@pytest.mark.parametrize('ndim', [1, 2, 3])
+@pytest.mark.parametrize('mode', ['Max', 'Avg'])
+def test_same_pools_a_window_for_each_step(mode, ndim, any_dtype_backend, np_or_nd):
+    """``ceil(n / strides)`` outputs, the first window ``(pool_size - 1) // 2`` before the data."""
+    for pool_size in (1, 2, 3, 4):
+        pairs = (((pool_size - 1) // 2, pool_size // 2),) * ndim
+        for strides in (1, 2, 3):
+            (x,) = draw('same', (1, 2, *SIZES[ndim]))
+            layer = getattr(nn, f'{mode}Pool{ndim}D')(pool_size, strides, 'same')
+            found = layer(array_kind().array(x)).asnumpy()
+            assert found.shape[2:] == tuple(-(-n // strides) for n in SIZES[ndim])
+            window = {'pool_size': pool_size, 'strides': strides}
+            _, expected = expected_of_pooling(x, pairs, mode.lower(), **window)
+            assert_close('output', found, expected['output'])
+
+
+@pytest.mark.parametrize('dtype', ['float64', 'float16', 'int8', 'uint8', 'int32'])
+@pytest.mark.parametrize('pooling', POOLINGS[:4], ids=lambda one: '-'.join(map(str, one.values())))
+def test_pooling_of_every_dtype_with_sides_that_differ(pooling, dtype, any_dtype_backend, np_or_nd):
+    x = np.random.default_rng(3).integers(1, 120, (2, 3, 7, 6)).astype(dtype)
+    x = x if dtype == 'uint8' else -x
+    for pool_size, strides, padding, pairs in WINDOWS[::2]:
+        _, expected = expected_of_pooling(
+            x.astype('float64'), pairs, pool_size=pool_size, strides=strides, **pooling
+        )
+        y = expected['output']
+        if np.dtype(dtype).kind in 'iu':
+            y = np.clip(np.floor(y), np.iinfo(dtype).min, np.iinfo(dtype).max)
+        for hybridized in (False, True):
+            layer = nn.Pool2D(pool_size, strides, padding, **pooling)
+            layer.cast(dtype)
+            layer.hybridize(hybridized)
+            found = layer(array_kind().array(x, dtype=dtype)).asnumpy()
+            assert found.dtype == dtype
+            np.testing.assert_array_equal(found, y.astype(dtype))
+
+
+def test_what_is_added_is_no_maximum_and_takes_no_gradient(native, np_or_nd):
+    x = np.full((1, 1, 3), -np.inf)
+    layer = nn.MaxPool1D(2, 1, ((1, 0),))
+    found = measure(layer, x.astype('float32'), np.float32([[[1, 2, 4]]]))
+    assert found['output'].tolist() == [[[-np.inf] * 3]]
+    assert found['x'].tolist() == [[[3, 4, 0]]]
+
+
+def test_equal_sides_of_a_pooling_go_to_the_operator_that_they_went_to(np_or_nd):
+    variable = mx.sym.var('data')
+    variable = variable.as_np_ndarray() if np_or_nd == 'np' else variable
+    for padding, plain in (
+        ('valid', 0),
+        ('same', (1, 2)),
+        (((1, 1), (2, 2)), (1, 2)),
+        (((0, 0), (0, 0)), 0),
+    ):
+        layers = [nn.AvgPool2D((3, 5), 2, one, prefix='pool_') for one in (padding, plain)]
+        assert layers[0]._kwargs == layers[1]._kwargs
+        # each detour of a gradient has a number of its own
+        graphs = [
+            re.sub(r'(__convpool_detour__": )"\d+"', r'\1', layer(variable).tojson())
+            for layer in layers
+        ]
+        assert graphs[0] == graphs[1]
+
+
+def test_padding_of_a_global_pooling_is_not_looked_at(np_or_nd):
+    layer = nn.Pool2D(padding='same', global_pool=True, mode='sum')
+    assert layer(array_kind().ones((1, 1, 3, 4))).asnumpy().tolist() == [[[[12]]]]
+    assert nn.GlobalAvgPool2D()._arguments.padding == (0, 0)
+
+
+@pytest.mark.parametrize('pooling', POOLINGS, ids=lambda one: '-'.join(map(str, one.values())))
+def test_gradients_of_pooling_are_those_of_the_output(pooling, any_dtype_backend, np_arrays):
+    layer = nn.Pool2D((3, 2), (2, 1), ((2, 1), (0, 1)), **pooling)
+    x = abs(draw('numeric', (2, 2, 5, 6))[0]) + 0.5
+    assert assert_gradients_numeric(layer, x) == 'float64'
+
+
+def test_an_empty_batch_is_pooled(any_dtype_backend, np_or_nd):
+    with empty_arrays(True):
+        for hybridized in (False, True):
+            layer = nn.MaxPool2D(2, padding='same')
+            layer.hybridize(hybridized)
+            x = array_kind().zeros((0, 2, 5, 6))
+            x.attach_grad()
+            with autograd.record():
+                y = layer(x)
+            y.backward()
+            assert y.shape == (0, 2, 3, 3) and x.grad.shape == x.shape
+
+
+def test_an_exported_pooling_is_the_same(tmp_path, any_dtype_backend, np_or_nd):
+    (x,) = draw('exported', (2, 3, 7, 6))
+    net = gluon.nn.HybridSequential()
+    net.add(nn.MaxPool2D(2, padding='same'), nn.AvgPool2D(2, 1, 'same', count_include_pad=False))
+    net.hybridize()
+    data = array_kind().array(x)
+    expected = net(data).asnumpy()
+    net.export(str(tmp_path / 'net'))
+    again = gluon.SymbolBlock.imports(str(tmp_path / 'net-symbol.json'), ['data'])
+    np.testing.assert_array_equal(again(data).asnumpy(), expected)
+    for size in ((1, 1), (4, 9)):
+        net.hybridize(False)
+        other = array_kind().array(draw('other', (1, 2, *size))[0])
+        np.testing.assert_array_equal(again(other).asnumpy(), net(other).asnumpy())
+
+
+def test_a_pooling_says_how_it_pads(any_dtype_backend, np_or_nd):
+    text = repr(nn.MaxPool2D(2, padding='same'))
+    assert 'padding=((0, 1), (0, 1)), ceil_mode=False' in text
+    assert 'padding=(1, 1), ceil_mode' in repr(nn.MaxPool2D(3, padding='same'))
+    assert 'padding=((0, 1),)' in repr(nn.Pool1D(2, padding='same', mode='lp', p=3))
+    layer = nn.MaxPool2D(2, padding='same')
+    layer._kwargs['stride'] = (1, 1)
+    assert layer(array_kind().zeros((1, 1, 3, 4))).shape == (1, 1, 3, 4)
+
+
+def test_mxnet_has_no_pooling_with_sides_that_differ(np_arrays):
+    net = gluon.nn.HybridSequential()
+    net.add(nn.MaxPool2D(2, padding='same'), nn.MaxPool2D(3, padding='same'))
+    report = gluon_convpool.swap(net, 'mxnet')
+    assert [one.path for one in report.replaced] == ['1']
+    assert report.left[0].reason == 'MXNet has no padding=((0, 1), (0, 1)) of a pooling'
+
+
+def test_a_network_with_such_poolings_is_optimized(np_or_nd):
+    net = gluon.nn.HybridSequential()
+    net.add(
+        nn.Conv2D(4, 3, padding='same', in_channels=3),
+        nn.BatchNorm(in_channels=4),
+        gluon.nn.Activation('relu'),
+        nn.MaxPool2D(2, padding='same'),
+        nn.Conv2D(4, 2, padding='same', in_channels=4),
+        nn.AvgPool2D(2, 1, ((1, 0), (0, 1))),
+    )
+    net.initialize()
+    x = array_kind().array(draw('optimized', (2, 3, 7, 9))[0])
+    net(x)
+    assert gluon_convpool.optimize(net).verify(x).agrees
+
+
+@pytest.mark.parametrize('padding', ['same', ((1, 0), (0, 2))])
+def test_maxima_with_their_places_and_back(padding, any_dtype_backend, np_or_nd):
+    (x,) = draw('places', (2, 3, 7, 6))
+    window = {'pool_size': (2, 4), 'strides': (1, 3), 'padding': padding}
+    data = array_kind().array(x)
+    maxima, indices = functional.max_pooling_with_indices(data, **window)
+    np.testing.assert_array_equal(maxima.asnumpy(), functional.pooling(data, **window).asnumpy())
+    places = indices.asnumpy().reshape(6, -1)
+    np.testing.assert_array_equal(
+        np.take_along_axis(x.reshape(6, -1), places, 1), maxima.asnumpy().reshape(6, -1)
+    )
+    expected = np.zeros((6, 42))
+    for row, at, values in zip(expected, places, maxima.asnumpy().reshape(6, -1)):
+        np.add.at(row, at, values)
+    back = functional.max_unpooling(maxima, indices, (7, 6), **window).asnumpy()
+    assert_close('output', back, expected.reshape(x.shape))
+
+
 # --------------------------------------------------------------------------- padding by itself
 
 
@@ -241,6 +459,51 @@ def test_data_that_is_too_small_to_copy_from(mode, pairs, least, any_dtype_backe
     net.add(layer)
     net.hybridize()
     with pytest.raises(mx.base.MXNetError, match=f"with padding_mode='{mode}' copies"):
+        net(x).asnumpy()
+
+
+WRONG_OF_POOLING = [
+    *WRONG[:6],
+    ({'padding': ((0, 3), (0, 0))}, ['padding=((0, 3), (0, 0))', 'smaller', 'pool_size=(3, 3)']),
+    ({'padding': ((3, 0), (0, 0))}, ['padding=((3, 0), (0, 0))', 'smaller', 'pool_size=(3, 3)']),
+    (
+        {'padding': ((0, 1), (1, 1)), 'ceil_mode': True},
+        ['ceil_mode=True', 'padding=((0, 1), (1, 1))', 'allowed: ceil_mode=False'],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    'mistake, words', WRONG_OF_POOLING, ids=lambda v: str(v) if isinstance(v, dict) else ''
+)
+def test_a_wrong_argument_of_a_pooling_is_named(mistake, words):
+    x = mx.nd.zeros((1, 2, 5, 5))
+    for name, call in (
+        ('AvgPool2D', lambda: nn.AvgPool2D(3, **mistake)),
+        ('Pool2D', lambda: nn.Pool2D(3, **mistake)),
+        ('pooling', lambda: functional.pooling(x, 3, **mistake)),
+        ('pooling', lambda: gluon_convpool.pool2d(x, 3, **mistake)),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        for word in [name, *words]:
+            assert word in str(caught.value)
+
+
+@pytest.mark.parametrize('size, padded', [((2, 9), (4, 10)), ((9, 3), (11, 4))])
+def test_a_pooling_window_that_does_not_fit_the_padded_data(
+    size, padded, any_dtype_backend, np_or_nd
+):
+    layer = nn.MaxPool2D(5, 1, ((2, 0), (0, 1)))
+    net = gluon.nn.HybridSequential()
+    net.add(layer)
+    net.hybridize()
+    x = array_kind().zeros((1, 2, *size))
+    with pytest.raises(ValueError) as caught:
+        layer(x)
+    for word in ('pooling', 'size (5, 5)', 'padding=((2, 0), (0, 1))', f'only {padded}'):
+        assert word in str(caught.value)
+    with pytest.raises(mx.base.MXNetError, match=r'padding=\(\(2, 0\), \(0, 1\)\) has only'):
         net(x).asnumpy()
 
 

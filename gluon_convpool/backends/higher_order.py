@@ -386,9 +386,10 @@ def _counts(x: Any, starts: Sequence[Any], ends: Sequence[Any], arguments: Any) 
     """``(windows, 1)``: how many elements each window averages, at least 1."""
     count: Any = 1
     at = _positions(tuple(map(len, starts)))
-    for n, pad, start, end, place in zip(x.shape[2:], arguments.pad, starts, ends, at):
-        pad = pad if arguments.count_include_pad else 0
-        inside = numpy.minimum(end, n + pad) - numpy.maximum(start, -pad)
+    zeros = (0,) * arguments.ndim
+    sides = arguments.sides if arguments.count_include_pad else (zeros, zeros)
+    for n, before, after, start, end, place in zip(x.shape[2:], *sides, starts, ends, at):
+        inside = numpy.minimum(end, n + after) - numpy.maximum(start, -before)
         count = count * numpy.maximum(inside, 0)[place]
     return numpy.maximum(count, 1)[:, None]
 

@@ -11,6 +11,7 @@ import numpy
 
 from .. import _mxnet, geometry
 from .._mxnet import Kind, mx
+from . import portable
 
 DIMENSIONS = (1, 2, 3)
 # What kernels compute, in the order of the C interface's `convpool_dtype`.
@@ -362,7 +363,17 @@ def pooling(
     name: Optional[str] = None,
     adds: Adds = (None,),
 ) -> Any:
-    """One pooling on an input of `kind`, arguments already checked."""
+    """One pooling on an input of `kind`, arguments already checked.
+
+    The operator pads both sides alike; of its windows, those are taken that were asked for.
+    """
+    if arguments.behind is not None:
+        if kind.symbol:
+            # with the larger padding, a window fits data that it is too large for
+            x = portable.with_fitting_pooling(x, arguments, kind, 'pooling')
+        whole, first, left, step = geometry.with_equal_sides(arguments)
+        out = pooling(x, whole, kind, None, adds)
+        return portable.picked(out, arguments.layout, first, left, step, kind, name)
     return _mxnet.native_operator('pooling', kind)(
         _detour(x, kind, adds[0]), name=name, **pooling_attributes(arguments)
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from operator import sub
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy
@@ -193,15 +194,28 @@ def _with_fitting_window(
 ) -> Any:
     """`x`, seen through nodes that fail where the window does not fit."""
     extents = tuple(map(geometry.extent, kernel, dilation))
-    return _with_checked_sizes(
-        ops,
-        x,
-        op,
-        layout,
-        tuple(n - 2 * p for n, p in zip(extents, pad)),
-        'kernel_too_large',
-        {'kernel_size': kernel, 'dilation': dilation, 'padding': pad, 'extent': extents},
-    )
+    least = tuple(n - 2 * p for n, p in zip(extents, pad))
+    values = {'kernel_size': kernel, 'dilation': dilation, 'padding': pad, 'extent': extents}
+    return _with_checked_sizes(ops, x, op, layout, least, 'kernel_too_large', values)
+
+
+def with_fitting_pooling(x: Any, arguments: geometry.Pooling, kind: Kind, op: str) -> Any:
+    """The symbol `x`, seen through nodes that fail where a window of a pooling does not fit."""
+    ops, ones = _OPERATORS[kind], (1,) * arguments.ndim
+    x = ops.enter(x)
+    if arguments.global_pool:
+        zeros = (0,) * arguments.ndim
+        return ops.leave(_with_fitting_window(ops, x, op, arguments.layout, ones, zeros, ones))
+    kernel = arguments.kernel
+    least = tuple(k - b - a for k, b, a in zip(kernel, *arguments.sides))
+    values = {
+        'kernel_size': kernel,
+        'dilation': ones,
+        'padding': arguments.padding,
+        'extent': kernel,
+    }
+    x = _with_checked_sizes(ops, x, op, arguments.layout, least, 'kernel_too_large', values)
+    return ops.leave(x)
 
 
 def _after(ops: _Operators, x: Any, one: Any, fits: str, checked: str) -> Any:
@@ -504,6 +518,7 @@ def slice_axes(
     begins: Sequence[int],
     ends: Sequence[Optional[int]],
     steps: Sequence[int],
+    name: Optional[str] = None,
 ) -> Any:
     """``x[begin:end:step]`` on each spatial axis of `layout`."""
     spatial = layout.strip('NC')
@@ -511,7 +526,25 @@ def slice_axes(
     def along(values: Sequence[Any], other: Any) -> Tuple[Any, ...]:
         return tuple(other if axis in 'NC' else values[spatial.index(axis)] for axis in layout)
 
-    return ops.F.slice(x, begin=along(begins, None), end=along(ends, None), step=along(steps, 1))
+    sides = {'begin': along(begins, None), 'end': along(ends, None), 'step': along(steps, 1)}
+    return ops.F.slice(x, name=name, **sides)
+
+
+def picked(
+    x: Any,
+    layout: str,
+    first: Ints,
+    left: Ints,
+    step: Ints,
+    kind: Kind,
+    name: Optional[str] = None,
+) -> Any:
+    """``x[first : size - left : step]`` on each spatial axis of `layout`."""
+    if legacy_and_empty(x, kind):
+        out = picked(_mxnet.to_world(x, True), layout, first, left, step, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops, ends = _OPERATORS[kind], [-n if n else None for n in left]
+    return ops.leave(slice_axes(ops, ops.enter(x), layout, first, ends, step, name))
 
 
 def _with_bias(
@@ -1032,12 +1065,9 @@ def pooling(
     layout = arguments.layout
     plain = 'NC' + layout.strip('NC')
     axes = tuple(layout.index(axis) for axis in plain)
-    x = ops.enter(x)
     if kind.symbol:
-        ones, zeros = (1,) * arguments.ndim, (0,) * arguments.ndim
-        kernel, pad = (ones, zeros) if arguments.global_pool else (arguments.kernel, arguments.pad)
-        x = _with_fitting_window(ops, x, 'pooling', layout, kernel, pad, ones)
-    x = ops.move_axes(x, axes)
+        x = with_fitting_pooling(x, arguments, kind, 'pooling')
+    x = ops.move_axes(ops.enter(x), axes)
     fold = _MODES[arguments.mode]
     out = fold(ops, x, arguments)
     if kind.symbol and layout == plain:
@@ -1053,7 +1083,8 @@ def _spatial(arguments: geometry.Pooling) -> Ints:
 def _padding(arguments: geometry.Pooling) -> Tuple[Ints, Ints]:
     """Padding before and after each axis; ceil mode makes room for one more, incomplete window."""
     extra = tuple(step - 1 if arguments.ceil_mode else 0 for step in arguments.stride)
-    return arguments.pad, tuple(map(sum, zip(arguments.pad, extra)))
+    before, after = arguments.sides
+    return before, tuple(map(sum, zip(after, extra)))
 
 
 def _taps(ops: _Operators, x: Any, axis: int, arguments: geometry.Pooling) -> List[Any]:
@@ -1121,7 +1152,8 @@ def _sum(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
 
 def _avg(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
     total = _sum(ops, x, arguments)
-    whole = not arguments.ceil_mode and (arguments.count_include_pad or not any(arguments.pad))
+    padded = any(map(any, arguments.sides))
+    whole = not arguments.ceil_mode and (arguments.count_include_pad or not padded)
     if not arguments.global_pool and whole:
         count = 1
         for k in arguments.kernel:
@@ -1134,8 +1166,8 @@ def _avg(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
         return ops.F.broadcast_div(total, counts)
     before, after = _padding(arguments)
     if arguments.count_include_pad:
-        ones = ops.pad(ones, arguments.pad, arguments.pad, 1.0)
-        before, after = (0,) * arguments.ndim, tuple(a - b for a, b in zip(after, before))
+        ones = ops.pad(ones, *arguments.sides, 1.0)
+        before, after = (0,) * arguments.ndim, tuple(map(sub, after, arguments.sides[1]))
     counts = _box_sum(ops, ops.pad(ones, before, after), arguments)
     # a window wholly outside has nothing to divide by, and sums up to 0
     return ops.F.broadcast_div(total, ops.F.broadcast_maximum(counts, ops.F.ones_like(counts)))
@@ -1197,13 +1229,10 @@ def max_pooling_with_indices(x: Any, arguments: geometry.Pooling, kind: Kind) ->
         both = max_pooling_with_indices(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
         return _mxnet.to_world(both[0], False), _mxnet.to_world(both[1], False)
     ops, layout = _OPERATORS[kind], arguments.layout
-    x = ops.enter(x)
     if kind.symbol:
-        ones = (1,) * arguments.ndim
-        op = 'max_pooling_with_indices'
-        x = _with_fitting_window(ops, x, op, layout, arguments.kernel, arguments.pad, ones)
+        x = with_fitting_pooling(x, arguments, kind, 'max_pooling_with_indices')
     axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
-    x = ops.move_axes(x, axes)
+    x = ops.move_axes(ops.enter(x), axes)
     places = _flat_places(ops, x, arguments.ndim)
     x = ops.pad(x, *_padding(arguments), float('-inf'))
     places = ops.pad(places, *_padding(arguments), -1.0)

@@ -330,6 +330,8 @@ def _builtin_class(layer: Any) -> Type[Any]:
         border = getattr(layer, '_kwargs', {}).get('border')
         if border is not None:
             raise ValueError(f'MXNet has no padding={border.pairs} with {border.mode}')
+        if 'behind' in getattr(layer, '_kwargs', {}):
+            raise ValueError(f'MXNet has no padding={layer._arguments.padding} of a pooling')
         return next(one for one in cls.__mro__ if one.__module__.startswith('mxnet.'))
     raise ValueError(f'{cls.__name__} is a subclass of {cls.__bases__[0].__name__} of ours')
 

@@ -54,7 +54,7 @@ Examples
 
 _SIZE = """Along an axis of n elements the output has
 ``floor((n + 2 * padding - pool_size) / strides) + 1``, with `ceil_mode` rounded up instead of
-down."""
+down, and of a pair of paddings the sum in the place of ``2 * padding``."""
 _GLOBAL_SIZE = 'Each spatial axis of the output has one element.'
 _INTEGERS = {
     'max': ', int8, uint8 or int32',
@@ -69,12 +69,15 @@ _PARAMETERS = {
     Size of the window, in elements: one value for all spatial axes or one per axis.""",
     'strides': """strides : int or tuple of {ndim} int, optional
     Step from one window to the next; by default the window's size.""",
-    'padding': """padding : int or tuple of {ndim} int
-    Elements added on both sides of each axis; must be smaller than the window.""",
+    'padding': """padding : int, tuple of {ndim} int, tuple of {ndim} pairs, 'same' or 'valid'
+    Elements added on both sides of each axis, fewer than the window has; or a pair (before, behind)
+    for each. 'valid' adds none, and 'same' adds ``pool_size - 1`` in all, the smaller half in
+    front, so that the output has ``ceil(n / strides)`` elements. They are zeros to an average and
+    a sum, and never the maximum.""",
     'mode': """mode : {{'max', 'avg', 'sum', 'lp'}}
     What a window becomes. 'lp' is ``(sum of x**p) ** (1/p)``.""",
     'ceil_mode': """ceil_mode : bool
-    Also keep a last window that is only partly filled.""",
+    Also keep a last window that is only partly filled; not with padding whose sides differ.""",
     'count_include_pad': """count_include_pad : bool, optional
     Whether an average counts padded elements, which are zeros; None means True.""",
     'p': """p : {{1, 2, 3}}
@@ -141,7 +144,13 @@ class _Pooling(DataGradient, builtin._Pooling):
                 pool_size=arguments.kernel, strides=arguments.stride, padding=arguments.pad
             )
         super().__init__(*bound.args, **bound.kwargs)
+        self._pad_behind(arguments)
         self._prepare()
+
+    def _pad_behind(self, arguments: geometry.Pooling) -> None:
+        """Note padding that MXNet's operator has no attribute for."""
+        if arguments.behind is not None:
+            self._kwargs['behind'] = arguments.behind
 
     def _prepare(self) -> None:
         self._seen_kwargs: Dict[str, Any] = {}
@@ -159,7 +168,7 @@ class _Pooling(DataGradient, builtin._Pooling):
                 type(self).__name__,
                 kwargs['kernel'],
                 kwargs['stride'],
-                kwargs['pad'],
+                geometry.paired(kwargs['pad'], kwargs.get('behind')),
                 kwargs['pool_type'],
                 kwargs['pooling_convention'] == 'full',
                 kwargs.get('count_include_pad', True),
@@ -207,6 +216,11 @@ class _Pooling(DataGradient, builtin._Pooling):
         return functional.call_pooling(
             x, self._arguments, kind, dtype, device, name='fwd', adds=(self._data_adds(),)
         )
+
+    def __repr__(self) -> str:
+        arguments = self._arguments
+        shown = (f'padding={value}' for value in (self._kwargs['pad'], arguments.padding))
+        return super().__repr__().replace(*shown, 1)
 
 
 class MaxPool1D(_Pooling, builtin.MaxPool1D):
@@ -314,6 +328,7 @@ class AnyPooling(_Pooling):
         )
         if checked.mode == 'lp':
             self._kwargs['p_value'] = checked.p
+        self._pad_behind(checked)
         self._prepare()
 
     def __repr__(self) -> str:

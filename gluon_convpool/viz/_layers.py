@@ -80,7 +80,7 @@ def window_of(block: Any) -> Optional[Arguments]:
             name,
             kwargs['kernel'],
             kwargs['stride'],
-            kwargs['pad'],
+            geometry.paired(kwargs['pad'], kwargs.get('behind')),
             kwargs['pool_type'],
             kwargs['pooling_convention'] == 'full',
             kwargs.get('count_include_pad', True),

@@ -35,8 +35,9 @@ def explain_pool2d(
     strides : int or (int, int), optional
         1 by default, as in `gluon_convpool.pool2d` of a matrix; a layer steps by `pool_size`.
     padding : int or (int, int)
-        As in a pooling layer, and so are the next two.
+        Rows and columns that are added on both sides; fewer than the window has.
     ceil_mode, count_include_pad : bool
+        As in a pooling layer.
     steps : int or sequence of int
         Which windows the still figure shows: they are counted along the rows of the output, from 0
         or, if negative, from the end. The animation shows all of them.
@@ -71,7 +72,7 @@ def explain_pool2d(
         op,
         pool_size,
         1 if strides is None else strides,
-        padding,
+        geometry.per_axis(op, 'padding', padding, 2, 0),
         mode,
         ceil_mode,
         count_include_pad,
