@@ -410,7 +410,8 @@ def convolution_transpose(
     """Spread each element of `x` over a window: the adjoint of `convolution`.
 
     Without a bias, ``sum(convolution(y, weight) * x) == sum(y * convolution_transpose(x, weight))``
-    for equal arguments and every `y` of the shape of the output.
+    for every `y` of the shape of the output and equal arguments; with 'same' and strides other than
+    1, for the convolution that pads what is taken away here.
 
     Parameters
     ----------
@@ -423,11 +424,14 @@ def convolution_transpose(
     strides : int or (int, int)
         Step from one window of the output to the next: one value for both spatial axes or one per
         axis.
-    padding : int or (int, int)
-        Elements taken away on both sides of each axis of the output.
+    padding : int, (int, int), 'same' or 'valid'
+        Elements taken away on both sides of each axis of the output. 'valid' takes none away;
+        'same' takes away ``dilation * (kernel - 1) + 1 - stride`` in all, the smaller half in
+        front, or where that is negative adds as many behind, so that the output has ``n * stride``
+        elements.
     output_padding : int or (int, int)
         Elements that each axis of the output has in addition behind the last; smaller than
-        `strides`.
+        `strides`. With 'same', which decides it, only 0 is allowed.
     dilation : int or (int, int)
         Step from one element of a window to the next.
     groups : int
@@ -446,7 +450,8 @@ def convolution_transpose(
     -------
     array or symbol, shape (batch, channels, output height, output width)
         Of the same kind and dtype as `x`; the output's size along an axis of n elements is
-        ``(n - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1``.
+        ``(n - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1``, and
+        ``n * stride`` with 'same'.
 
     Raises
     ------
@@ -464,6 +469,8 @@ def convolution_transpose(
     >>> functional.convolution_transpose(x, k)
     array([[[[ 1., 12., 20.],
              [ 3., 34., 40.]]]])
+    >>> functional.convolution_transpose(x, k, strides=(1, 2), padding='same')
+    array([[[[ 1.,  2., 10., 20.]]]])
     """
     op = 'convolution_transpose'
     kind = _kind(op, x=x, weight=weight, bias=bias)

@@ -95,6 +95,10 @@ MESSAGES: Dict[str, str] = {
     'output_padding_not_smaller': (
         '{op}: output_padding={output_padding} must be smaller than strides={strides} on every axis'
     ),
+    'output_padding_of_same': (
+        "{op}: output_padding={output_padding}, but padding='same' decides it; allowed:"
+        ' output_padding=0'
+    ),
     'nothing_left': (
         '{op}: padding={padding} takes away all of the output: each axis of the data must have at'
         ' least {least} elements, but they are {sizes}'
@@ -611,7 +615,8 @@ class ConvolutionTranspose(NamedTuple):
     kernel, stride, dilate, pad : tuple of int
         Those of the convolution whose adjoint this is; one integer per spatial axis, in elements.
     adj : tuple of int
-        How many elements the output has beyond the least that such a convolution reads.
+        How many elements the output has beyond the least that such a convolution reads; -1 where
+        it has one less, since padding='same' takes one more away behind than in front.
     channels : int
         Number of output channels.
     groups : int
@@ -625,6 +630,9 @@ class ConvolutionTranspose(NamedTuple):
     >>> arguments = geometry.convolution_transpose_arguments('up', 4, 2, 1, 0, 1, 8, 1, 'NCHW')
     >>> arguments.kernel, arguments.adj
     ((4, 4), (0, 0))
+    >>> arguments = geometry.convolution_transpose_arguments('up', 3, 2, 'same', 0, 1, 8, 1, 'NCHW')
+    >>> arguments.pad, arguments.adj, arguments.padding
+    ((0, 0), (-1, -1), ((0, 1), (0, 1)))
     """
 
     kernel: Ints
@@ -640,6 +648,17 @@ class ConvolutionTranspose(NamedTuple):
     def ndim(self) -> int:
         """The number of spatial axes."""
         return len(self.kernel)
+
+    @property
+    def cut(self) -> Ints:
+        """How many elements are taken away behind beyond `pad`, which MXNet's operator cannot."""
+        return tuple(max(0, -a) for a in self.adj)
+
+    @property
+    def padding(self) -> Tuple[Any, ...]:
+        """What is taken away: one value for each axis, or a pair where the sides differ."""
+        behind = tuple(map(sum, zip(self.pad, self.cut)))
+        return paired(self.pad, None if behind == self.pad else behind)
 
 
 AnyConvolution = Union[Convolution, ConvolutionTranspose]
@@ -1012,11 +1031,15 @@ def convolution_transpose_arguments(
     ----------
     op : str
         The caller, for messages.
-    kernel_size, strides, padding : int or tuple of int
+    kernel_size, strides : int or tuple of int
         Those of the convolution whose adjoint this is: one value for all spatial axes or one per
-        axis, in elements. Padding is taken away on both sides.
+        axis, in elements.
+    padding : int, tuple of int or str
+        The same, taken away on both sides; 'valid' for none; or 'same' for what is beyond the size
+        of the data times the strides, the smaller half in front. Where less than that is there, it
+        is `output_padding` instead.
     output_padding : int or tuple of int
-        Elements that the output has beyond the least; smaller than the strides.
+        Elements that the output has beyond the least; smaller than the strides, and 0 with 'same'.
     dilation : int or tuple of int
         As `strides`.
     channels : int
@@ -1052,11 +1075,19 @@ def convolution_transpose_arguments(
     ndim = len(layout) - 2
     kernel = per_axis(op, 'kernel_size', kernel_size, ndim, 1)
     stride = per_axis(op, 'strides', strides, ndim, 1)
-    pad = per_axis(op, 'padding', padding, ndim, 0)
     adj = per_axis(op, 'output_padding', output_padding, ndim, 0)
     dilate = per_axis(op, 'dilation', dilation, ndim, 1)
     if any(a >= s for a, s in zip(adj, stride)):
         refuse('output_padding_not_smaller', op=op, output_padding=adj, strides=stride)
+    pad = (0,) * ndim
+    if not isinstance(padding, str):
+        pad = per_axis(op, 'padding', padding, ndim, 0)
+    elif choice(op, 'padding', padding, ('same', 'valid')) == 'same':
+        if any(adj):
+            refuse('output_padding_of_same', op=op, output_padding=adj)
+        beyond = tuple(extent(k, d) - s for k, d, s in zip(kernel, dilate, stride))
+        pad = tuple(max(0, n) // 2 for n in beyond)
+        adj = tuple(2 * p - n for p, n in zip(pad, beyond))
     channels, groups = _channels(op, channels, groups, in_channels)
     return ConvolutionTranspose(kernel, stride, dilate, pad, adj, channels, groups, layout)
 

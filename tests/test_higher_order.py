@@ -42,6 +42,7 @@ LAYERS = {
     'transposed1d': ((2, 3, 4), lambda: nn.Conv1DTranspose(2, 3, strides=2, output_padding=1)),
     'transposed2d': ((2, 4, 3, 4), lambda: nn.Conv2DTranspose(6, 3, 2, (1, 0), groups=2)),
     'transposed2d-last': ((2, 3, 4, 2), lambda: nn.Conv2DTranspose(3, 3, layout='NHWC')),
+    'transposed2d-same': ((1, 2, 3, 4), lambda: nn.Conv2DTranspose(2, (3, 2), (2, 1), 'same')),
     'transposed3d': ((1, 2, 2, 3, 2), lambda: nn.Conv3DTranspose(2, 2, dilation=2)),
     'max1d': ((2, 3, 9), lambda: nn.MaxPool1D(3, 2, ceil_mode=True)),
     'max2d': ((2, 3, 5, 6), lambda: nn.MaxPool2D(3, 2, 1)),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon
 
-from gluon_convpool import functional, geometry, nn
+from gluon_convpool import functional, geometry, nn, optimize, swap
 from gluon_convpool.testing import (
     MODES,
     ConvolutionTransposeCase,
@@ -19,6 +19,7 @@ from gluon_convpool.testing import (
     empty_arrays,
     measure,
     parity_cases,
+    reference,
 )
 
 
@@ -139,6 +140,159 @@ def test_by_hand(any_dtype_backend, np_or_nd):
     assert up(dilation=2) == [1, 10, 2, 20, 3, 30]
 
 
+# --------------------------------------------------------------------------- 'same' and 'valid'
+
+# kernel, strides, dilation
+SAME = [(1, 1, 1), (2, 1, 1), (3, 1, 2), (4, 1, 1), (3, 2, 1), (4, 2, 1), (2, 3, 1), (1, 2, 1)]
+SAME += [(3, 3, 1), (2, 2, 3), (5, 2, 1), (2, 4, 2)]
+
+
+def beyond_same(kernel, strides, dilation):
+    """What all windows reach beyond ``n * strides`` elements."""
+    return dilation * (kernel - 1) + 1 - strides
+
+
+@pytest.mark.parametrize('ndim', [1, 2, 3])
+@pytest.mark.parametrize('layout', ['first', 'last'])
+@pytest.mark.parametrize('kernel, strides, dilation', SAME)
+def test_same_gives_as_many_elements_as_the_data_times_the_strides(
+    kernel, strides, dilation, layout, ndim, any_dtype_backend, np_arrays
+):
+    """What is beyond is taken away, the smaller half in front, and what is missing added behind."""
+    sizes = (4, 3, 2)[:ndim]
+    x, weight, bias = draw('same', (2, 4, *sizes), (4, 3, *(kernel,) * ndim), (6,))
+    beyond = beyond_same(kernel, strides, dilation)
+    window = {'strides': strides, 'dilation': dilation, 'groups': 2}
+    whole = {'output_padding': max(0, -beyond), **window}
+    full = reference.convolution_transpose(x, weight, bias, **whole)
+    first = max(0, beyond) // 2
+    inside = (..., *(slice(first, first + n * strides) for n in sizes))
+    (head,) = draw('head', (2, 6, *(n * strides for n in sizes)))
+    wide = np.zeros(full.shape)
+    wide[inside] = head
+    gradients = reference.convolution_transpose_gradients(wide, x, weight, **whole)
+    move = np.asarray if layout == 'first' else lambda value: np.moveaxis(value, 1, -1)
+    expected = dict(zip(('output', 'x', 'weight'), (full[inside], *gradients)))
+    expected = {**{k: move(v) for k, v in expected.items()}, 'bias': gradients[2]}
+    for mode in ('imperative', 'static'):
+        layer = getattr(nn, f'Conv{ndim}DTranspose')(
+            6,
+            kernel,
+            padding='same',
+            layout=geometry.LAYOUTS[ndim][layout == 'last'],
+            in_channels=4,
+            **window,
+        )
+        layer.initialize()
+        layer.weight.set_data(array_kind().array(move(weight)))
+        layer.bias.set_data(array_kind().array(bias))
+        assert_same(measure(layer, move(x), move(head), mode), expected)
+
+
+@pytest.mark.parametrize('kernel, strides, dilation', SAME)
+def test_same_is_the_exact_adjoint_of_a_convolution(
+    kernel, strides, dilation, any_dtype_backend, np_or_nd
+):
+    """Of the one with 'same' without strides, and else of the one that pads what is taken away."""
+    window = {'strides': strides, 'dilation': dilation}
+    x, weight, y = (
+        array_kind().array(value, dtype='float64')
+        for value in draw(
+            'adjoint of same',
+            (2, 3, 4, 5),
+            (3, 2, kernel, kernel),
+            (2, 2, 4 * strides, 5 * strides),
+        )
+    )
+    up = functional.convolution_transpose(x, weight, padding='same', **window)
+    beyond = max(0, beyond_same(kernel, strides, dilation))
+    padding = ((beyond // 2, beyond - beyond // 2),) * 2
+    for one in (padding, 'same') if strides == 1 else (padding,):
+        down = functional.convolution(y, weight, padding=one, **window)
+        assert down.shape == x.shape and up.shape == y.shape
+        y.attach_grad()
+        with autograd.record():
+            out = functional.convolution(y, weight, padding=one, **window)
+        out.backward(x)
+        assert_close('gradient', y.grad.asnumpy(), up.asnumpy(), 1e-12)
+
+
+def test_same_and_valid_by_hand(any_dtype_backend, np_or_nd):
+    x = array_kind().array(np.float32([[[1, 10]]]))
+    weight = array_kind().array(np.float32([[[1, 2, 3]]]))
+
+    def up(**arguments):
+        found = functional.convolution_transpose(x, weight, layout='NCW', **arguments)
+        return found.asnumpy().tolist()[0][0]
+
+    assert up(padding='valid') == [1, 12, 23, 30]
+    assert up(padding='valid', strides=3, output_padding=2) == [1, 2, 3, 10, 20, 30, 0, 0]
+    assert up(padding='same') == [12, 23]
+    assert up(padding='same', strides=2) == [1, 2, 13, 20]
+    assert up(padding='same', strides=3) == [1, 2, 3, 10, 20, 30]
+    assert up(padding='same', strides=4) == [1, 2, 3, 0, 10, 20, 30, 0]
+
+
+def test_same_goes_to_the_operator_with_its_own_padding_where_that_can_do_it():
+    for kernel, strides, pad, adj in ((4, 2, 1, 0), (3, 1, 1, 0), (2, 3, 0, 1), (1, 4, 0, 3)):
+        layers = [
+            nn.Conv1DTranspose(4, kernel, strides, *padding, prefix='up_')
+            for padding in (('same',), (pad, adj))
+        ]
+        assert layers[0]._kwargs == layers[1]._kwargs
+        assert layers[0].outpad == (adj,)
+    assert nn.Conv1DTranspose(4, 3, 2, 'same')._arguments.cut == (1,)
+
+
+def test_a_layer_that_takes_away_more_behind(any_dtype_backend, np_or_nd):
+    layer = nn.Conv2DTranspose(4, (5, 4), 2, 'same', activation='relu', in_channels=3)
+    assert 'padding=((1, 2), (1, 1))' in repr(layer) and repr(layer).count('padding') == 1
+    assert 'padding=(1, 1)' in repr(nn.Conv2DTranspose(4, 4, 2, 'same'))
+    layer.initialize()
+    assert layer(array_kind().ones((2, 3, 4, 5))).shape == (2, 4, 8, 10)
+    report = swap(layer, 'mxnet')
+    reason = 'MXNet has no padding=((1, 2), (1, 1)) of a transposed convolution'
+    assert not report.replaced and report.left[0].reason == reason
+    assert swap(nn.Conv2DTranspose(4, 4, 2, 'same'), 'mxnet').replaced
+
+
+def test_same_in_a_network_that_is_exported_optimized_and_cast(
+    tmp_path, any_dtype_backend, np_or_nd
+):
+    net = gluon.nn.HybridSequential()
+    net.add(
+        nn.Conv2DTranspose(4, 3, 2, 'same', in_channels=3),
+        nn.BatchNorm(in_channels=4),
+        gluon.nn.Activation('relu'),
+        nn.Conv2DTranspose(2, 4, 1, 'same', in_channels=4),
+    )
+    net.initialize()
+    x = array_kind().array(draw('up', (2, 3, 4, 5))[0])
+    expected = net(x).asnumpy()
+    assert expected.shape == (2, 2, 8, 10)
+    assert optimize(net).verify(x).agrees
+    net.hybridize()
+    assert_close('output', net(x).asnumpy(), expected, 1e-6)
+    net.export(str(tmp_path / 'net'))
+    again = gluon.SymbolBlock.imports(
+        str(tmp_path / 'net-symbol.json'), ['data'], str(tmp_path / 'net-0000.params')
+    )
+    assert_close('output', again(x).asnumpy(), expected, 1e-6)
+    net.cast('float16')
+    half = net(x.astype('float16'))
+    assert half.dtype == np.float16
+    assert_close('output', half.asnumpy(), expected, 1e-2)
+
+
+def test_same_of_an_empty_batch(any_dtype_backend, np_or_nd):
+    with empty_arrays(True):
+        layer = nn.Conv2DTranspose(4, 3, 2, 'same', in_channels=3)
+        layer.initialize()
+        for hybridized in (False, True):
+            layer.hybridize(hybridized)
+            assert layer(array_kind().zeros((0, 3, 4, 5))).shape == (0, 4, 8, 10)
+
+
 def test_a_network_that_goes_down_and_up(any_dtype_backend, np_or_nd):
     def network(layers):
         net = gluon.nn.HybridSequential()
@@ -177,7 +331,12 @@ WRONG = [
     ({'output_padding': 'x'}, ["output_padding='x'", 'integer']),
     ({'kernel_size': (3, 3, 3)}, ['kernel_size=(3, 3, 3)', '2']),
     ({'strides': 0}, ['strides=0', 'at least 1']),
-    ({'padding': 'same'}, ["padding='same'", 'integer']),
+    ({'padding': 'full'}, ["padding='full'", "'same', 'valid'"]),
+    ({'padding': ((1, 2), (1, 2))}, ['padding=((1, 2), (1, 2))', 'integer']),
+    (
+        {'padding': 'same', 'output_padding': 1, 'strides': 2},
+        ['output_padding=(1, 1)', "padding='same' decides", 'allowed: output_padding=0'],
+    ),
     ({'groups': 3}, ['groups=3', 'channels=4', 'divisible']),
     ({'layout': 'NCW'}, ["layout='NCW'", "'NCHW'"]),
     ({'activation': 'reluu'}, ["activation='reluu'", "'relu'"]),

@@ -349,6 +349,12 @@ def convolution_transpose(
     adds: Adds = (None, None, None),
 ) -> Any:
     """One transposed convolution on inputs of one `kind`, arguments already checked."""
+    if any(arguments.cut):
+        cut, ndim = arguments.cut, arguments.ndim
+        whole = arguments._replace(adj=tuple(map(sum, zip(arguments.adj, cut))))
+        out = convolution_transpose(x, weight, bias, whole, kind, None, adds)
+        places = ((0,) * ndim, cut, (1,) * ndim)
+        return portable.picked(out, arguments.layout, *places, kind, name)
     inputs = [
         _detour(one, kind, add) for one, add in zip((x, weight, bias), adds) if one is not None
     ]

@@ -21,6 +21,7 @@ from .._mxnet import mx, put_in_plain_order, release_threads
 from ..nn import _common
 from ..nn._kernel_layer import KernelLayer
 from ..nn.batch_norm import _BatchNorm
+from ..nn.conv_transpose import _ConvolutionTranspose
 from ..nn.deformable_conv import Deformable
 from ..nn.pool import AnyPooling, _Pooling
 from ..nn.sequential import Joining, has_relu_behind_norm
@@ -332,6 +333,9 @@ def _builtin_class(layer: Any) -> Type[Any]:
             raise ValueError(f'MXNet has no padding={border.pairs} with {border.mode}')
         if 'behind' in getattr(layer, '_kwargs', {}):
             raise ValueError(f'MXNet has no padding={layer._arguments.padding} of a pooling')
+        if isinstance(layer, _ConvolutionTranspose) and any(layer._arguments.cut):
+            padding = layer._arguments.padding
+            raise ValueError(f'MXNet has no padding={padding} of a transposed convolution')
         return next(one for one in cls.__mro__ if one.__module__.startswith('mxnet.'))
     raise ValueError(f'{cls.__name__} is a subclass of {cls.__bases__[0].__name__} of ours')
 

@@ -30,7 +30,8 @@ Notes
 -----
 Input and output are arrays (or symbols) of {axes} axes in the order of `layout`, of float32,
 float64 or, computed in float32, float16. Along an axis of n elements the output has
-``(n - 1) * strides - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``.
+``(n - 1) * strides - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``, and
+``n * strides`` with ``padding='same'``.
 
 Examples
 --------
@@ -48,11 +49,13 @@ _PARAMETERS = {
     **_OF_CONVOLUTION,
     'strides': """strides : int or tuple of {ndim} int
     Step from one window of the output to the next.""",
-    'padding': """padding : int or tuple of {ndim} int
-    Elements taken away on both sides of each axis of the output.""",
+    'padding': """padding : int, tuple of {ndim} int, 'same' or 'valid'
+    Elements taken away on both sides of each axis of the output. 'valid' takes none away; 'same'
+    takes away ``dilation * (kernel_size - 1) + 1 - strides`` in all, the smaller half in front, or
+    where that is negative adds as many behind, so that the output has ``n * strides`` elements.""",
     'output_padding': """output_padding : int or tuple of {ndim} int
-    Elements that each axis of the output has in addition behind the last; smaller than
-    `strides`.""",
+    Elements that each axis of the output has in addition behind the last; smaller than `strides`.
+    With ``padding='same'``, which decides it, only 0 is allowed.""",
     'layout': """layout : str
     One of {layouts}. The weight has its axes in the same order, with input channels in the place
     of N and output channels in that of C.""",
@@ -101,18 +104,22 @@ class _ConvolutionTranspose(KernelLayer):
         )
 
     def _reread(self, kwargs: Dict[str, Any]) -> geometry.ConvolutionTranspose:
-        return geometry.convolution_transpose_arguments(
+        adj = kwargs['adj']
+        # as `padding='same'` may have it, which is no `output_padding` that can be given
+        cut = isinstance(adj, tuple) and min(adj) < 0
+        arguments = geometry.convolution_transpose_arguments(
             type(self).__name__,
             kwargs['kernel'],
             kwargs['stride'],
             kwargs['pad'],
-            kwargs['adj'],
+            tuple(max(0, a) for a in adj) if cut else adj,
             kwargs['dilate'],
             kwargs['num_filter'],
             kwargs['num_group'],
             kwargs['layout'],
             ndim=self.ndim,
         )
+        return arguments._replace(adj=adj) if cut else arguments
 
     def _attributes(self, arguments: geometry.ConvolutionTranspose) -> Dict[str, Any]:
         return {'adj': arguments.adj}
@@ -128,6 +135,13 @@ class _ConvolutionTranspose(KernelLayer):
         return functional.call_convolution_transpose(
             x, weight, bias, self._arguments, kind, dtype, device, name='fwd', adds=adds
         )
+
+    def __repr__(self) -> str:
+        text, arguments = super().__repr__(), self._arguments
+        if any(arguments.cut):
+            text = text.replace(f', padding={arguments.pad}', '', 1)
+            text = f'{text[:-1]}, padding={arguments.padding})'
+        return text
 
 
 class Conv1DTranspose(_ConvolutionTranspose, builtin.Conv1DTranspose):
