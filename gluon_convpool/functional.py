@@ -29,6 +29,8 @@ __all__ = [
 
 DTYPES = ('float32', 'float64', 'float16')
 INTEGERS = ('int8', 'uint8', 'int32')
+# What float64 does not hold, and pooling alone takes.
+LONG_INTEGERS = ('int64',)
 # Of indices, the number of an element within its plane.
 PLACES = ('int32', 'int64')
 # What arrays of these dtypes are computed in. Every integer of 32 bits is a float64, and so is the
@@ -103,7 +105,7 @@ def _check_devices(op: str, arrays: Sequence[Any]) -> str:
 
 def check_pooled(arguments: geometry.Pooling, x: Any) -> Tuple[str, str]:
     """As `check_arrays`, for the data of a pooling, which may be integers."""
-    dtype, device = check_arrays('pooling', (x,), DTYPES + INTEGERS)
+    dtype, device = check_arrays('pooling', (x,), DTYPES + INTEGERS + LONG_INTEGERS)
     _check_dtype(*_pooled(arguments), dtype)
     return dtype, device
 
@@ -112,7 +114,7 @@ def _pooled(arguments: geometry.Pooling) -> Tuple[str, Tuple[str, ...]]:
     """What a pooling is called in messages about dtypes, and those that it takes."""
     if arguments.mode == 'lp':
         return "pooling(mode='lp')", DTYPES
-    return 'pooling', DTYPES + INTEGERS
+    return 'pooling', DTYPES + INTEGERS + LONG_INTEGERS
 
 
 def _check_dtype(op: str, allowed: Tuple[str, ...], dtype: str) -> None:
@@ -264,6 +266,8 @@ def call_pooling(
     if kind.symbol:
         op, allowed = _pooled(arguments)
         x, dtype = _checked_in_graph(op, x, kind, dtype, allowed)
+    if dtype in LONG_INTEGERS:
+        return backends.portable.pooling_of_int64(x, arguments, kind, name)
     wide = COMPUTED_IN.get(dtype or '')
     if wide is None:
         return backend.pooling(x, arguments, kind, name, adds)
@@ -678,8 +682,8 @@ def pooling(
     ----------
     x : array or symbol, shape (batch, channels, height, width)
         In the order of `layout`; float32, float64, or float16, which is computed in float32. Or,
-        but for 'lp', int8, uint8 or int32: then an average is rounded down, as by NumPy's ``//``,
-        and a sum that the dtype cannot hold becomes its largest or smallest value.
+        but for 'lp', int8, uint8, int32 or int64: then an average is rounded down, as by NumPy's
+        ``//``, and a sum that the dtype cannot hold becomes its largest or smallest value.
     pool_size : int or (int, int)
         Size of the window, in elements: one value for both spatial axes or one per axis.
     strides : int or (int, int), optional

@@ -544,13 +544,6 @@ def test_unsupported_dtype(dtype, any_backend, np_or_nd):
     complains(lambda: Pool2D(mode='lp')(x), *words)
 
 
-def test_integers_of_64_bits_are_not_pooled(any_backend, np_or_nd):
-    x = ones(2, 3, 9, 9, dtype='int64')
-    for layer in (nn.MaxPool2D(), nn.GlobalAvgPool2D(), Pool2D(mode='sum')):
-        complains(lambda layer=layer: layer(x), 'pooling', 'int64', 'int32')
-    complains(lambda: functional.pooling(x), 'pooling', 'int64', 'int32')
-
-
 @pytest.mark.parametrize('dtype', ['int32', 'float64', 'float16'])
 def test_layer_met_with_another_dtype_than_its_parameters(dtype, any_backend, np_or_nd):
     layer = nn.Conv2D(4, 3, in_channels=3)

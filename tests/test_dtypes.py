@@ -14,6 +14,7 @@ from gluon_convpool.testing import (
     assert_close,
     assert_same,
     draw,
+    empty_arrays,
     measure,
     reference,
 )
@@ -154,6 +155,156 @@ def test_integers_are_pooled_exactly(dtype, padding, any_dtype_backend, np_or_nd
                 found = layer(array).asnumpy()
                 assert found.dtype == dtype
                 np.testing.assert_array_equal(found, expected)
+
+
+# ------------------------------------------------------------------------ integers of 64 bits
+
+
+def exactly(values):
+    """Python's integers, which know no largest one."""
+    return np.vectorize(int, otypes=[object])(values)
+
+
+def exact_windows(x, kernel, strides, pairs):
+    """The elements of each window of ``(N, C, H, W)``, None where it lies in the padding."""
+    wide = np.pad(exactly(x), ((0, 0), (0, 0), *pairs), constant_values=None)
+    rows, columns = (range(0, n - k + 1, s) for n, k, s in zip(wide.shape[2:], kernel, strides))
+    out = np.empty((*x.shape[:2], len(rows), len(columns)), object)
+    for n, c, i, j in np.ndindex(out.shape):
+        window = wide[n, c, rows[i] : rows[i] + kernel[0], columns[j] : columns[j] + kernel[1]]
+        out[n, c, i, j] = window.ravel().tolist()
+    return out
+
+
+def of_window(mode, count_include_pad=True):
+    range_ = np.iinfo('int64')
+
+    def pooled(window):
+        there = [value for value in window if value is not None]
+        if mode == 'max':
+            return max(there)
+        if mode == 'sum':
+            return min(max(sum(there), range_.min), range_.max)
+        return sum(there) // len(window if count_include_pad else there)
+
+    return pooled
+
+
+LONG = [('max',), ('sum',), ('avg',), ('avg', False)]
+LONG_WINDOWS = [
+    # pool_size, strides, padding, the padding in pairs
+    ((3, 3), (2, 2), 0, ((0, 0), (0, 0))),
+    ((3, 2), (1, 2), 1, ((1, 1), (1, 1))),
+    ((2, 4), (2, 1), 'same', ((0, 1), (1, 2))),
+]
+
+
+@pytest.mark.parametrize('window', LONG_WINDOWS, ids=str)
+@pytest.mark.parametrize('mode', LONG, ids=str)
+def test_integers_of_64_bits_are_pooled_exactly(mode, window, any_dtype_backend, np_or_nd):
+    """Where sums are beyond int64, and all else far beyond what float64 holds."""
+    pool_size, strides, padding, pairs = window
+    range_ = np.iinfo('int64')
+    large = integers('int64', (2, 3, 7, 6))
+    for x in (
+        large,
+        large // 2**7,
+        large // 2**62,
+        2**53 + 1 + large % 7,
+        np.full_like(large, range_.min),
+        np.full_like(large, range_.max),
+    ):
+        windows = exact_windows(x, pool_size, strides, pairs)
+        expected = np.vectorize(of_window(*mode), otypes=['int64'])(windows)
+        for layout in ('NCHW', 'NHWC'):
+            move = np.asarray if layout == 'NCHW' else lambda value: np.moveaxis(value, 1, -1)
+            layer = nn.Pool2D(pool_size, strides, padding, *mode[:1], layout=layout)
+            layer._kwargs['count_include_pad'] = mode[1:] != (False,)
+            array = array_kind().array(move(x), dtype='int64')
+            for hybridized in (False, True):
+                layer.hybridize(hybridized)
+                found = layer(array).asnumpy()
+                assert found.dtype == 'int64'
+                np.testing.assert_array_equal(found, move(expected))
+
+
+@pytest.mark.parametrize('mode', LONG[:3], ids=str)
+def test_one_window_over_all_integers_of_64_bits(mode, any_dtype_backend, np_or_nd):
+    for divisor in (1, 2**10, 2**62):
+        x = integers('int64', (2, 3, 7, 6)) // divisor
+        windows = exact_windows(x, (7, 6), (1, 1), ((0, 0), (0, 0)))
+        expected = np.vectorize(of_window(*mode), otypes=['int64'])(windows)
+        for hybridized in (False, True):
+            layer = nn.Pool2D(mode=mode[0], global_pool=True)
+            layer.hybridize(hybridized)
+            found = layer(array_kind().array(x, dtype='int64')).asnumpy()
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_the_last_window_of_integers_of_64_bits(any_dtype_backend, np_or_nd):
+    """In ceil mode: it ends with the padded data, and may hold none of it."""
+    one = 2**60 + 1
+    x = array_kind().array(np.array([[[1, 3, 5, 7, -3]]]) * one, dtype='int64')
+
+    def pooled(*window, **arguments):
+        layer = nn.Pool1D(*window, ceil_mode=True, **arguments)
+        return layer(x).asnumpy().tolist()[0][0]
+
+    assert pooled(2, mode='avg') == [2 * one, 6 * one, -3 * one]
+    assert pooled(1, 3) == [one, 7 * one, -(2**63)]
+    assert pooled(1, 3, mode='avg') == [one, 7 * one, 0]
+    # three places of the last window are within the padded data, and two within the data
+    assert pooled(4, 4, 1, 'avg') == [9 * one // 4, 4 * one // 3]
+    assert pooled(4, 4, 1, 'avg', count_include_pad=False) == [3 * one, 2 * one]
+    assert pooled(2, 3, 1, 'avg') == [one // 2, 6 * one, 0]
+
+
+@pytest.mark.parametrize('ndim', [1, 3])
+def test_integers_of_64_bits_over_one_and_three_axes(ndim, any_dtype_backend, np_or_nd):
+    x = np.arange(4**ndim).reshape(1, 1, *(4,) * ndim) - 2**62
+    array = array_kind().array(x, dtype='int64')
+    parts = x.reshape(sum(((2, 2) for _ in range(ndim)), ()))
+    within = tuple(range(1, 2 * ndim, 2))
+    largest = getattr(nn, f'MaxPool{ndim}D')(2)(array).asnumpy()[0, 0]
+    np.testing.assert_array_equal(largest, parts.max(axis=within))
+    means = getattr(nn, f'AvgPool{ndim}D')(2)(array).asnumpy()[0, 0]
+    rests = (parts + 2**62).sum(axis=within) // 2**ndim
+    np.testing.assert_array_equal(means, rests - 2**62)
+
+
+@pytest.mark.parametrize('mode', LONG[:3], ids=str)
+def test_an_empty_batch_and_no_gradients_of_64_bits(mode, any_dtype_backend, np_or_nd):
+    for layer in (nn.Pool2D(2, 1, 'same', *mode), nn.Pool2D(mode=mode[0], global_pool=True)):
+        for hybridized in (False, True):
+            layer.hybridize(hybridized)
+            x = array_kind().ones((2, 3, 4, 5), dtype='int64')
+            x.attach_grad()
+            with autograd.record():
+                y = layer(x)
+            y.backward()
+            assert (x.grad.asnumpy() == 0).all()
+            with empty_arrays(True):
+                empty = layer(array_kind().zeros((0, 3, 4, 5), dtype='int64'))
+                assert empty.asnumpy().shape == (0, *y.shape[1:]) and empty.dtype == np.int64
+
+
+def test_a_graph_of_integers_of_64_bits_is_told_so(any_dtype_backend, np_or_nd):
+    x = array_kind().array(integers('int64', (2, 3, 8, 8)), dtype='int64')
+    layers = nn.MaxPool2D(2), nn.GlobalAvgPool2D()
+    with pytest.raises(mx.base.MXNetError, match='pooling: '):
+        hybridized(*layers)(x).asnumpy()
+    found = hybridized(*layers, dtype='int64')(x).asnumpy()
+    largest = exact_windows(x.asnumpy(), (2, 2), (2, 2), ((0, 0), (0, 0)))
+    for image, values in zip(found.reshape(6), largest.reshape(6, 16)):
+        assert image == sum(map(max, values)) // 16
+
+
+def test_the_native_backend_has_no_integers_of_64_bits(native, np_or_nd):
+    with pytest.raises(ValueError, match=r"'native' was asked for, but .* no kernel for int64"):
+        nn.MaxPool2D()(array_kind().ones((1, 1, 4, 4), dtype='int64'))
+
+
+# ---------------------------------------------------------------------- integers of all sizes
 
 
 def test_an_average_of_integers_is_rounded_down_as_numpy_does(any_dtype_backend, np_or_nd):

@@ -13,7 +13,7 @@ from gluon_convpool import backends, functional, geometry
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'LAYERS.md'
 BEGIN, END = '<!-- begin of the table -->\n', '<!-- end of the table -->\n'
-COLUMNS = ('float32', 'float64', 'float16', 'int8, uint8, int32')
+COLUMNS = ('float32', 'float64', 'float16', 'int8, uint8, int32', 'int64')
 
 
 # The operator, and the layers that it is; none for what no backend but the portable one has.
@@ -48,7 +48,7 @@ def arguments_of(op: str, layout: str) -> Any:
 
 def servers(op: Optional[str], layers: Tuple[str, ...], layout: str, dtype: str) -> str:
     """Name the backends, and what they compute in where that is another dtype."""
-    if dtype in functional.INTEGERS and op != 'pooling':
+    if dtype not in functional.DTYPES and op != 'pooling':
         return '–'
     wide = functional.COMPUTED_IN.get(dtype, dtype)
     found = ['portable']
@@ -69,7 +69,7 @@ def rows() -> Iterator[Tuple[str, ...]]:
                 continue
             shown = ', '.join(f'`{one.format(n=n)}`' for one in layers)
             for layout in layouts[:1] if layers[0] in CHANNELS_FIRST else layouts:
-                dtypes = (*functional.DTYPES, functional.INTEGERS[0])
+                dtypes = (column.split(', ')[0] for column in COLUMNS)
                 cells = (servers(op, layers, layout, dtype) for dtype in dtypes)
                 yield (shown, layout, *cells)
 

@@ -1201,6 +1201,116 @@ def _lp(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
 _MODES = {'max': _max, 'avg': _avg, 'sum': _sum, 'lp': _lp}
 
 
+# --------------------------------------------------------------------------- 64-bit integers
+
+# The lowest of them, and where their upper halves begin.
+_LOWEST, _HALF = -(2.0**63), 2**32
+
+
+def pooling_of_int64(
+    x: Any, arguments: geometry.Pooling, kind: Kind, name: Optional[str] = None
+) -> Any:
+    """One pooling of int64, arguments already checked: forward only, as that of all integers.
+
+    float64 does not hold them, so all of it is computed in int64 itself. A sum that int64 does not
+    hold becomes its largest or smallest value, and an average is exact whatever its sum is.
+    """
+    if legacy_and_empty(x, kind):
+        out = pooling_of_int64(_mxnet.to_world(x, True), arguments, _mxnet.NP_ARRAY)
+        return _mxnet.to_world(out, False)
+    ops, layout = _OPERATORS[kind], arguments.layout
+    axes = tuple(layout.index(axis) for axis in 'NC' + layout.strip('NC'))
+    if kind.symbol:
+        x = with_fitting_pooling(x, arguments, kind, 'pooling')
+    x = ops.F.BlockGrad(ops.move_axes(ops.enter(x), axes))
+    x = _int64_max(ops, x, arguments) if arguments.mode == 'max' else _int64_sum(ops, x, arguments)
+    x = ops.move_axes(x, inverse(axes))
+    return ops.leave(ops.F.identity(x, name=name) if kind.symbol else x)
+
+
+def _surrounded(ops: _Operators, x: Any, before: Ints, after: Ints, value: float) -> Any:
+    """`x` with `value` around it on each spatial axis: MXNet's padding takes no integers."""
+    F = ops.F
+    for axis, sides in enumerate(zip(before, after), start=2):
+        one = F.zeros_like(F.slice_axis(x, axis=axis, begin=0, end=1)) + value
+        parts = [F.broadcast_axis(one, axis=axis, size=n) if n else None for n in sides]
+        parts = [one for one in (parts[0], x, parts[1]) if one is not None]
+        x = F.concat(*parts, dim=axis) if len(parts) > 1 else x
+    return x
+
+
+def _int64_max(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    if arguments.global_pool:
+        # not the legacy one, which refuses empty arrays
+        maximum = mx.sym.np.max if ops.kind.symbol else mx.np.max
+        return maximum(x.as_np_ndarray(), _spatial(arguments), keepdims=True).as_nd_ndarray()
+    x = _surrounded(ops, x, *_padding(arguments), _LOWEST)
+    for axis in reversed(_spatial(arguments)):
+        taps = _taps(ops, x, axis, arguments)
+        x = taps[0]
+        for tap in taps[1:]:
+            x = ops.F.broadcast_maximum(x, tap)
+    return x
+
+
+def _int64_box_sum(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    """Sums over windows of an already padded `x`, none of which may be beyond int64."""
+    if not arguments.global_pool:
+        return _box_sum(ops, x, arguments)
+    for axis in _spatial(arguments):
+        # the last of the sums so far, since reductions refuse empty arrays
+        x = ops.F.slice_axis(ops.F.cumsum(x, axis=axis), axis=axis, begin=-1, end=None)
+    return x
+
+
+def _floor_divided(ops: _Operators, x: Any, by: Any) -> Tuple[Any, Any]:
+    """The quotient by a number or an array, rounded down, and the rest."""
+    F = ops.F
+
+    def times(x: Any) -> Any:
+        return x * by if isinstance(by, int) else F.broadcast_mul(x, by)
+
+    # rounded towards 0
+    quotient = x / by if isinstance(by, int) else F.broadcast_div(x, by)
+    rest = F.broadcast_sub(x, times(quotient))
+    negative = rest < 0
+    return F.broadcast_sub(quotient, negative), F.broadcast_add(rest, times(negative))
+
+
+def _int64_sum(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    """Sums or averages, by way of the sums of the upper and of the lower halves."""
+    F = ops.F
+    sides = ((0,) * arguments.ndim,) * 2 if arguments.global_pool else _padding(arguments)
+    halves = _floor_divided(ops, _surrounded(ops, x, *sides, 0), _HALF)
+    upper, lower = (_int64_box_sum(ops, one, arguments) for one in halves)
+    carry, lower = _floor_divided(ops, lower, _HALF)
+    upper = F.broadcast_add(upper, carry)
+    if arguments.mode == 'avg':
+        counts = _int64_counts(ops, x, arguments)
+        upper, rest = _floor_divided(ops, upper, counts)
+        # less than the count times 2^32, so that it fits
+        rest = F.broadcast_add(rest * _HALF, lower)
+        return F.broadcast_add(upper * _HALF, F.broadcast_div(rest, counts))
+    largest = _HALF // 2 - 1
+    lower = F.where(upper > largest, F.zeros_like(lower) + (_HALF - 1), lower)
+    lower = F.where(upper < -largest - 1, F.zeros_like(lower), lower)
+    upper = F.maximum(F.minimum(upper, largest), -largest - 1)
+    return F.broadcast_add(upper * _HALF, lower)
+
+
+def _int64_counts(ops: _Operators, x: Any, arguments: geometry.Pooling) -> Any:
+    """How many elements each window averages, at least 1."""
+    ones = ops.F.ones_like(_one_plane(ops, x, arguments.ndim))
+    if arguments.global_pool:
+        return _int64_box_sum(ops, ones, arguments)
+    before, after = _padding(arguments)
+    if arguments.count_include_pad:
+        ones = _surrounded(ops, ones, *arguments.sides, 1)
+        before, after = (0,) * arguments.ndim, tuple(map(sub, after, arguments.sides[1]))
+    counts = _box_sum(ops, _surrounded(ops, ones, before, after, 0), arguments)
+    return ops.F.broadcast_maximum(counts, ops.F.ones_like(counts))
+
+
 # --------------------------------------------------------------------------- unpooling
 
 

@@ -57,9 +57,9 @@ _SIZE = """Along an axis of n elements the output has
 down, and of a pair of paddings the sum in the place of ``2 * padding``."""
 _GLOBAL_SIZE = 'Each spatial axis of the output has one element.'
 _INTEGERS = {
-    'max': ', int8, uint8 or int32',
-    'avg': ', int8, uint8 or int32 (rounded down)',
-    '': """; but for 'lp' also int8, uint8 or int32, where
+    'max': ', int8, uint8, int32 or int64',
+    'avg': ', int8, uint8, int32 or int64 (rounded down)',
+    '': """; but for 'lp' also int8, uint8, int32 or int64, where
 averages are rounded down and sums stay in the range of the dtype""",
 }
 _NAN = ' The maximum of a window that holds NaN is NaN.'
