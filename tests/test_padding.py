@@ -285,6 +285,21 @@ def test_gradients_of_pooling_are_those_of_the_output(pooling, any_dtype_backend
     assert assert_gradients_numeric(layer, x) == 'float64'
 
 
+def test_a_gradient_of_pooling_is_added_where_that_is_asked_for(any_dtype_backend, np_or_nd):
+    x, head = draw('added', (2, 3, 7, 6), (2, 3, 4, 3))
+    layer = nn.AvgPool2D(2, padding='same')
+    once = measure(layer, x, head)['x']
+    for hybridized in (False, True):
+        layer.hybridize(hybridized)
+        data = array_kind().array(x)
+        data.attach_grad('add')
+        for _ in range(3):
+            with autograd.record():
+                y = layer(data)
+            y.backward(array_kind().array(head))
+        assert_close('x', data.grad.asnumpy(), 3 * once)
+
+
 def test_an_empty_batch_is_pooled(any_dtype_backend, np_or_nd):
     with empty_arrays(True):
         for hybridized in (False, True):
@@ -348,10 +363,11 @@ def test_a_network_with_such_poolings_is_optimized(np_or_nd):
     assert gluon_convpool.optimize(net).verify(x).agrees
 
 
+@pytest.mark.parametrize('strides', [(1, 3), 2])
 @pytest.mark.parametrize('padding', ['same', ((1, 0), (0, 2))])
-def test_maxima_with_their_places_and_back(padding, any_dtype_backend, np_or_nd):
+def test_maxima_with_their_places_and_back(padding, strides, any_dtype_backend, np_or_nd):
     (x,) = draw('places', (2, 3, 7, 6))
-    window = {'pool_size': (2, 4), 'strides': (1, 3), 'padding': padding}
+    window = {'pool_size': (2, 4), 'strides': strides, 'padding': padding}
     data = array_kind().array(x)
     maxima, indices = functional.max_pooling_with_indices(data, **window)
     np.testing.assert_array_equal(maxima.asnumpy(), functional.pooling(data, **window).asnumpy())

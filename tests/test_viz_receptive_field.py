@@ -53,6 +53,10 @@ NETWORKS = {
         lambda: chain(nn.Conv2D(2, 3, dilation=3), nn.Conv2D(2, 2, dilation=2, strides=2)),
         (1, 16, 15),
     ),
+    'poolings whose sides differ': (
+        lambda: chain(nn.MaxPool2D(2, padding='same'), nn.AvgPool2D(4, 2, ((0, 2), (3, 0)))),
+        (1, 13, 15),
+    ),
     'groups': (lambda: chain(nn.Conv2D(4, 3, groups=4), nn.AvgPool2D(3, 2)), (4, 12, 12)),
     'ceil mode': (
         lambda: chain(nn.AvgPool2D(3, 2, ceil_mode=True), nn.MaxPool2D(2, 2, ceil_mode=True)),

@@ -1232,10 +1232,10 @@ def _surrounded(ops: _Operators, x: Any, before: Ints, after: Ints, value: float
     """`x` with `value` around it on each spatial axis: MXNet's padding takes no integers."""
     F = ops.F
     for axis, sides in enumerate(zip(before, after), start=2):
-        one = F.zeros_like(F.slice_axis(x, axis=axis, begin=0, end=1)) + value
-        parts = [F.broadcast_axis(one, axis=axis, size=n) if n else None for n in sides]
-        parts = [one for one in (parts[0], x, parts[1]) if one is not None]
-        x = F.concat(*parts, dim=axis) if len(parts) > 1 else x
+        if any(sides):
+            one = F.zeros_like(F.slice_axis(x, axis=axis, begin=0, end=1)) + value
+            first, last = ([F.broadcast_axis(one, axis=axis, size=n)] if n else [] for n in sides)
+            x = F.concat(*first, x, *last, dim=axis)
     return x
 
 
