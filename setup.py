@@ -231,7 +231,7 @@ class Library:
             for name, flags in reversed(list(self.instruction_sets.items()))
         ]
         have = [f'-DCONVPOOL_HAVE_{name.upper()}' for name in self.instruction_sets]
-        for source in sorted(NATIVE.glob('*.cc')):
+        for source in sorted(NATIVE.rglob('*.cc')):
             if source.name != 'kernels.cc' and not source.stem.endswith('_main'):
                 jobs.append(Job(source, source.stem, have))
         return jobs
@@ -241,7 +241,6 @@ class Library:
         arguments = [
             *COMMON_FLAGS,
             *job.flags,
-            f'-I{NATIVE}',
             f'-I{self.generated}',
             *('-isystem', str(include)),
             *('-isystem', str(include / 'mxnet')),
