@@ -589,6 +589,8 @@ class Convolution(NamedTuple):
     >>> arguments = geometry.convolution_arguments('conv', 3, 1, 1, 1, 8, 1, 'NCHW')
     >>> arguments.kernel, arguments.ndim
     ((3, 3), 2)
+    >>> geometry.convolution_arguments('conv', 2, 1, 'same', 1, 8, 1, 'NCHW').padding
+    ((0, 1), (0, 1))
     """
 
     kernel: Ints
@@ -605,6 +607,23 @@ class Convolution(NamedTuple):
     def ndim(self) -> int:
         """The number of spatial axes."""
         return len(self.kernel)
+
+    @property
+    def sides(self) -> Tuple[Ints, Ints]:
+        """What is added before and behind the data, one value for each axis."""
+        if self.border is None:
+            return self.pad, self.pad
+        # Users change the operator's `pad` after construction: its zeros come around the border.
+        before, after = (
+            tuple(map(sum, zip(self.pad, side))) for side in (self.border.before, self.border.after)
+        )
+        return before, after
+
+    @property
+    def padding(self) -> Tuple[Any, ...]:
+        """As users write it: one value for each axis, or a pair where the sides differ."""
+        before, after = self.sides
+        return paired(before, None if after == before else after)
 
 
 class ConvolutionTranspose(NamedTuple):
@@ -1565,7 +1584,7 @@ def convolution_shape(
         (arguments.pad, arguments.pad),
         arguments.dilate,
         False,
-        arguments.pad if arguments.border is None else arguments.border.pairs,
+        arguments.padding,
     )
     return _checked_size(op, join_shape(batch, arguments.channels, out, arguments.layout))
 

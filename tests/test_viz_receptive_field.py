@@ -57,6 +57,20 @@ NETWORKS = {
         lambda: chain(nn.MaxPool2D(2, padding='same'), nn.AvgPool2D(4, 2, ((0, 2), (3, 0)))),
         (1, 13, 15),
     ),
+    'convolutions whose sides differ': (
+        lambda: chain(
+            nn.Conv2D(2, (4, 2), strides=(2, 1), padding='same'),
+            nn.Conv2D(2, 3, strides=2, padding=((0, 2), (1, 0))),
+        ),
+        (1, 13, 11),
+    ),
+    'data mirrored around data': (
+        lambda: chain(
+            nn.Conv2D(2, 3, strides=2, padding=1, padding_mode='reflect'),
+            nn.Conv2D(2, (3, 2), padding=((1, 0), (0, 1)), padding_mode='replicate'),
+        ),
+        (1, 12, 11),
+    ),
     'groups': (lambda: chain(nn.Conv2D(4, 3, groups=4), nn.AvgPool2D(3, 2)), (4, 12, 12)),
     'ceil mode': (
         lambda: chain(nn.AvgPool2D(3, 2, ceil_mode=True), nn.MaxPool2D(2, 2, ceil_mode=True)),
@@ -185,6 +199,64 @@ def _flatten(net):
             yield child
 
 
+# What each axis of a 9x8 image becomes, on paper: (n + before + behind - extent) // stride + 1
+# elements, of which the first sees from -before on.
+SIDES = [
+    # the layer, the sizes of its output, the first pixels and the size of its first field
+    (lambda: nn.Conv2D(1, 2, padding='same'), (9, 8), (0, 0), (2, 2)),
+    (lambda: nn.Conv2D(1, (4, 6), padding='same'), (9, 8), (-1, -2), (4, 6)),
+    (lambda: nn.Conv2D(1, (4, 3), strides=(2, 3), padding='same'), (5, 3), (-1, -1), (4, 3)),
+    (lambda: nn.Conv2D(1, 2, padding='same', dilation=(3, 1)), (9, 8), (-1, 0), (4, 2)),
+    (lambda: nn.Conv2D(1, 2, padding='valid'), (8, 7), (0, 0), (2, 2)),
+    (lambda: nn.Conv2D(1, (3, 2), padding=((1, 2), (0, 1))), (10, 8), (-1, 0), (3, 2)),
+    (lambda: nn.Conv2D(1, 3, strides=2, padding=((2, 0), (0, 3))), (5, 5), (-2, 0), (3, 3)),
+    (lambda: nn.Conv2D(1, 3, padding=1, padding_mode='reflect'), (9, 8), (-1, -1), (3, 3)),
+    (lambda: nn.Conv2D(1, 5, padding=(1, 2), padding_mode='circular'), (7, 8), (-1, -2), (5, 5)),
+    (
+        lambda: nn.Conv2D(1, 4, padding='same', padding_mode='replicate', layout='NHWC'),
+        (9, 8),
+        (-1, -1),
+        (4, 4),
+    ),
+]
+
+
+@pytest.mark.parametrize(('layer', 'sizes', 'first', 'size'), SIDES)
+def test_what_is_put_around_the_data_counts_on_either_side(layer, sizes, first, size):
+    layer = layer()
+    shape = (1, 9, 8, 1) if layer._kwargs['layout'] == 'NHWC' else (1, 1, 9, 8)
+    (field,) = viz.receptive_fields(layer, shape)
+    assert (field.sizes, field.first((0, 0)), field.size) == (sizes, first, size)
+
+
+def test_sides_that_differ_add_up_from_layer_to_layer():
+    net = chain(
+        nn.Conv1D(1, 4, strides=2, padding='same'),
+        nn.Conv1D(1, 2, padding=((2, 0),), padding_mode='circular'),
+        nn.MaxPool1D(4, 3, padding='same'),
+    )
+    found = [
+        (field.sizes, field.first((0,)), field.size, field.jump)
+        for field in viz.receptive_fields(net, (1, 1, 16))
+    ]
+    # Fields grow by (kernel - 1) times the jump before, and begin that many times what is before.
+    assert found == [
+        ((8,), (-1,), (4,), (2,)),
+        ((9,), (-5,), (6,), (2,)),
+        ((3,), (-7,), (12,), (6,)),
+    ]
+
+
+def test_zeros_that_are_added_after_construction_count_too():
+    layer = nn.Conv2D(1, 2, padding='same')
+    layer._kwargs['pad'] = (1, 0)
+    layer.initialize()
+    (field,) = viz.receptive_fields(layer, (1, 1, 5, 6))
+    # (5 + 0 + 1 + 2 * 1 - 2) + 1 and (6 + 0 + 1 - 2) + 1
+    assert (field.sizes, field.first((0, 0))) == ((7, 6), (-1, 0))
+    assert layer(mx.nd.ones((1, 1, 5, 6))).shape == (1, 1, 7, 6)
+
+
 def test_sizes_are_those_of_the_outputs(np_arrays):
     net = build_lenet(nn)
     net.initialize()
@@ -272,6 +344,12 @@ def test_the_picture_has_a_frame_and_a_line_for_each_layer_that_widens_the_field
         (f.get_linestyle(), f.get_edgecolor()) for f in axes.patches if f.get_linewidth() == 1.6
     }
     assert len(looks) == 3
+
+
+def test_the_picture_of_a_convolution_whose_sides_differ():
+    axes = viz.receptive_field(nn.Conv2D(1, (4, 2), padding='same'), np.zeros((1, 1, 9, 7))).axes[0]
+    # The middle (4, 3) of an output of 9x7 sees from row 4 - 1 and column 3 on.
+    assert frames(axes) == [((3, 3), (4, 2))]
 
 
 def test_the_picture_is_drawn_where_it_is_wanted():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 
 import mxnet as mx
 import numpy as np
 import pytest
 from isolated import run
+from scipy import signal
 
 pytest.importorskip('matplotlib', reason='Matplotlib is missing: see the extra viz')
 
@@ -66,6 +68,25 @@ POOLINGS = [
 ]
 
 
+# Arguments, a kernel's size, and what stands before and behind the data along each axis: 'same'
+# adds the extent of the window less one, the smaller half before.
+CONVOLUTIONS_WITH_SIDES = [
+    ({'padding': 'valid'}, (2, 3), ((0, 0), (0, 0))),
+    ({'padding': 'same'}, (2, 3), ((0, 1), (1, 1))),
+    ({'padding': 'same', 'strides': (3, 2)}, (4, 2), ((1, 2), (0, 1))),
+    ({'padding': 'same', 'dilation': (3, 1)}, (2, 4), ((1, 2), (1, 2))),
+    ({'padding': ((2, 0), (0, 3)), 'strides': (1, 2)}, (3, 2), ((2, 0), (0, 3))),
+    ({'padding': [(1, 1), [0, 2]], 'dilation': 2}, (2, 2), ((1, 1), (0, 2))),
+]
+POOLINGS_WITH_SIDES = [
+    ({'padding': 'valid'}, (2, 3), ((0, 0), (0, 0))),
+    ({'padding': 'same'}, (2, 3), ((0, 1), (1, 1))),
+    ({'padding': 'same', 'strides': (3, 2)}, (4, 2), ((1, 2), (0, 1))),
+    ({'padding': ((2, 0), (0, 1)), 'strides': (1, 2)}, (3, 2), ((2, 0), (0, 1))),
+    ({'padding': [(1, 1), [0, 2]], 'strides': 2}, (3, 4), ((1, 1), (0, 2))),
+]
+
+
 def by_arguments(arguments):
     return ','.join('%s=%s' % item for item in arguments.items()) or 'plain'
 
@@ -88,6 +109,115 @@ def test_output_is_the_pooling(arguments, mode):
     np.testing.assert_allclose(
         viz.explain_pool2d(x, mode=mode, **arguments).Y, expected, rtol=1e-12
     )
+
+
+@pytest.mark.parametrize('arguments, kernel, pairs', CONVOLUTIONS_WITH_SIDES, ids=str)
+def test_output_is_the_convolution_where_the_sides_differ(arguments, kernel, pairs):
+    random = np.random.RandomState(0)
+    x, k = random.randn(5, 6), random.randn(*kernel)
+    (d, e), (s, t) = (np.broadcast_to(arguments.get(n, 1), 2) for n in ('dilation', 'strides'))
+    holes = np.zeros((d * (kernel[0] - 1) + 1, e * (kernel[1] - 1) + 1))
+    holes[::d, ::e] = k
+    expected = signal.correlate(np.pad(x, pairs), holes, 'valid', 'direct')[::s, ::t]
+    found = viz.explain_corr2d(x, k, **arguments).Y
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize('mode', ['max', 'avg', 'avg of the data', 'sum'])
+@pytest.mark.parametrize('arguments, kernel, pairs', POOLINGS_WITH_SIDES, ids=str)
+def test_output_is_the_pooling_where_the_sides_differ(arguments, kernel, pairs, mode):
+    x = np.random.RandomState(0).randn(5, 6) - 3
+    s, t = np.broadcast_to(arguments.get('strides', 1), 2)
+
+    def added(matrix):
+        return signal.correlate(np.pad(matrix, pairs), np.ones(kernel), 'valid', 'direct')[::s, ::t]
+
+    if mode == 'max':
+        wide = np.pad(x, pairs, constant_values=-np.inf)
+        windows = np.lib.stride_tricks.sliding_window_view(wide, kernel)[::s, ::t]
+        expected = windows.max(axis=(-2, -1))
+    else:
+        counts = {'sum': 1, 'avg': np.prod(kernel), 'avg of the data': added(np.ones_like(x))}
+        expected = added(x) / counts[mode]
+    found = viz.explain_pool2d(
+        x, kernel, mode[:3], **arguments, count_include_pad=mode != 'avg of the data'
+    )
+    np.testing.assert_allclose(found.Y, expected, rtol=1e-12)
+
+
+def test_padding_behind_the_data_alone_is_written_out():
+    window = viz.explain_corr2d(X, K, padding='same', steps=2)
+    assert window.Y.tolist() == [[19, 25, 10], [37, 43, 16], [7, 8, 0]]
+    assert 'Y[0, 2] = 2·0 + 0·1 + 5·2 + 0·3 = 10' in texts(window)
+
+
+def test_padding_before_the_data_alone_is_written_out():
+    window = viz.explain_corr2d(X, K, padding=((1, 0), (1, 0)))
+    assert window.Y.tolist() == [[0, 3, 8], [9, 19, 25], [21, 37, 43]]
+    assert 'Y[0, 0] = 0·0 + 0·1 + 0·2 + 0·3 = 0' in texts(window)
+
+
+def hatched_cells(window):
+    """Rows and columns of the padding, counted from the corner of the first window."""
+    patches = window.figure.axes[0].patches
+    # Of the two thick frames, the output's is filled.
+    frame = next(p for p in patches if p.get_linewidth() == 2.6 and p.get_facecolor()[3] == 0)
+    hatched = [p for p in patches if p.get_hatch()]
+    left, top = frame.get_xy()
+    return sorted((round(p.get_y() - top), round(p.get_x() - left)) for p in hatched)
+
+
+@pytest.mark.parametrize(
+    'padding, pairs',
+    [
+        (0, ((0, 0), (0, 0))),
+        ((0, 1), ((0, 0), (1, 1))),
+        ('same', ((0, 1), (0, 1))),
+        (((1, 0), (0, 1)), ((1, 0), (0, 1))),
+        (((1, 0), (1, 1)), ((1, 0), (1, 1))),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    'explain',
+    [partial(viz.explain_corr2d, X, K), partial(viz.explain_pool2d, X)],
+    ids=['corr2d', 'pool2d'],
+)
+def test_padding_is_drawn_on_the_sides_where_it_is(explain, padding, pairs):
+    (top, bottom), (left, right) = pairs
+    around = [
+        (row, column)
+        for row in range(top + 3 + bottom)
+        for column in range(left + 3 + right)
+        if not (top <= row < top + 3 and left <= column < left + 3)
+    ]
+    assert hatched_cells(explain(padding=padding)) == around
+
+
+@pytest.mark.parametrize(
+    'padding, named',
+    [
+        (1, 'padding 1'),
+        ((1, 0), 'padding (1, 0)'),
+        ('valid', None),
+        ('same', 'padding ((0, 1), (0, 1))'),
+        (((1, 0), (1, 0)), 'padding ((1, 0), (1, 0))'),
+        (((0, 1), (0, 0)), 'padding ((0, 1), (0, 0))'),
+        (((1, 1), (0, 0)), 'padding (1, 0)'),
+        (((0, 0), (0, 0)), None),
+    ],
+    ids=str,
+)
+def test_padding_is_named(padding, named):
+    """One number for each axis, or a pair for each where the sides of one differ."""
+    for window, more in (
+        (viz.explain_corr2d(X, K, padding=padding), ''),
+        (viz.explain_pool2d(X, padding=padding), ''),
+        (viz.explain_pool2d(X, mode='avg', padding=padding), ', padding counts'),
+    ):
+        notes = f' \u00b7 {named}{more}' if named else ''
+        assert f'window 1 of {len(window)}{notes}' in texts(window)
+        assert any('padding hatched' in text for text in texts(window)) == bool(named)
 
 
 def test_each_of_the_documents_four_sums_is_written():
@@ -126,6 +256,18 @@ def test_patch_shows_the_weights_that_its_cells_meet():
         ('max', {'padding': 1}, 'Y[0, 0] = max(−∞, −∞, −∞, 0) = 0'),
         ('avg', {'padding': 1, 'steps': 3}, 'Y[0, 3] = (0 + 0 + 2 + 0) / 4 = 0.5'),
         ('avg', {'padding': 1, 'steps': 3, 'count_include_pad': False}, 'Y[0, 3] = (2) / 1 = 2'),
+        ('max', {'padding': 'same', 'steps': 2}, 'Y[0, 2] = max(2, −∞, 5, −∞) = 5'),
+        ('avg', {'padding': 'same', 'steps': 2}, 'Y[0, 2] = (2 + 0 + 5 + 0) / 4 = 1.75'),
+        (
+            'avg',
+            {'padding': 'same', 'steps': 2, 'count_include_pad': False},
+            'Y[0, 2] = (2 + 5) / 2 = 3.5',
+        ),
+        (
+            'avg',
+            {'padding': ((1, 0), (0, 1)), 'steps': 2, 'count_include_pad': False},
+            'Y[0, 2] = (2) / 1 = 2',
+        ),
         ('avg', {'strides': 2, 'ceil_mode': True, 'steps': 1}, 'Y[0, 1] = (2 + 5) / 2 = 3.5'),
         ('avg', {'pool_size': (1, 3)}, 'Y[0, 0] = (0 + 1 + 2) / 3 = 1'),
         ('avg', {'pool_size': (3, 1), 'steps': 0}, 'Y[0, 0] = (0 + 3 + 6) / 3 = 3'),
@@ -172,6 +314,7 @@ def test_takes_every_kind_of_matrix(kind):
     [
         (lambda: viz.explain_corr2d(X, K), 4),
         (lambda: viz.explain_corr2d(X, K, padding=(1, 0)), 8),
+        (lambda: viz.explain_corr2d(X, K, padding='same'), 9),
         (lambda: viz.explain_pool2d(X, 3), 1),
         (lambda: viz.explain_pool2d(X, 2, strides=2, ceil_mode=True), 4),
         (lambda: viz.explain_pool2d(X, (1, 2)), 6),
@@ -179,6 +322,7 @@ def test_takes_every_kind_of_matrix(kind):
     ids=[
         'corr2d',
         'corr2d padded',
+        'corr2d padded behind',
         'pool2d of everything',
         'pool2d in ceil mode',
         'pool2d of rows',
@@ -278,8 +422,11 @@ def test_opens_no_window_and_leaves_pyplot_alone():
             np.arange(9).reshape(3, 3) - 1000, 3, 'avg', padding=1, count_include_pad=False, ax=ax
         ),
         lambda ax: viz.explain_pool2d([[1]], 1, ax=ax),
+        lambda ax: viz.explain_pool2d(
+            X, 2, 'avg', (1, 2), ((0, 1), (1, 0)), count_include_pad=False, ax=ax
+        ),
     ],
-    ids=['padding', 'long numbers', 'average', 'one cell'],
+    ids=['padding', 'long numbers', 'average', 'one cell', 'pairs'],
 )
 def test_nothing_overlaps_and_nothing_is_cut_off(draw, size):
     """No two texts share a pixel, and all lie within the axes, whatever the figure's size."""
@@ -311,7 +458,12 @@ CORR2D_MISTAKES = [
     ({'X': np.zeros((33, 8))}, ['X has shape (33, 8)', 'only 32', 'take a part']),
     ({'padding': 15}, ['X with its padding has shape (33, 33)', 'only 32']),
     ({'X': [['a', 'b']]}, ['<U1', 'real numbers']),
+    ({'padding': ((30, 0), (0, 0))}, ['X with its padding has shape (33, 3)', 'only 32']),
     ({'padding': -1}, ['padding=-1', 'at least 0']),
+    ({'padding': ((0, -1), (0, 0))}, ['padding=((0, -1), (0, 0))', 'at least 0']),
+    ({'padding': ((1, 0), 1)}, ['padding=((1, 0), 1)', "'same', 'valid'", 'a pair']),
+    ({'padding': 'full'}, ["padding='full'", "'same', 'valid'"]),
+    ({'K': np.ones((5, 2)), 'padding': ((0, 1), (0, 0))}, ['padding=((0, 1), (0, 0))', '(4, 3)']),
     ({'strides': 0}, ['strides=0', 'at least 1']),
     ({'strides': 1.5}, ['strides=1.5', 'integer']),
     ({'dilation': (1, 2, 3)}, ['dilation=(1, 2, 3)', '2']),
@@ -325,6 +477,10 @@ POOL2D_MISTAKES = [
     ({'pool_size': 0}, ['pool_size=0', 'at least 1']),
     ({'pool_size': 4}, ['(4, 4)', 'the window must fit', '(3, 3)']),
     ({'padding': 2}, ['padding=(2, 2)', 'pool_size=(2, 2)']),
+    ({'padding': ((0, 2), (0, 0))}, ['padding=((0, 2), (0, 0))', 'pool_size=(2, 2)']),
+    ({'padding': (1, (0, 1))}, ['padding=(1, (0, 1))', "'same', 'valid'", 'a pair']),
+    ({'padding': 'full'}, ["padding='full'", "'same', 'valid'"]),
+    ({'padding': 'same', 'ceil_mode': True}, ['ceil_mode=True', 'padding=((0, 1), (0, 1))']),
     ({'strides': (1,)}, ['strides=(1,)', '2']),
     ({'ceil_mode': 'yes'}, ["ceil_mode='yes'", 'True']),
     ({'count_include_pad': 'no'}, ["count_include_pad='no'", 'True']),

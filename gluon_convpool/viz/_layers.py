@@ -64,7 +64,7 @@ def window_of(block: Any) -> Optional[Arguments]:
     name = type(block).__name__
     if isinstance(block, conv_layers._Conv) and block._op_name.lower() == 'convolution':
         kwargs = block._kwargs
-        return geometry.convolution_arguments(
+        arguments = geometry.convolution_arguments(
             name,
             kwargs['kernel'],
             kwargs['stride'],
@@ -74,6 +74,7 @@ def window_of(block: Any) -> Optional[Arguments]:
             kwargs['num_group'],
             kwargs['layout'],
         )
+        return arguments._replace(border=kwargs.get('border'))
     if isinstance(block, conv_layers._Pooling):
         kwargs = block._kwargs
         return geometry.pooling_arguments(

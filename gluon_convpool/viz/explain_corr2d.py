@@ -27,7 +27,13 @@ def explain_corr2d(
     X : array, shape (H, W)
         Of MXNet or NumPy, or a list of lists; at most 32 rows and columns.
     K : array, shape (h, w)
-    strides, padding, dilation : int or (int, int)
+    strides : int or (int, int)
+        As in a convolution layer.
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
+        Rows and columns of zeros, as in a convolution layer: as many on both sides, or a pair
+        (before, behind) for each axis; 'valid' adds none, and 'same' as many as give, with strides
+        of 1, an output of the size of `X`, the smaller half in front.
+    dilation : int or (int, int)
         As in a convolution layer.
     steps : int or sequence of int
         Which windows the still figure shows: they are counted along the rows of the output, from 0
@@ -54,6 +60,9 @@ def explain_corr2d(
            [ 9., 19., 25., 10.],
            [21., 37., 43., 16.],
            [ 6.,  7.,  8.,  0.]])
+    >>> viz.explain_corr2d([[0, 1, 2], [3, 4, 5]], [[0, 1], [2, 3]], padding='same').Y
+    array([[19., 25., 10.],
+           [ 4.,  5.,  0.]])
     """
     op = 'explain_corr2d'
     x, k = read_matrix(op, 'X', X), read_matrix(op, 'K', K)
@@ -61,7 +70,8 @@ def explain_corr2d(
         op, k.shape, strides, padding, dilation, 1, 1, 'NCHW'
     )
     sizes = geometry.convolution_shape(arguments, (1, 1, *x.shape), op=op)[2:]
-    padded = numpy.pad(x, [(p, p) for p in arguments.pad])
+    around = tuple(zip(*arguments.sides))
+    padded = numpy.pad(x, around)
     check_drawable(op, 'X with its padding', padded.shape)
     windows = []
     for i, j in numpy.ndindex(*sizes):
@@ -75,14 +85,14 @@ def explain_corr2d(
         exact = all(map(exactly, [*patch.flat, *k.flat, value]))
         taps = [(row, column) for row in rows for column in columns]
         windows.append(Step(taps, terms, value, exact=exact))
-    told = {'strides': arguments.stride, 'dilation': arguments.dilate, 'padding': arguments.pad}
+    told = {'strides': arguments.stride, 'dilation': arguments.dilate, 'padding': arguments.padding}
     plain = {'strides': (1, 1), 'dilation': (1, 1), 'padding': (0, 0)}
     return SlidingWindow(
         op,
         X=x,
         K=k,
         border=0,
-        padding=arguments.pad,
+        padding=around,
         extent=tuple(map(geometry.extent, k.shape, arguments.dilate)),
         strides=arguments.stride,
         sizes=sizes,

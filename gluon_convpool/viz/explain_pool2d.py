@@ -34,10 +34,12 @@ def explain_pool2d(
     mode : {'max', 'avg', 'sum'}
     strides : int or (int, int), optional
         1 by default, as in `gluon_convpool.pool2d` of a matrix; a layer steps by `pool_size`.
-    padding : int or (int, int)
-        Rows and columns that are added on both sides; fewer than the window has.
+    padding : int, (int, int), ((int, int), (int, int)), 'same' or 'valid'
+        Rows and columns that are added on both sides, fewer than the window has; or a pair (before,
+        behind) for each axis; 'valid' adds none, and 'same' as many as give, with strides of 1, an
+        output of the size of `X`, the smaller half in front.
     ceil_mode, count_include_pad : bool
-        As in a pooling layer.
+        As in a pooling layer; `ceil_mode` is for padding that is equal on both sides.
     steps : int or sequence of int
         Which windows the still figure shows: they are counted along the rows of the output, from 0
         or, if negative, from the end. The animation shows all of them.
@@ -64,6 +66,10 @@ def explain_pool2d(
     >>> viz.explain_pool2d(X, (2, 2), 'avg', strides=2, ceil_mode=True).Y
     array([[2. , 3.5],
            [6.5, 8. ]])
+    >>> viz.explain_pool2d(X, (2, 2), padding='same').Y
+    array([[4., 5., 5.],
+           [7., 8., 8.],
+           [7., 8., 8.]])
     """
     op = 'explain_pool2d'
     x = read_matrix(op, 'X', X)
@@ -72,7 +78,7 @@ def explain_pool2d(
         op,
         pool_size,
         1 if strides is None else strides,
-        geometry.per_axis(op, 'padding', padding, 2, 0),
+        padding,
         mode,
         ceil_mode,
         count_include_pad,
@@ -81,9 +87,11 @@ def explain_pool2d(
     # What stands in the padding: -inf never is the maximum, 0 adds nothing, NaN is left out.
     counted = mode != 'avg' or arguments.count_include_pad
     border = -numpy.inf if mode == 'max' else 0.0 if counted else numpy.nan
-    padded = numpy.pad(x, [(p, p) for p in arguments.pad], constant_values=border)
-    first = arguments.pad if not counted else (0, 0)
-    stop = [n - p for n, p in zip(padded.shape, first)]
+    before, _ = arguments.sides
+    around = tuple(zip(*arguments.sides))
+    padded = numpy.pad(x, around, constant_values=border)
+    first, room = ((0, 0), padded.shape) if counted else (before, x.shape)
+    stop = [begin + n for begin, n in zip(first, room)]
     check_drawable(op, 'X with its padding', padded.shape)
     windows = []
     for i, j in numpy.ndindex(*sizes):
@@ -94,19 +102,19 @@ def explain_pool2d(
             )
         )
         windows.append(_step(mode, padded, rows, columns))
-    told = {'strides': arguments.stride, 'padding': arguments.pad}
+    told = {'strides': arguments.stride, 'padding': arguments.padding}
     plain = {'strides': (1, 1), 'padding': (0, 0)}
     notes = [f'{name} {plainly(value)}' for name, value in told.items() if value != plain[name]]
     if arguments.ceil_mode:
         notes.append('ceil_mode')
-    if mode == 'avg' and any(arguments.pad):
+    if mode == 'avg' and padded.shape != x.shape:
         notes.append('padding counts' if counted else 'padding does not count')
     return SlidingWindow(
         op,
         X=x,
         K=None,
         border=border,
-        padding=arguments.pad,
+        padding=around,
         extent=arguments.kernel,
         strides=arguments.stride,
         sizes=sizes,

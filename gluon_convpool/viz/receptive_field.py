@@ -76,7 +76,8 @@ def receptive_fields(net: Any, shape: Ints) -> List[LayerField]:
     """Return the receptive field of every layer of a network, by arithmetic.
 
     Only the arguments of the layers are looked at; nothing is computed, and the network need not be
-    initialised.
+    initialised. What is added around the data is padding, also where a convolution's `padding_mode`
+    makes it of the data.
 
     Parameters
     ----------
@@ -149,15 +150,15 @@ def _slide(
 ) -> Tuple[Ints, Tuple[geometry.ReceptiveField, ...]]:
     """Return the spatial sizes and the fields behind a convolution or pooling layer."""
     sizes = geometry.split_shape(op, shape, window.layout)[2]
-    kernel, stride, pad = window.kernel, window.stride, window.pad
+    kernel, stride, (before, _) = window.kernel, window.stride, window.sides
     if isinstance(window, geometry.Convolution):
         out, dilate = geometry.convolution_shape(window, shape), window.dilate
     else:
         out, dilate = geometry.pooling_shape(window, shape), (1,) * len(sizes)
         if window.global_pool:
-            kernel, stride, pad = sizes, dilate, (0,) * len(sizes)
+            kernel, stride, before = sizes, dilate, (0,) * len(sizes)
     behind = tuple(
-        axis.behind(*arguments) for axis, *arguments in zip(axes, kernel, stride, pad, dilate)
+        axis.behind(*arguments) for axis, *arguments in zip(axes, kernel, stride, before, dilate)
     )
     return geometry.split_shape(op, out, window.layout)[2], behind
 

@@ -108,9 +108,11 @@ def fitting_size(matrix: Optional[Matrix], size: float = NUMBER_SIZE, before: st
     return min(size, ROOM_IN_CELL / widest)
 
 
-def plainly(values: Sequence[int]) -> str:
-    """One number where all axes have the same."""
-    return str(values[0]) if len(set(values)) == 1 else str(tuple(values))
+def plainly(values: Sequence[Any]) -> str:
+    """One number where all axes have the same; padding may have a pair for each axis."""
+    # One pair alone would read as one number for each axis.
+    same = len(set(values)) == 1 and not isinstance(values[0], tuple)
+    return str(values[0]) if same else str(tuple(values))
 
 
 class SlidingWindow:
@@ -143,7 +145,7 @@ class SlidingWindow:
         X: Matrix,
         K: Optional[Matrix],
         border: float,
-        padding: Sequence[int],
+        padding: Sequence[Tuple[int, int]],
         extent: Sequence[int],
         strides: Sequence[int],
         sizes: Sequence[int],
@@ -154,9 +156,9 @@ class SlidingWindow:
         ax: Any,
     ) -> None:
         self._op, self._K, self._steps, self._sign, self._notes = op, K, steps, sign, notes
-        self._input_shape, self._padding = X.shape, padding
+        self._input_shape, self._before = X.shape, [before for before, _ in padding]
         self._extent, self._strides = extent, strides
-        self._padded = numpy.pad(X, [(p, p) for p in padding], constant_values=border)
+        self._padded = numpy.pad(X, padding, constant_values=border)
         # In ceil mode the last windows may reach over the padding.
         self._reach = tuple(
             max(n, (count - 1) * stride + size)
@@ -294,7 +296,8 @@ class SlidingWindow:
         def shape(matrix_shape: Sequence[int]) -> str:
             return ' × '.join(map(str, matrix_shape))
 
-        x = shape(self._input_shape) + (', padding hatched' if any(self._padding) else '')
+        padded = self._padded.shape != self._input_shape
+        x = shape(self._input_shape) + (', padding hatched' if padded else '')
         kernel = [] if self._K is None else [('K', shape(self._K.shape))]
         return [('X', x), *kernel, ('Y', shape(self.Y.shape))]
 
@@ -386,7 +389,7 @@ class SlidingWindow:
             if i >= rows or j >= columns:
                 self._cell(ax, 0, cell, linestyle=':')
                 continue
-            top, left = i - self._padding[0], j - self._padding[1]
+            top, left = i - self._before[0], j - self._before[1]
             inside = 0 <= top < self._input_shape[0] and 0 <= left < self._input_shape[1]
             value = self._padded[i, j]
             # Padding that takes no part, as in an average that does not count it, has no number.
