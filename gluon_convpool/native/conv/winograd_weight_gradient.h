@@ -8,7 +8,9 @@
 //
 // One task is a panel of NR outputs and a range of channels, with all of their parts if these begin
 // with whole vectors. It sums over all tiles in order, so the result does not depend on the tasks.
-// Tiles too many for the cache are added up a part at a time.
+// Tiles too many for the cache are added up a part at a time. A small gradient has chains of parts,
+// each with a gradient of its own: a thread that computes one alone reads V and D from its own
+// cache, and waits for the others only once.
 #pragma once
 
 #include "winograd.h"
@@ -26,6 +28,9 @@ class WinogradWeightGradient {
   // adding to it, but no more than scratch memory keeps.
   static constexpr int64_t kPartBytes = Block::kPartBytes, kMostPartBytes = 8 << 20;
   static constexpr int64_t kFewestTiles = 64;
+  // How many chains there are, whatever the number of threads is, so that a sum's order is the
+  // same, and the largest gradient that has them.
+  static constexpr int64_t kChains = 4, kChainBytes = 1 << 20;
   // dU of a task.
   static constexpr int64_t kTaskBytes = 160 << 10;
   // Channels whose taps are written at once.
@@ -57,6 +62,7 @@ class WinogradWeightGradient {
                                       min_of(kFewestTiles, kMostPartBytes / tile_bytes));
     // An empty batch has one as well, so that what it costs can be asked.
     parts_ = max_of(1, ceil_div(grid_.count, part_tiles));
+    chains_ = gradient_size() * kBytes <= kChainBytes ? min_of(parts_, kChains) : 1;
     const int64_t fitting = kTaskBytes / (tile.planes() * kNr * kBytes);
     join_parts_ = !view_.whole() && conv.d.taps == 1 && conv.channels % kLanes == 0 &&
                   conv.taps() <= kMostKernelTaps;
@@ -86,27 +92,52 @@ class WinogradWeightGradient {
            (tile_.planes() * inputs + products + parts * outputs * scattered);
   }
 
-  // Bytes that a call needs beside its arrays, without dU of each thread.
+  // Bytes that a call needs beside its arrays, without what only further threads have.
   double memory() const {
-    return static_cast<double>(conv_.groups * (v_size(most_tiles()) + d_size(most_tiles())) *
-                               kBytes);
+    const int64_t transformed = conv_.groups * (v_size(most_tiles()) + d_size(most_tiles()));
+    return static_cast<double>((transformed + (chains_ - 1) * gradient_size()) * kBytes);
   }
 
   // dweight is (groups * outputs, planes, taps), dense. Returns false where memory is out.
   bool run(T* dweight) const {
+    Arena arena(Scratch::kColumns);
+    const size_t sums_at = arena.template reserve<T>((chains_ - 1) * gradient_size());
+    if (!arena.allocate()) return false;
+    T* sums = arena.template at<T>(sums_at);
+    if (!parallel_for_whole(chains_, conv_.multiply_adds(), [&](int64_t chain) {
+          return add_parts(parts_ * chain / chains_, parts_ * (chain + 1) / chains_,
+                           chain == 0 ? dweight : sums + (chain - 1) * gradient_size());
+        }))
+      return false;
+    if (chains_ == 1) return true;
+    constexpr int64_t kBlock = 4096;
+    const int64_t size = gradient_size();
+    parallel_for(ceil_div(size, kBlock), static_cast<double>(chains_ * size), [&](int64_t task) {
+      const int64_t end = min_of(size, (task + 1) * kBlock);
+      for (int64_t chain = 1; chain < chains_; ++chain)
+        for (int64_t k = task * kBlock; k < end; ++k) dweight[k] += sums[(chain - 1) * size + k];
+    });
+    return true;
+  }
+
+ private:
+  int64_t gradient_size() const { return conv_.groups * conv_.outputs * conv_.reduction(); }
+
+  // The gradient of the parts [begin, end).
+  bool add_parts(int64_t begin, int64_t end, T* dweight) const {
     Arena arena(Scratch::kShared);
     const size_t v_at = arena.template reserve<T>(conv_.groups * v_size(most_tiles()));
     const size_t d_at = arena.template reserve<T>(conv_.groups * d_size(most_tiles()));
     if (!arena.allocate()) return false;
     T *v = arena.template at<T>(v_at), *d = arena.template at<T>(d_at);
     bool failed = false;
-    for (int64_t part = 0; part < parts_ && !failed; ++part) {
-      const int64_t first = grid_.count * part / parts_, end = grid_.count * (part + 1) / parts_;
-      transform_part(first, end, v, d, &failed);
+    for (int64_t part = begin; part < end && !failed; ++part) {
+      const int64_t first = grid_.count * part / parts_, last = grid_.count * (part + 1) / parts_;
+      transform_part(first, last, v, d, &failed);
       parallel_for(conv_.groups * panels_ * chunks_, conv_.multiply_adds(), [&](int64_t task) {
         const int64_t chunk = task % chunks_, panel = task / chunks_ % panels_;
         const int64_t group = task / chunks_ / panels_;
-        if (!compute(group, panel, chunk, end - first, v, d, part > 0, dweight))
+        if (!compute(group, panel, chunk, last - first, v, d, part > begin, dweight))
           __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         release_scratch(Scratch::kTask);
       });
@@ -114,7 +145,6 @@ class WinogradWeightGradient {
     return !failed;
   }
 
- private:
   int64_t most_tiles() const { return ceil_div(grid_.count, parts_); }
   int64_t tile_pitch() const { return slices_ * kLanes; }
   int64_t v_plane(int64_t tiles) const { return winograd_plane_pitch<T>(tiles * tile_pitch()); }
@@ -311,6 +341,7 @@ class WinogradWeightGradient {
   int64_t slices_, output_slices_;  // of kLanes channels and outputs of a group
   int64_t panels_;                  // of a group's outputs
   int64_t parts_;                   // of the tiles, each transformed at once
+  int64_t chains_;                  // of parts that are added up one after the other
   int64_t task_parts_;              // of each channel that a task computes
   int64_t chunks_;                  // of a group's channels, each of whole slices
   bool join_parts_;                 // do tasks compute all parts of their channels?

@@ -30,7 +30,7 @@ inline constexpr BlockSizes kBlockSizes{8, 3, 256, 10, 1 << 20, 24};
 // 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. A panel of B is 16 KiB. On a
 // Zen 4, 3x3 with 256 channels at 14x14 took a quarter longer with 9 MB of transformed weights than
 // where they were made anew.
-inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16, 8 << 20, 16};
+inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16, 1 << 20, 16};
 #elif defined(__aarch64__)
 // 32 registers of four lanes: 24 accumulators. A panel of B is 15 KiB.
 inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16, 8 << 20, 4};
