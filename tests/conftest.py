@@ -127,6 +127,7 @@ class WideLibrary:
         'threads',
         'workspace',
         'large_pages',
+        'processor',
         'winograd_switch',
     )
 

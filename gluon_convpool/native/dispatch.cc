@@ -1,14 +1,12 @@
 // The C interface: each call goes to the kernels of the instruction set in use.
 #include <string.h>
-#if defined(CONVPOOL_HAVE_AVX512)
-#include <cpuid.h>
-#endif
 
 #include <atomic>
 
 #include "choice_memo.h"
 #include "convpool.h"
 #include "kernels.h"
+#include "processor.h"
 #include "threads.h"
 #include "winograd_switch.h"
 
@@ -45,19 +43,6 @@ const Kernels& kernels() {
 }
 
 #if defined(CONVPOOL_HAVE_AVX512)
-// Does this processor compute vectors of 64 bytes in two halves? Zen 4 does (AMD, "Software
-// Optimization Guide for the AMD Zen4 Microarchitecture", publication 57647). There they multiply
-// and add no faster than narrower ones, which leave fewer lanes empty.
-bool halves_wide_vectors() {
-  static const bool halves = [] {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return false;
-    const unsigned family = (a >> 8 & 0xf) + (a >> 20 & 0xff);
-    return family == 0x19;
-  }();
-  return halves;
-}
-
 // Of the tables with whole and half vectors, the one for a pass of a convolution where both compute
 // as many multiply-adds a second: the narrow one where it costs much less. Where they cost the
 // same, the wide one is 5 to 10 % faster alone, and 20 % beside other work.

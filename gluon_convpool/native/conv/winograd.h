@@ -22,6 +22,7 @@
 #include "../arena.h"
 #include "../gemm/micro_kernel.h"
 #include "../parallel.h"
+#include "../processor.h"
 #include "tap_convolution.h"
 #include "winograd_bands.h"
 #include "winograd_transform.h"
@@ -125,6 +126,9 @@ class Winograd {
   // What reading a value of them takes, where they are packed, in multiply-adds: from a cache, or
   // from memory where they are more than a core keeps.
   static constexpr double kReadTap = 4, kReadTapFromMemory = Block::kReadFromMemory;
+  // The same of packed taps, which are read in order, and of those in a processor that computes
+  // wide vectors in halves.
+  static constexpr double kReadPackedFromMemory = Block::kReadPacked, kReadPackedByHalves = 7;
   static constexpr int64_t kKeptTapBytes = 2 << 20;
   // So many of kernels, which each phase reads anew, stay in a core's own cache.
   static constexpr int64_t kNearKernelBytes = 512 << 10;
@@ -173,9 +177,9 @@ class Winograd {
     for (int64_t plane = 0; plane < tile_.planes(); ++plane)
       products += 1.05 * tiles * outputs *
                   static_cast<double>(plane_channels(view_, tile_, plane) + 8 * passes_);
-    const double read = u_size() * kBytes > kKeptTapBytes ? kReadTapFromMemory : kReadTap;
     // A kernel's taps are gathered, and then each element of its transform is computed and written.
-    const double taps = packed_ ? read * tile_.planes() : 10 * tile_.taps() + 6 * tile_.planes();
+    const double taps =
+        packed_ ? read_packed() * tile_.planes() : 10 * tile_.taps() + 6 * tile_.planes();
     const double results = 8 * tiles * outputs;
     // Every panel of outputs reads a V of all tiles again.
     const double far = one_block_ && v_size(tiles_) * kBytes > kNearBytes ? kReadFar : 0;
@@ -264,6 +268,11 @@ class Winograd {
   void pack(T* taps) const { transform_all_taps(taps); }
 
  private:
+  double read_packed() const {
+    if (u_size() * kBytes <= kKeptTapBytes) return kReadTap;
+    return kVectorBytes == 64 && halves_wide_vectors() ? kReadPackedByHalves
+                                                       : kReadPackedFromMemory;
+  }
   double work() const { return conv_.multiply_adds(); }
   int64_t block_begin(int64_t block, int64_t blocks) const { return tiles_ * block / blocks; }
   int64_t block_size(int64_t blocks) const { return ceil_div(tiles_, blocks); }
@@ -538,7 +547,7 @@ class Winograd {
         for (int64_t panel = begin; panel < begin + panels; ++panel) {
           const T* taps = u ? u + u_offset(group, panel, pass) : panel_taps;
           if (!u) transform_taps(group, panel, pass_begin(pass), pass_begin(pass + 1), panel_taps);
-          multiply(panel, pass, count, v + pass * v_pass(count), taps,
+          multiply(panel, pass, count, v + pass * v_pass(count), taps, u ? u_plane() : 0,
                    m + (panel - begin) * m_panel(count));
         }
       for (int64_t panel = begin; panel < begin + panels; ++panel)
@@ -547,8 +556,10 @@ class Winograd {
     return true;
   }
 
-  // Adds the products of a pass to the M of a panel.
-  void multiply(int64_t panel, int64_t pass, int64_t count, const T* v, const T* u, T* m) const {
+  // Adds the products of a pass to the M of a panel. `ahead`: how far behind each value of U the
+  // one lies that the next product is to find in cache; 0: all are there.
+  void multiply(int64_t panel, int64_t pass, int64_t count, const T* v, const T* u, int64_t ahead,
+                T* m) const {
     const int64_t begin = pass_begin(pass), end = pass_begin(pass + 1);
     const int64_t vectors = panel_vectors(panel);
     int64_t row_offset[Block::kMr];
@@ -572,7 +583,8 @@ class Winograd {
             __builtin_prefetch(reinterpret_cast<const char*>(next) + k);
         }
         MicroKernels<T>::run(end_row - row, vectors, {rows, row_offset},
-                             {u + plane * u_plane(), nullptr}, {1, channels, 0},
+                             {u + plane * u_plane(), nullptr, strip == 0 ? ahead : 0},
+                             {1, channels, 0},
                              {plane_m + row * panel_pitch_, panel_pitch_, nullptr, pass > 0});
       }
     }

@@ -34,7 +34,8 @@ template <typename T>
 struct SideB {
   const T* b;
   const int64_t* k_offset;  // an entry for each k; null: packed
-  // In place: how far behind each value lies what is to be brought to the cache, in values.
+  // How far behind each value lies what is to be brought to the cache, in values; 0: nothing is.
+  // Where B is packed, A has to be in place.
   int64_t ahead = 0;
   // In place: where each vector begins, relative to the first; null: they are neighbours.
   const int64_t* vector_offset = nullptr;
@@ -94,6 +95,8 @@ class MicroKernel {
         __builtin_prefetch(tile.c + m * tile.row_stride + NV * kLanes - 1, 1);
         __builtin_prefetch(tile.c + m * tile.row_stride + 2 * NV * kLanes - 1, 1, 2);
       }
+    // Others that have packed panels find them in cache.
+    constexpr bool kFetchesB = !PackedB || kA == AccessA::kInPlace;
     V acc[MR][NV] = {};
     const T* a = side_a.a;
     const T* b = side_b.b;
@@ -115,7 +118,11 @@ class MicroKernel {
         V bv[NV];
         if constexpr (PackedB) {
 #pragma GCC unroll 4
-          for (int v = 0; v < NV; ++v) bv[v] = load<T>(b + v * kLanes);
+          for (int v = 0; v < NV; ++v) {
+            if constexpr (decltype(ahead)::value)
+              if (v * kLanes % kLine == 0) __builtin_prefetch(b + v * kLanes + side_b.ahead, 0, 2);
+            bv[v] = load<T>(b + v * kLanes);
+          }
         } else {
           const int64_t row_of_b = *k_offset++;
 #pragma GCC unroll 4
@@ -149,8 +156,8 @@ class MicroKernel {
         steps(k, end, ahead);
       }
     };
-    if (!PackedB && side_b.ahead)
-      run_all(std::bool_constant<!PackedB>{});
+    if (kFetchesB && side_b.ahead)
+      run_all(std::bool_constant<kFetchesB>{});
     else
       run_all(std::false_type{});
     // C is touched after the loop, so that the loop starts without waiting for it.
