@@ -12,7 +12,6 @@ struct BlockSizes {
   int panels;  // aim for the micro-panels of B in one task
   int part;    // bytes that a pass over long sums reads again and again
   int read;    // multiply-adds in the time that a value from memory takes
-  int packed;  // the same where such values are read in order, and fetched ahead
 };
 
 // The mr * nv accumulators, nv vectors of B and one broadcast must fit the register file, and there
@@ -26,19 +25,19 @@ struct BlockSizes {
 // general registers hold; with 14 rows and two vectors they do not, and such products took up
 // to 1.5 times as long. Transformed weights of 512 channels at 7x7, 38 MB, took twice as long to
 // read as to make.
-inline constexpr BlockSizes kBlockSizes{8, 3, 256, 10, 1 << 20, 24, 16};
+inline constexpr BlockSizes kBlockSizes{8, 3, 256, 10, 1 << 20, 24};
 #elif CONVPOOL_VECTOR_BYTES == 32
 // 16 registers, two FMA per cycle, latency 4 to 5: 12 accumulators. A panel of B is 16 KiB. On a
 // Zen 4, 3x3 with 256 channels at 14x14 took as long with 9 MB of transformed weights as where they
 // were made anew, and a quarter longer before they were fetched ahead.
-inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16, 1 << 20, 16, 12};
+inline constexpr BlockSizes kBlockSizes{6, 2, 256, 16, 1 << 20, 16};
 #elif defined(__aarch64__)
 // 32 registers of four lanes: 24 accumulators. A panel of B is 15 KiB.
-inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16, 8 << 20, 4, 4};
+inline constexpr BlockSizes kBlockSizes{8, 3, 320, 16, 8 << 20, 4};
 #else
 // 16 registers and no FMA, so a product needs a register of its own: 8 accumulators. A panel of B
 // is 10 KiB.
-inline constexpr BlockSizes kBlockSizes{4, 2, 320, 24, 8 << 20, 4, 4};
+inline constexpr BlockSizes kBlockSizes{4, 2, 320, 24, 8 << 20, 4};
 #endif
 
 template <typename T>
@@ -51,7 +50,6 @@ struct Blocks {
   static constexpr int kPanels = kBlockSizes.panels;
   static constexpr int kPartBytes = kBlockSizes.part;
   static constexpr int kReadFromMemory = kBlockSizes.read;
-  static constexpr int kReadPacked = kBlockSizes.packed;
 };
 
 }  // namespace convpool::CONVPOOL_ISA
