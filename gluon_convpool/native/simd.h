@@ -121,6 +121,21 @@ template <typename T>
 void store_masked(T* p, Vec<T> v, int64_t count);
 #endif
 
+// Has a value that was loaded for several uses stay in a register. GCC else makes it an operand
+// from memory of each, and a vector that reaches over two cache lines is then read as often as it
+// is used.
+template <typename V>
+CONVPOOL_INLINE V in_register(V v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 template <typename T>
 CONVPOOL_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};

@@ -66,7 +66,7 @@ class DepthwiseTiles {
         for (int q = 0; q < (TileRows - 1) * Stride + Kernel; ++q, from += job.row_pitch)
 #pragma GCC unroll 2
           for (int v = 0; v < Vectors; ++v) {
-            const V x = load<T>(v == 0 ? from : from + (second - first));
+            const V x = in_register(load<T>(v == 0 ? from : from + (second - first)));
 #pragma GCC unroll 4
             for (int r = 0; r < TileRows; ++r)
               if (q - r * Stride >= 0 && q - r * Stride < Kernel)
@@ -137,7 +137,7 @@ class DepthwiseTiles {
       const T* from = strip + shift[p];
 #pragma GCC unroll 16
       for (int q = 0; q < (TileRows - 1) * Stride + Kernel; ++q, from += job.row_pitch) {
-        const V x = masked(load<T>(from), mask);
+        const V x = in_register(masked(load<T>(from), mask));
 #pragma GCC unroll 4
         for (int r = 0; r < TileRows; ++r)
           if (q - r * Stride >= 0 && q - r * Stride < Kernel) sum[p][q - r * Stride] += dy[r] * x;

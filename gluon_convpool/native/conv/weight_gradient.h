@@ -280,7 +280,7 @@ class WeightGradient {
       for (int m = 0; m < Outputs; ++m) dy_here[m] = load_at(dy + m * at.channel_stride);
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i) {
-        const Vec<T> x_here = load_at(x + row_offset[i]);
+        const Vec<T> x_here = in_register(load_at(x + row_offset[i]));
 #pragma GCC unroll 4
         for (int m = 0; m < Outputs; ++m) sum[i][m] += x_here * dy_here[m];
       }
