@@ -35,6 +35,9 @@ class DataGradient:
 
     _active: bool
     _reg_params: Dict[str, Any]
+    _cached_op: Any
+    _cached_op_args: Any
+    _callback: Any
     _adds_to_data = False
     _traced_alone = False
 
@@ -51,10 +54,19 @@ class DataGradient:
         with context:
             return self.hybrid_forward(mx.nd, x, **parameters)  # type: ignore[attr-defined]
 
-    def _forward_alone(self, x: Any) -> Any:
+    def _forward_alone(self, x: Any, context: Any) -> Any:
+        """Compute by the block's own graph.
+
+        Where it is traced already, Gluon's own forward does the same, and looks at the arguments
+        once more, which takes some 10 of a small layer's 35 microseconds.
+        """
         if not self._adds_to_data and mx.autograd.is_recording() and x.grad is not None:
             self._adds_to_data = True
             self._clear_cached_op()  # type: ignore[attr-defined]
+        graph = self._cached_op
+        if graph is not None and not self._callback:
+            inputs = self._cached_op_args
+            return graph(*[x if is_data else one.data(context) for is_data, one in inputs])
         self._traced_alone = True
         try:
             return super().forward(x)  # type: ignore[misc]

@@ -115,13 +115,13 @@ class KernelLayer(DataGradient, builtin._Conv):
 
     # --------------------------------------------------------------------------- calls
 
-    def _check(self, x: Any, context: Any) -> None:
+    def _check(self, x: Any, shape: geometry.Ints, context: Any) -> None:
         """Refuse an array that does not fit, before parameters are initialised or a graph runs."""
         op = self.op
         arguments, weight = self._arguments, self.weight
         # Most calls are like the one before; `_data` is another list once the weight was cast,
         # initialised or moved.
-        seen = (arguments, x.shape, x.dtype, context)
+        seen = (arguments, shape, x.dtype, context)
         if weight._data is not None and weight._data is self._fitting_weight and seen == self._fits:
             return
         dtype, device = functional.check_arrays(op, (x,))
@@ -144,11 +144,11 @@ class KernelLayer(DataGradient, builtin._Conv):
     def forward(self, x: Any) -> Any:
         if array_kind(self, x).symbol:
             return super().forward(x)
-        context = x.ctx
-        self._check(x, context)
+        context, shape = x.ctx, x.shape
+        self._check(x, shape, context)
         # Some of MXNet's operators refuse empty arrays in graphs, and there is nothing to compute.
-        if self._active and 0 not in x.shape:
-            return self._forward_alone(x)
+        if self._active and 0 not in shape:
+            return self._forward_alone(x, context)
         return self._forward_array(x, context)
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Optional[Any] = None) -> Any:

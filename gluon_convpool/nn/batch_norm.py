@@ -165,7 +165,8 @@ class _BatchNorm(DataGradient, builtin._BatchNorm):
             geometry.refuse(
                 'channels_of_statistics', op='batch_norm', shape=x.shape, channels=channels
             )
-        return self._forward_alone(x) if self._active else self._forward_array(x, x.ctx)
+        context = x.ctx
+        return self._forward_alone(x, context) if self._active else self._forward_array(x, context)
 
     def hybrid_forward(
         self, F: Any, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any

@@ -189,7 +189,8 @@ class _Pooling(DataGradient, builtin._Pooling):
         if array_kind(self, x).symbol:
             return super().forward(x)
         self._check(x)
-        return self._forward_alone(x) if self._active else self._forward_array(x, x.ctx)
+        context = x.ctx
+        return self._forward_alone(x, context) if self._active else self._forward_array(x, context)
 
     def _check(self, x: Any) -> None:
         """Refuse an array that does not fit, before a graph runs."""
