@@ -21,17 +21,33 @@ from typing import List, NamedTuple, Tuple
 
 HEADER = pathlib.Path(__file__).parents[1] / 'gluon_convpool/native/conv/winograd_matrices.h'
 
-# The points for each t, in pairs of opposite sign, which share the even and the odd part of a sum.
-# Of the sets of small fractions that were tried, these lose the least accuracy.
+# The points for each t, most of them in pairs of opposite sign, which share the even and the odd part
+# of a sum. Of the sets of small fractions that were tried, these lose the least accuracy.
 POINTS = {
     4: ('0', '1', '-1'),
+    5: ('0', '1', '-1', '2'),
     6: ('0', '2/3', '-2/3', '3/2', '-3/2'),
+    7: ('0', '1', '-1', '2', '-2', '1/2'),
     8: ('0', '1', '-1', '1/2', '-1/2', '2', '-2'),
     10: ('0', '4/5', '-4/5', '5/4', '-5/4', '2/5', '-2/5', '5/2', '-5/2'),
 }
 
 # (m, r)
-SIZES = [(3, 2), (5, 2), (2, 3), (4, 3), (6, 3), (3, 4), (5, 4), (2, 5), (4, 5), (2, 7), (4, 7)]
+SIZES = [
+    (3, 2),
+    (4, 2),
+    (5, 2),
+    (2, 3),
+    (4, 3),
+    (5, 3),
+    (6, 3),
+    (3, 4),
+    (5, 4),
+    (2, 5),
+    (4, 5),
+    (2, 7),
+    (4, 7),
+]
 
 Matrix = List[List[Fraction]]
 

@@ -126,11 +126,12 @@ void store_masked(T* p, Vec<T> v, int64_t count);
 // is used.
 template <typename V>
 CONVPOOL_INLINE V in_register(V v) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && CONVPOOL_VECTOR_BYTES == 64
   asm("" : "+v"(v));
-#elif defined(__x86_64__)
+#elif (defined(__AVX2__) && CONVPOOL_VECTOR_BYTES == 32) || \
+    (defined(__SSE2__) && CONVPOOL_VECTOR_BYTES == 16)
   asm("" : "+x"(v));
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && CONVPOOL_VECTOR_BYTES == 16
   asm("" : "+w"(v));
 #endif
   return v;

@@ -13,13 +13,14 @@ namespace winograd {
 
 template <typename T>
 inline constexpr const WinogradTile<T>* kTiles[] = {
-    &kWinogradTile<T, 3, 2, 3, 2>, &kWinogradTile<T, 5, 2, 3, 2>, &kWinogradTile<T, 5, 2, 5, 2>,
-    &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>, &kWinogradTile<T, 2, 5, 2, 5>,
-    &kWinogradTile<T, 4, 5, 2, 5>, &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 3, 4, 3, 4>,
-    &kWinogradTile<T, 5, 4, 3, 4>, &kWinogradTile<T, 5, 4, 5, 4>, &kWinogradTile<T, 1, 1, 5, 2>,
-    &kWinogradTile<T, 5, 2, 1, 1>, &kWinogradTile<T, 1, 1, 6, 3>, &kWinogradTile<T, 6, 3, 1, 1>,
-    &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>, &kWinogradTile<T, 1, 1, 4, 7>,
-    &kWinogradTile<T, 4, 7, 1, 1>,
+    &kWinogradTile<T, 3, 2, 3, 2>, &kWinogradTile<T, 4, 2, 4, 2>, &kWinogradTile<T, 5, 2, 3, 2>,
+    &kWinogradTile<T, 5, 2, 5, 2>, &kWinogradTile<T, 2, 3, 2, 3>, &kWinogradTile<T, 4, 3, 4, 3>,
+    &kWinogradTile<T, 5, 3, 5, 3>, &kWinogradTile<T, 2, 5, 2, 5>, &kWinogradTile<T, 4, 5, 2, 5>,
+    &kWinogradTile<T, 4, 5, 4, 5>, &kWinogradTile<T, 3, 4, 3, 4>, &kWinogradTile<T, 5, 4, 3, 4>,
+    &kWinogradTile<T, 5, 4, 5, 4>, &kWinogradTile<T, 1, 1, 5, 2>, &kWinogradTile<T, 5, 2, 1, 1>,
+    &kWinogradTile<T, 1, 1, 4, 3>, &kWinogradTile<T, 4, 3, 1, 1>, &kWinogradTile<T, 1, 1, 6, 3>,
+    &kWinogradTile<T, 6, 3, 1, 1>, &kWinogradTile<T, 1, 1, 4, 5>, &kWinogradTile<T, 4, 5, 1, 1>,
+    &kWinogradTile<T, 1, 1, 4, 7>, &kWinogradTile<T, 4, 7, 1, 1>,
 };
 
 template <typename T>
