@@ -11,6 +11,7 @@
 #include "arrays.h"
 #include "attribute_checks.h"
 #include "attributes.h"
+#include "convolution_problem.h"
 #include "layout.h"
 #include "messages.h"
 #include "operator_call.h"
@@ -139,20 +140,11 @@ struct ConvolutionAttributes {
   }
 };
 
-convpool_convolution convolution_problem(const ConvolutionAttributes& attributes,
-                                         convpool_dtype dtype, const std::vector<int64_t>& data,
-                                         const std::vector<int64_t>& out) {
-  const Dims x = channels_first(attributes.layout, data),
-             y = channels_first(attributes.layout, out);
-  convpool_convolution conv{};
-  conv.dtype = dtype;
-  conv.layout = layout_of(attributes.layout);
+convpool_convolution problem_of(const ConvolutionAttributes& attributes, convpool_dtype dtype,
+                                const std::vector<int64_t>& x, const std::vector<int64_t>& y) {
+  convpool_convolution conv =
+      convolution_problem(attributes.layout, attributes.window, attributes.groups, dtype, x, y);
   conv.algorithm = attributes.algorithm;
-  conv.batch = x[0];
-  conv.in_channels = x[1];
-  conv.out_channels = y[1];
-  conv.groups = attributes.groups;
-  fill_window(attributes.window, x, y, false, &conv.window);
   return conv;
 }
 
@@ -163,7 +155,7 @@ void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data,
   if (attributes.algorithm == CONVPOOL_AUTO) return;
   for (const unsigned int size : data)
     if (unknown(size, numpy)) return;
-  const convpool_convolution conv = convolution_problem(
+  const convpool_convolution conv = problem_of(
       attributes, CONVPOOL_FLOAT32, Dims(data.begin(), data.end()), Dims(y.begin(), y.end()));
   if (convpool_convolution_algorithm(&conv, CONVPOOL_FORWARD) != CONVPOOL_AUTO) return;
   const AlgorithmName* name = kAlgorithmNames;
@@ -300,7 +292,7 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
   return computed(out, [&] {
     const ConvolutionAttributes& attributes = attributes_of<ConvolutionAttributes>(map);
     MXTensor &x = in->at(0), &y = out->at(0);
-    convpool_convolution conv = convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
+    convpool_convolution conv = problem_of(attributes, dtype_of(x), x.shape, y.shape);
     convpool_epilogue epilogue = attributes.activation;
     if (attributes.sum) epilogue.sum = in->back().data_ptr;
     const MXTensor& given = in->at(attributes.weight_at());
@@ -343,8 +335,7 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
       fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
     const void* dy = in->at(0).data_ptr;
     MXTensor& x = in->at(1);
-    const convpool_convolution conv =
-        convolution_problem(attributes, dtype_of(x), x.shape, in->at(0).shape);
+    const convpool_convolution conv = problem_of(attributes, dtype_of(x), x.shape, in->at(0).shape);
     check_status(kConvolution, convpool_convolution_backward_data(&conv, dy, in->at(2).data_ptr,
                                                                   out->at(0).data_ptr));
     check_status(kConvolution,

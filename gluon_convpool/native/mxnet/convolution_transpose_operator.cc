@@ -10,6 +10,7 @@
 #include "arrays.h"
 #include "attribute_checks.h"
 #include "attributes.h"
+#include "convolution_problem.h"
 #include "layout.h"
 #include "messages.h"
 #include "operator_call.h"
@@ -106,23 +107,11 @@ void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<
   out->at(0) = as_layout(conv.layout, y);
 }
 
-// The convolution that it is transposed of: from arrays of the shape of its output, y, to those of
-// the shape of its data, x.
-convpool_convolution transposed_problem(const TransposedAttributes& attributes,
-                                        convpool_dtype dtype, const std::vector<int64_t>& data,
-                                        const std::vector<int64_t>& out) {
-  const Dims x = channels_first(attributes.layout, data),
-             y = channels_first(attributes.layout, out);
-  convpool_convolution conv{};
-  conv.dtype = dtype;
-  conv.layout = layout_of(attributes.layout);
-  conv.algorithm = CONVPOOL_AUTO;
-  conv.batch = x[0];
-  conv.in_channels = y[1];
-  conv.out_channels = x[1];
-  conv.groups = attributes.groups;
-  fill_window(attributes.window, y, x, false, &conv.window);
-  return conv;
+// The convolution that it is transposed of, which reads what has the shape of the output.
+convpool_convolution problem_of(const TransposedAttributes& attributes, convpool_dtype dtype,
+                                const std::vector<int64_t>& data, const std::vector<int64_t>& out) {
+  return convolution_problem(attributes.layout, attributes.window, attributes.groups, dtype, out,
+                             data);
 }
 
 MXReturnValue transposed_arity(const StringMap& map, int* num_in, int* num_out) {
@@ -148,7 +137,7 @@ MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out
     const TransposedAttributes& attributes = attributes_of<TransposedAttributes>(map);
     const MXTensor& x = in->at(0);
     const convpool_convolution conv =
-        transposed_problem(attributes, dtype_of(x), x.shape, out->at(0).shape);
+        problem_of(attributes, dtype_of(x), x.shape, out->at(0).shape);
     check_status(kTransposed,
                  convpool_convolution_transpose(&conv, in->at(0).data_ptr, in->at(1).data_ptr,
                                                 attributes.bias ? in->at(2).data_ptr : nullptr,
@@ -162,7 +151,7 @@ MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* ou
   return computed(out, [&] {
     const TransposedAttributes& attributes = attributes_of<TransposedAttributes>(map);
     MXTensor &dy = in->at(0), &x = in->at(1);
-    convpool_convolution conv = transposed_problem(attributes, dtype_of(x), x.shape, dy.shape);
+    convpool_convolution conv = problem_of(attributes, dtype_of(x), x.shape, dy.shape);
     check_status(kTransposed, convpool_convolution_forward(&conv, dy.data_ptr, in->at(2).data_ptr,
                                                            nullptr, out->at(0).data_ptr));
     check_status(kTransposed, convpool_convolution_backward_weight(&conv, dy.data_ptr, x.data_ptr,
