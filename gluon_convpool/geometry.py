@@ -1564,7 +1564,9 @@ def convolution_shape(
                 weight_shape=weight,
                 groups=arguments.groups,
             )
-    if channels % arguments.groups or channels < 1:
+    if channels < 1:
+        refuse('below_minimum', op=op, name='in_channels', value=channels, minimum=1)
+    if channels % arguments.groups:
         refuse(
             'channels_not_divisible',
             op=op,
@@ -1700,7 +1702,9 @@ def convolution_transpose_shape(
                 data_channels=channels,
                 weight_shape=weight,
             )
-    if channels % arguments.groups or channels < 1:
+    if channels < 1:
+        refuse('below_minimum', op=op, name='in_channels', value=channels, minimum=1)
+    if channels % arguments.groups:
         refuse(
             'channels_not_divisible',
             op=op,

@@ -962,6 +962,56 @@ def test_what_has_no_kernel_is_refused(library, change):
     assert y.written() == GUARD_VALUE
 
 
+IMPOSSIBLE = [
+    *({name: value} for name in ('groups', 'in_channels', 'out_channels') for value in (0, -1)),
+    {'batch': -1},
+    {'groups': 3},
+    {'groups': 3, 'in_channels': 6},
+    *({name: (1, 0)} for name in ('kernel', 'stride', 'dilation')),
+    *({name: (-1, 1)} for name in ('kernel', 'stride', 'dilation', 'pad', 'in_size', 'out_size')),
+]
+
+
+@pytest.mark.parametrize('algorithm', [AUTO, IMPLICIT_GEMM, WINOGRAD, DEPTHWISE])
+@pytest.mark.parametrize('change', IMPOSSIBLE, ids=str)
+def test_a_convolution_that_cannot_be_is_refused(library, instruction_set, change, algorithm):
+    """By every function, which reads and writes nothing then."""
+    problem = convolution_problem((2, 8, 8, 2, (5, 6), (3, 3), ONE, ONE, ONE), algorithm)
+    for name, value in change.items():
+        if isinstance(value, tuple):
+            getattr(problem.window, name)[:2] = value
+        else:
+            setattr(problem, name, value)
+    given, packing = ctypes.byref(problem), Packing()
+    for which in range(3):
+        assert library.convpool_convolution_algorithm(given, which) == AUTO
+    for name, arguments in (
+        ('convolution_forward', 4),
+        ('convolution_forward_fused', 5),
+        ('convolution_forward_joined', 5),
+        ('convolution_backward_data', 3),
+        ('convolution_transpose', 4),
+        ('convolution_backward_weight', 3),
+        ('convolution_backward_bias', 2),
+        ('pack_weight', 2),
+    ):
+        assert getattr(library, 'convpool_' + name)(given, *[None] * arguments) == 1
+    assert library.convpool_plan_packing(given, ctypes.byref(packing)) == 1
+
+
+@pytest.mark.parametrize('change', [{'batch': -1}, {'channels': -1}, *IMPOSSIBLE[-9:]], ids=str)
+def test_a_pooling_that_cannot_be_is_refused(library, change):
+    sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), ONE)
+    problem = Pooling(batch=1, channels=1, window=window(**sizes, pad=(0, 0)))
+    for name, value in change.items():
+        if isinstance(value, tuple):
+            getattr(problem.window, name)[:2] = value
+        else:
+            setattr(problem, name, value)
+    assert library.convpool_pooling_forward(ctypes.byref(problem), *[None] * 2) == 1
+    assert library.convpool_pooling_backward(ctypes.byref(problem), *[None] * 4) == 1
+
+
 def test_other_numbers_of_axes_are_refused(library):
     for ndim in (0, 4):
         problem = Pooling(batch=1, channels=1, window=Window(ndim=ndim))

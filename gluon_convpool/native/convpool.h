@@ -20,7 +20,7 @@ extern "C" {
 
 typedef enum {
   CONVPOOL_OK = 0,
-  CONVPOOL_UNSUPPORTED = 1,  /* these values of ndim, dtype or layout have no kernel */
+  CONVPOOL_UNSUPPORTED = 1,  /* no kernel has such a problem: ndim, dtype, layout or sizes */
   CONVPOOL_OUT_OF_MEMORY = 2 /* scratch memory could not be had; outputs are undefined */
 } convpool_status;
 
@@ -64,7 +64,8 @@ typedef struct {
 
 /* x: (batch, in_channels, in_size...), y: (batch, out_channels, out_size...),
  * weight: (out_channels, in_channels / groups, kernel...), bias: (out_channels).
- * Channel counts are divisible by groups. */
+ * Groups divide both channel counts; groups, channels, kernels, strides and dilations are at least
+ * 1, and nothing is negative. Anything else is CONVPOOL_UNSUPPORTED, and no algorithm serves it. */
 typedef struct {
   convpool_dtype dtype;
   convpool_layout layout;

@@ -216,6 +216,7 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
                                                 {"weight_shape", shown(given)},
                                                 {"groups", text(conv.groups)}}));
   if (channels_known) {
+    check_least(kConvolution, "in_channels", int64_t{data[1]}, 1);
     check_divisible(kConvolution, "in_channels", data[1], conv.groups);
     weight[1] = data[1] / static_cast<unsigned int>(conv.groups);
   }

@@ -73,7 +73,10 @@ void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<
     fail(sentence(
         messages::channels_mismatch_transposed,
         {{"op", kTransposed}, {"data_channels", text(data[1])}, {"weight_shape", shown(given)}}));
-  if (channels_known) check_divisible(kTransposed, "in_channels", data[1], conv.groups);
+  if (channels_known) {
+    check_least(kTransposed, "in_channels", int64_t{data[1]}, 1);
+    check_divisible(kTransposed, "in_channels", data[1], conv.groups);
+  }
   if (!fits(given, weight, numpy))
     fail(sentence(
         messages::weight_shape,
