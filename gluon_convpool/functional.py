@@ -224,7 +224,8 @@ def call_convolution(
     `dtype` and `device` are None where unknown, and so is each of `adds`: whether the gradient of
     that input may have to be added to what is already there.
     """
-    if arguments.border is not None:
+    if backends.needs_border(arguments, COMPUTED_IN.get(dtype or '', dtype), device):
+        assert arguments.border is not None
         x = backends.composition().border(x, arguments.border, arguments.layout, kind)
         arguments, adds = arguments._replace(border=None), (False, *adds[1:])
     return _call_with_weight(

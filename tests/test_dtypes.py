@@ -31,6 +31,7 @@ INTEGERS = ('int8', 'uint8', 'int32')
         lambda: nn.Conv1D(6, 3, padding=1, groups=2, in_channels=4),
         lambda: nn.Conv2D(6, 3, padding=1, in_channels=4, activation='relu'),
         lambda: nn.Conv2D(6, 3, padding='same', padding_mode='reflect', in_channels=4),
+        lambda: nn.Conv2D(6, 2, padding='same', in_channels=4),
         lambda: nn.Conv3D(6, 2, strides=2, in_channels=4),
         lambda: nn.Conv2DTranspose(6, 3, strides=2, in_channels=4),
         nn.MaxPool2D,

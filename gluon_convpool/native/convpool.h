@@ -33,6 +33,15 @@ typedef enum {
   CONVPOOL_LP = 3
 } convpool_pool_mode;
 
+/* What CONVPOOL_AVG divides a window's sum by: how many of its elements lie in the data; how many
+ * lie there or in padding that is as long behind the data as in front; or how many there are, for
+ * windows that all lie within the padded data, however long the padding behind is. */
+typedef enum {
+  CONVPOOL_COUNT_DATA = 0,
+  CONVPOOL_COUNT_PADDING = 1,
+  CONVPOOL_COUNT_WINDOW = 2
+} convpool_count;
+
 /* Which arithmetic computes a convolution. A forced algorithm that cannot do this convolution's
  * forward pass gives CONVPOOL_UNSUPPORTED; one that can, but has no kernel for a gradient, leaves
  * that gradient to the choice of CONVPOOL_AUTO. */
@@ -81,7 +90,7 @@ typedef struct {
   convpool_layout layout;
   convpool_pool_mode mode;
   int32_t p;                 /* for CONVPOOL_LP: 1, 2 or 3 */
-  int32_t count_include_pad; /* for CONVPOOL_AVG */
+  int32_t count_include_pad; /* for CONVPOOL_AVG: a convpool_count */
   int64_t batch, channels;
   convpool_window window;
 } convpool_pooling;

@@ -89,7 +89,7 @@ struct ConvolutionAttributes {
                     "layout", "algorithm", "act_type", "slope", "a_min", "a_max", "with_sum",
                     "num_data", "with_scale", "data_act_type", "prepacked"}),
         layout(checked_layout(kConvolution, attributes)),
-        window(kConvolution, attributes),
+        window(kConvolution, attributes, WindowAttributes::kEach),
         channels(attributes.integer("num_filter", 0)),
         groups(attributes.integer("num_group", 1)),
         bias(!attributes.boolean("no_bias", false)),
@@ -112,7 +112,7 @@ struct ConvolutionAttributes {
       fail(sentence(messages::joined_unfit, {{"op", kConvolution},
                                              {"kernel_size", tuple_text(window.kernel)},
                                              {"strides", tuple_text(window.stride)},
-                                             {"padding", tuple_text(window.pad)},
+                                             {"padding", window.padding_text()},
                                              {"groups", text(groups)}}));
   }
 
@@ -129,7 +129,7 @@ struct ConvolutionAttributes {
   bool is_pointwise() const {
     for (size_t i = 0; i < window.kernel.size(); ++i)
       if (window.kernel[i] != 1 || window.stride[i] != 1 || window.pad[i] != 0) return false;
-    return groups == 1;
+    return groups == 1 && !window.sides_differ();
   }
 
   static bool is_relu(const Attributes& attributes) {
