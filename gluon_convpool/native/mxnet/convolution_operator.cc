@@ -17,6 +17,7 @@
 #include "operator_call.h"
 #include "sentences.h"
 #include "shape_inference.h"
+#include "stored_arrays.h"
 #include "type_inference.h"
 #include "window_attributes.h"
 
@@ -268,8 +269,12 @@ MXReturnValue convolution_shape(const StringMap& map, std::vector<Shape>* in,
   return guarded([&] { infer_convolution(map, in, out, kNumpy); });
 }
 
-MXReturnValue convolution_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
-  return guarded([&] { infer_types(kConvolution, in, out); });
+MXReturnValue convolution_type(const StringMap& map, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] {
+    const bool prepacked = attributes_of<ConvolutionAttributes>(map).prepacked;
+    infer_types(prepacked ? "convolution(prepacked=True)" : kConvolution, in, out,
+                prepacked ? kComputed : kReal);
+  });
 }
 
 // Lets the convolution use what a packed weight has; returns the weight that it was made from.
@@ -294,22 +299,26 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
     const ConvolutionAttributes& attributes = attributes_of<ConvolutionAttributes>(map);
     MXTensor &x = in->at(0), &y = out->at(0);
     convpool_convolution conv = problem_of(attributes, dtype_of(x), x.shape, y.shape);
+    const std::vector<ComputedInput> inputs(in->begin(), in->end());
+    ComputedOutput output(y);
     convpool_epilogue epilogue = attributes.activation;
-    if (attributes.sum) epilogue.sum = in->back().data_ptr;
-    const MXTensor& given = in->at(attributes.weight_at());
-    const void* weight = attributes.prepacked ? unpack(attributes, given, &conv) : given.data_ptr;
-    const void* bias = attributes.bias ? in->at(attributes.bias_at()).data_ptr : nullptr;
+    if (attributes.sum) epilogue.sum = inputs.back().data();
+    const size_t weight_at = attributes.weight_at();
+    const void* weight = attributes.prepacked ? unpack(attributes, in->at(weight_at), &conv)
+                                              : inputs[weight_at].data();
+    const void* bias = attributes.bias ? inputs[attributes.bias_at()].data() : nullptr;
     const convpool_epilogue* last = attributes.fused ? &epilogue : nullptr;
     if (!attributes.joined()) {
-      check_status(kConvolution, convpool_convolution_forward_fused(&conv, x.data_ptr, weight, bias,
-                                                                    last, y.data_ptr));
+      check_status(kConvolution, convpool_convolution_forward_fused(&conv, inputs[0].data(), weight,
+                                                                    bias, last, output.data()));
+      output.store();
       return;
     }
     std::vector<const void*> data;
     Dims channels;
     conv.in_channels = 0;
-    for (size_t i = 0; i < attributes.weight_at(); ++i) {
-      data.push_back(in->at(i).data_ptr);
+    for (size_t i = 0; i < weight_at; ++i) {
+      data.push_back(inputs[i].data());
       channels.push_back(in->at(i).shape[1]);
       conv.in_channels += channels.back();
     }
@@ -317,12 +326,13 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
                                 channels.data(),   nullptr,
                                 nullptr,           -std::numeric_limits<double>::infinity()};
     if (attributes.scaled) {
-      input.scale = in->at(attributes.scale_at()).data_ptr;
-      input.shift = in->at(attributes.scale_at() + 1).data_ptr;
+      input.scale = inputs[attributes.scale_at()].data();
+      input.shift = inputs[attributes.scale_at() + 1].data();
     }
     if (attributes.clipped) input.lowest = 0;
     check_status(kConvolution, convpool_convolution_forward_joined(&conv, &input, weight, bias,
-                                                                   last, y.data_ptr));
+                                                                   last, output.data()));
+    output.store();
   });
 }
 
@@ -334,16 +344,20 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
     const ConvolutionAttributes& attributes = attributes_of<ConvolutionAttributes>(map);
     if (attributes.fused || attributes.joined() || attributes.prepacked)
       fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
-    const void* dy = in->at(0).data_ptr;
-    MXTensor& x = in->at(1);
-    const convpool_convolution conv = problem_of(attributes, dtype_of(x), x.shape, in->at(0).shape);
-    check_status(kConvolution, convpool_convolution_backward_data(&conv, dy, in->at(2).data_ptr,
-                                                                  out->at(0).data_ptr));
+    const ComputedInput dy(in->at(0)), x(in->at(1)), weight(in->at(2));
+    const convpool_convolution conv =
+        problem_of(attributes, dtype_of(in->at(1)), in->at(1).shape, in->at(0).shape);
+    ComputedOutput dx(out->at(0)), dweight(out->at(1));
     check_status(kConvolution,
-                 convpool_convolution_backward_weight(&conv, x.data_ptr, dy, out->at(1).data_ptr));
-    if (attributes.bias)
-      check_status(kConvolution,
-                   convpool_convolution_backward_bias(&conv, dy, out->at(2).data_ptr));
+                 convpool_convolution_backward_data(&conv, dy.data(), weight.data(), dx.data()));
+    dx.store();
+    check_status(kConvolution,
+                 convpool_convolution_backward_weight(&conv, x.data(), dy.data(), dweight.data()));
+    dweight.store();
+    if (!attributes.bias) return;
+    ComputedOutput dbias(out->at(2));
+    check_status(kConvolution, convpool_convolution_backward_bias(&conv, dy.data(), dbias.data()));
+    dbias.store();
   });
 }
 

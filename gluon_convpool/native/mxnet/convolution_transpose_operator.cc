@@ -16,6 +16,7 @@
 #include "operator_call.h"
 #include "sentences.h"
 #include "shape_inference.h"
+#include "stored_arrays.h"
 #include "type_inference.h"
 #include "window_attributes.h"
 
@@ -131,20 +132,21 @@ MXReturnValue transposed_shape(const StringMap& map, std::vector<Shape>* in,
 }
 
 MXReturnValue transposed_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
-  return guarded([&] { infer_types(kTransposed, in, out); });
+  return guarded([&] { infer_types(kTransposed, in, out, kReal); });
 }
 
 MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out,
                                  const mxnet::ext::OpResource&) {
   return computed(out, [&] {
     const TransposedAttributes& attributes = attributes_of<TransposedAttributes>(map);
-    const MXTensor& x = in->at(0);
     const convpool_convolution conv =
-        problem_of(attributes, dtype_of(x), x.shape, out->at(0).shape);
-    check_status(kTransposed,
-                 convpool_convolution_transpose(&conv, in->at(0).data_ptr, in->at(1).data_ptr,
-                                                attributes.bias ? in->at(2).data_ptr : nullptr,
-                                                out->at(0).data_ptr));
+        problem_of(attributes, dtype_of(in->at(0)), in->at(0).shape, out->at(0).shape);
+    const std::vector<ComputedInput> inputs(in->begin(), in->end());
+    ComputedOutput y(out->at(0));
+    check_status(kTransposed, convpool_convolution_transpose(
+                                  &conv, inputs[0].data(), inputs[1].data(),
+                                  attributes.bias ? inputs[2].data() : nullptr, y.data()));
+    y.store();
   });
 }
 
@@ -153,18 +155,23 @@ MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* ou
                                   const mxnet::ext::OpResource&) {
   return computed(out, [&] {
     const TransposedAttributes& attributes = attributes_of<TransposedAttributes>(map);
-    MXTensor &dy = in->at(0), &x = in->at(1);
-    convpool_convolution conv = problem_of(attributes, dtype_of(x), x.shape, dy.shape);
-    check_status(kTransposed, convpool_convolution_forward(&conv, dy.data_ptr, in->at(2).data_ptr,
-                                                           nullptr, out->at(0).data_ptr));
-    check_status(kTransposed, convpool_convolution_backward_weight(&conv, dy.data_ptr, x.data_ptr,
-                                                                   out->at(1).data_ptr));
+    const ComputedInput dy(in->at(0)), x(in->at(1)), weight(in->at(2));
+    convpool_convolution conv =
+        problem_of(attributes, dtype_of(in->at(1)), in->at(1).shape, in->at(0).shape);
+    ComputedOutput dx(out->at(0)), dweight(out->at(1));
+    check_status(kTransposed,
+                 convpool_convolution_forward(&conv, dy.data(), weight.data(), nullptr, dx.data()));
+    dx.store();
+    check_status(kTransposed,
+                 convpool_convolution_backward_weight(&conv, dy.data(), x.data(), dweight.data()));
+    dweight.store();
     if (!attributes.bias) return;
     // Its outputs are this one's: all that is looked at is how many there are.
     conv.out_channels = conv.in_channels;
     for (int d = 0; d < conv.window.ndim; ++d) conv.window.out_size[d] = conv.window.in_size[d];
-    check_status(kTransposed,
-                 convpool_convolution_backward_bias(&conv, dy.data_ptr, out->at(2).data_ptr));
+    ComputedOutput dbias(out->at(2));
+    check_status(kTransposed, convpool_convolution_backward_bias(&conv, dy.data(), dbias.data()));
+    dbias.store();
   });
 }
 
