@@ -543,7 +543,7 @@ def layout_of(op: str, layout: Any, ndim: Optional[int] = None) -> str:
 
 
 class Border(NamedTuple):
-    """What is put around the data before a kernel sees it.
+    """What windows see around the data.
 
     Parameters
     ----------
@@ -585,7 +585,7 @@ class Convolution(NamedTuple):
     algorithm : str
         The native backend's arithmetic, or 'auto'.
     border : Border, optional
-        What is put around the data first, where `pad` zeros on both sides are not what was asked.
+        What is around the data, where `pad` zeros on both sides are not what was asked.
 
     Examples
     --------

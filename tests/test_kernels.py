@@ -1128,6 +1128,35 @@ def test_sizes_of_zero_touch_nothing(library):
         assert dweight.written() == 0
 
 
+@pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
+@pytest.mark.parametrize('algorithm', [AUTO, IMPLICIT_GEMM, WINOGRAD, DEPTHWISE])
+@pytest.mark.parametrize('groups', [1, 8])
+@pytest.mark.parametrize('size', [(0, 5), (5, 0), (0, 0)], ids=_text)
+def test_windows_of_padding_alone_see_zeros(
+    library, instruction_set, size, groups, algorithm, layout
+):
+    case = (2, 8, 8, groups, size, (3, 3), ONE, ONE, (2, 3))
+    problem = convolution_problem(case, algorithm)
+    problem.layout = layout
+    given = ctypes.byref(problem)
+    if not library.convpool_convolution_algorithm(given, 0):
+        return
+    shape = (2, 8, *problem.window.out_size[:2])
+    nothing, bias = np.empty(0, 'float32'), np.arange(8, dtype='float32')
+    weight, head = np.ones((8, 8 // groups, 3, 3), 'float32'), np.ones(shape, 'float32')
+    y, dx, dweight = Guarded(in_layout(head, layout).shape), Guarded((0,)), Guarded(weight.shape)
+    for name, arrays in (
+        ('forward', (nothing, weight, bias, y.array)),
+        ('backward_data', (head, weight, dx.array)),
+        ('backward_weight', (nothing, head, dweight.array)),
+    ):
+        call = getattr(library, 'convpool_convolution_' + name)
+        assert call(given, *map(pointer, arrays)) == 0
+    expected = np.broadcast_to(bias[:, None, None], shape)
+    np.testing.assert_array_equal(from_layout(y.written(), layout), expected)
+    assert dx.written().size == 0 and (dweight.written() == 0).all()
+
+
 class Packing(ctypes.Structure):
     _fields_ = (('values', ctypes.c_int64), ('share', ctypes.c_double))
 

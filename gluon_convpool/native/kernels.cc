@@ -126,6 +126,12 @@ bool empty(const convpool_convolution& conv) {
   return conv.batch == 0 || size[0] == 0 || size[1] == 0 || size[2] == 0;
 }
 
+// No element of the data, for which there may be outputs, of padding alone.
+bool has_no_data(const convpool_convolution& conv) {
+  const int64_t* size = conv.window.in_size;
+  return size[0] == 0 || size[1] == 0 || size[2] == 0;
+}
+
 template <typename T>
 void clear_data(const convpool_convolution& conv, T* dx) {
   const int64_t* size = conv.window.in_size;
@@ -276,7 +282,7 @@ convpool_status convolution_backward_data(const convpool_convolution* problem, c
     using T = decltype(type);
     const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_BACKWARD_DATA);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
-    if (empty(conv)) {
+    if (empty(conv) || has_no_data(conv)) {
       clear_data(conv, static_cast<T*>(dx));
       return CONVPOOL_OK;
     }
