@@ -263,6 +263,8 @@ def test_a_layer_says_how_it_pads():
 def test_mxnet_has_no_such_layer(np_arrays):
     report = gluon_convpool.swap(nn.Conv2D(4, 3, padding='same', padding_mode='reflect'), 'mxnet')
     assert not report.replaced and 'reflect' in report.left[0].reason
+    report = gluon_convpool.swap(nn.Conv2D(4, 2, padding='same'), 'mxnet')
+    assert report.left[0].reason == 'MXNet has no padding=((0, 1), (0, 1)) with zeros'
     assert not gluon_convpool.swap(nn.Conv2D(4, 3, padding='same'), 'mxnet').left
 
 
