@@ -193,18 +193,22 @@ def _like_the_weight(
 ) -> Tuple[Any, Optional[str]]:
     """The symbol `x`, checked to be of the dtype of its weight, and that dtype, if it is known.
 
-    The native operators check it themselves, but not what is cast for them. `dtype` is that of a
-    parameter; of another weight only what is cast is asked for.
+    The native operators check it themselves, but not what is cast for them, and take float16 that
+    nobody told of; the portable backend does not. `dtype` is that of a parameter; of another weight
+    only what is cast is asked for.
     """
+    portable = backends.portable
     known, dtype = dtype is not None, dtype or _dtype_in_graph(weight)
     if dtype is not None:
         _check_dtype(op, DTYPES, dtype)
     if dtype is None or (not known and dtype not in COMPUTED_IN):
+        if backends.choose(op, arguments, dtype) is portable:
+            x = portable.with_checked_dtype(x, kind, op, None, ('float32', 'float64'))
         return x, None
     if dtype not in COMPUTED_IN and backends.choose(op, arguments, dtype) is backends.native:
         return x, dtype
     dtypes = f'... (data), {dtype} (weight)'
-    check = backends.portable.with_checked_dtype
+    check = portable.with_checked_dtype
     return check(x, kind, op, dtype, DTYPES, 'mixed_dtypes', dtypes=dtypes), dtype
 
 
@@ -224,7 +228,8 @@ def call_convolution(
     `dtype` and `device` are None where unknown, and so is each of `adds`: whether the gradient of
     that input may have to be added to what is already there.
     """
-    if arguments.border is not None:
+    if backends.needs_border(arguments, COMPUTED_IN.get(dtype or '', dtype), device):
+        assert arguments.border is not None
         x = backends.composition().border(x, arguments.border, arguments.layout, kind)
         arguments, adds = arguments._replace(border=None), (False, *adds[1:])
     return _call_with_weight(

@@ -103,6 +103,10 @@ MESSAGES: Dict[str, str] = {
         '{op}: padding={padding} takes away all of the output: each axis of the data must have at'
         ' least {least} elements, but they are {sizes}'
     ),
+    'padding_sides': (
+        '{op}: pad={value} must have {ndim} values, one for both sides of each axis, or {both}:'
+        ' those before each axis, then those behind it'
+    ),
     'padding_pairs': (
         "{op}: padding={value} must be 'same', 'valid', one integer, a tuple of {ndim}, or a pair"
         ' (before, behind) for each of {ndim} axes'
@@ -539,7 +543,7 @@ def layout_of(op: str, layout: Any, ndim: Optional[int] = None) -> str:
 
 
 class Border(NamedTuple):
-    """What is put around the data before a kernel sees it.
+    """What windows see around the data.
 
     Parameters
     ----------
@@ -581,7 +585,7 @@ class Convolution(NamedTuple):
     algorithm : str
         The native backend's arithmetic, or 'auto'.
     border : Border, optional
-        What is put around the data first, where `pad` zeros on both sides are not what was asked.
+        What is around the data, where `pad` zeros on both sides are not what was asked.
 
     Examples
     --------
@@ -1194,60 +1198,6 @@ def pooling_arguments(
     )
 
 
-class Picked(NamedTuple):
-    """A pooling with equal padding on both sides, and which of its windows are wanted.
-
-    Parameters
-    ----------
-    arguments : Pooling
-    first, left, step : tuple of int
-        For each axis: the first window, how many are left out at the end, and which of those
-        between are wanted, each or every second and so on.
-    """
-
-    arguments: Pooling
-    first: Ints
-    left: Ints
-    step: Ints
-
-
-def with_equal_sides(arguments: Pooling) -> Picked:
-    """A pooling whose sides are padded alike, with the windows of one whose sides are not.
-
-    Along an axis whose sides differ, both get the larger padding, and there is a window at each
-    element: some of these are the windows of any padding, whatever the strides and the size.
-
-    Parameters
-    ----------
-    arguments : Pooling
-        With `behind`.
-
-    Returns
-    -------
-    Picked
-
-    Examples
-    --------
-    >>> from gluon_convpool import geometry
-    >>> arguments = geometry.pooling_arguments('pool', 4, 2, 'same', 'max', layout='NCW')
-    >>> arguments.padding
-    ((1, 2),)
-    >>> whole, *picked = geometry.with_equal_sides(arguments)
-    >>> whole.pad, whole.stride, picked
-    ((2,), (1,), [(1,), (0,), (2,)])
-    """
-    before, after = arguments.sides
-    pad = tuple(map(max, before, after))
-    differ = tuple(b != a for b, a in zip(before, after))
-    stride = tuple(1 if d else s for d, s in zip(differ, arguments.stride))
-    return Picked(
-        arguments._replace(stride=stride, pad=pad, behind=None),
-        tuple(p - b for p, b in zip(pad, before)),
-        tuple(p - a for p, a in zip(pad, after)),
-        tuple(s if d else 1 for d, s in zip(differ, arguments.stride)),
-    )
-
-
 # --------------------------------------------------------------------------- shapes
 
 
@@ -1564,7 +1514,9 @@ def convolution_shape(
                 weight_shape=weight,
                 groups=arguments.groups,
             )
-    if channels % arguments.groups or channels < 1:
+    if channels < 1:
+        refuse('below_minimum', op=op, name='in_channels', value=channels, minimum=1)
+    if channels % arguments.groups:
         refuse(
             'channels_not_divisible',
             op=op,
@@ -1700,7 +1652,9 @@ def convolution_transpose_shape(
                 data_channels=channels,
                 weight_shape=weight,
             )
-    if channels % arguments.groups or channels < 1:
+    if channels < 1:
+        refuse('below_minimum', op=op, name='in_channels', value=channels, minimum=1)
+    if channels % arguments.groups:
         refuse(
             'channels_not_divisible',
             op=op,

@@ -384,6 +384,29 @@ def test_channels_that_groups_do_not_divide_in_a_hybridized_network(mode, any_ba
     assert net(ones(2, 9, 9, 9)).shape == (2, 6, 7, 7)
 
 
+@pytest.mark.parametrize(
+    'call, weight',
+    [
+        (functional.convolution, (4, 0, 3, 3)),
+        (functional.convolution_transpose, (0, 4, 3, 3)),
+    ],
+)
+def test_data_without_channels(call, weight, any_backend, np_arrays):
+    words = call.__name__, 'in_channels=0', 'at least 1'
+    complains(lambda: call(ones(2, 0, 9, 9), ones(*weight)), *words)
+
+    class Mine(gluon.HybridBlock):
+        def hybrid_forward(self, F, x, w):
+            return call(x, w, kernel_size=3, channels=4)
+
+    mine = Mine()
+    mine.hybridize()
+    with pytest.raises(mx.base.MXNetError) as caught:
+        mine(ones(2, 0, 9, 9), ones(*weight)).asnumpy()
+    if any_backend == 'native':
+        assert all(word in str(caught.value) for word in words)
+
+
 @pytest.mark.parametrize('declared', [True, False])
 @pytest.mark.parametrize(
     'weight, bias, words',

@@ -31,6 +31,7 @@ INTEGERS = ('int8', 'uint8', 'int32')
         lambda: nn.Conv1D(6, 3, padding=1, groups=2, in_channels=4),
         lambda: nn.Conv2D(6, 3, padding=1, in_channels=4, activation='relu'),
         lambda: nn.Conv2D(6, 3, padding='same', padding_mode='reflect', in_channels=4),
+        lambda: nn.Conv2D(6, 2, padding='same', in_channels=4),
         lambda: nn.Conv3D(6, 2, strides=2, in_channels=4),
         lambda: nn.Conv2DTranspose(6, 3, strides=2, in_channels=4),
         nn.MaxPool2D,
@@ -475,6 +476,76 @@ def test_functions_in_a_network_that_ran_and_is_cast(any_dtype_backend, np_or_nd
         y = net(numbers(dtype))
         assert y.dtype == np.dtype(dtype)
         assert_close(dtype, y.asnumpy(), expected, 1e-5)
+
+
+class Convolved(gluon.HybridBlock):
+    """With a weight and a bias of which a graph knows neither shape nor dtype."""
+
+    def __init__(self, call, **arguments):
+        super().__init__()
+        self.call, self.arguments = call, arguments
+
+    def hybrid_forward(self, F, x, weight, bias):
+        return self.call(x, weight, bias, kernel_size=3, channels=6, **self.arguments)
+
+
+CONVOLVED = [
+    (functional.convolution, reference.convolution, reference.convolution_gradients, (6, 2, 3, 3)),
+    (
+        functional.convolution_transpose,
+        reference.convolution_transpose,
+        reference.convolution_transpose_gradients,
+        (4, 3, 3, 3),
+    ),
+]
+
+
+@pytest.mark.parametrize('call, expected_of, gradients_of, shape', CONVOLVED)
+def test_a_convolution_in_a_graph_takes_float16_as_it_comes(
+    call, expected_of, gradients_of, shape, native, np_or_nd
+):
+    """As arrays are: computed in float32 and rounded once."""
+    window = {'strides': 2, 'padding': 1, 'groups': 2}
+    x, weight, bias = (one.astype('float16') for one in draw('graph', (2, 4, 7, 7), shape, (6,)))
+    y = expected_of(x, weight, bias, **window)
+    head = draw('head', y.shape)[0].astype('float16')
+    gradients = gradients_of(head, x, weight, **window)
+    arrays = [array_kind().array(one, dtype='float16') for one in (x, weight, bias)]
+    for array in arrays:
+        array.attach_grad()
+    net = Convolved(call, **window)
+    net.hybridize()
+    with autograd.record():
+        out = net(*arrays)
+    out.backward(array_kind().array(head, dtype='float16'))
+    for found, expected in zip([out, *(one.grad for one in arrays)], [y, *gradients]):
+        assert found.dtype == np.float16
+        assert_close('float16', found.asnumpy(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize('call', [one[0] for one in CONVOLVED])
+def test_a_portable_graph_of_a_convolution_refuses_float16_that_nobody_told_of(call, np_or_nd):
+    arrays = [array_kind().ones(shape) for shape in ((1, 6, 5, 5), (6, 6, 3, 3), (6,))]
+    with use_backend('portable'):
+        for dtype in ('float32', 'float64'):
+            net = Convolved(call)
+            net.hybridize()
+            assert net(*(one.astype(dtype) for one in arrays)).dtype == np.dtype(dtype)
+        with pytest.raises(mx.base.MXNetError, match='of dtype float32, float64 alone; cast'):
+            net(*(one.astype('float16') for one in arrays)).asnumpy()
+
+
+def test_the_operator_of_a_convolution_computes_all_that_it_has_in_float32(native, nd_arrays):
+    """The last step, the first one and a sum: 4096 ones, of which float16 would count 2048."""
+    half = {'dtype': 'float16'}
+    x, weight = mx.nd.ones((1, 2048, 1, 1), **half), mx.nd.ones((1, 4096, 1, 1), **half) / 2
+    more, scale = mx.nd.ones((1, 1, 1, 1), **half) * 8, mx.nd.ones((4096,), **half)
+    arguments = {'kernel': (1, 1), 'num_filter': 1, 'no_bias': True, 'act_type': 'relu'}
+    inputs = [x, x, weight, scale, scale, more]
+    y = mx.nd.convpool_convolution(*inputs, num_data=2, with_scale=True, with_sum=True, **arguments)
+    assert y.dtype == np.float16 and y.asnumpy().tolist() == [[[[4096 + 8]]]]
+    with pytest.raises(mx.base.MXNetError, match=r'prepacked=True\): arrays of dtype float16'):
+        mx.nd.convpool_convolution(x, x.reshape(-1), prepacked=True, **arguments)
 
 
 @pytest.mark.parametrize(

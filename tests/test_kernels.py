@@ -82,11 +82,12 @@ AUTO, IMPLICIT_GEMM, WINOGRAD, DEPTHWISE = range(4)
 CHANNELS_LAST = 1
 
 
-def convolution_problem(case, algorithm=AUTO):
+def convolution_problem(case, algorithm=AUTO, behind=None):
+    """The padding behind the data is as long as that in front, or as `behind` says."""
     batch, in_channels, out_channels, groups, size, kernel, stride, dilation, pad = case
     out = tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, d, p in zip(size, kernel, stride, dilation, pad)
+        (n + p + b - d * (k - 1) - 1) // s + 1
+        for n, k, s, d, p, b in zip(size, kernel, stride, dilation, pad, behind or pad)
     )
     return Convolution(
         algorithm=algorithm,
@@ -125,7 +126,15 @@ def from_layout(array, layout):
 
 
 def convolution_results(
-    library, case, seed=0, algorithm=AUTO, change=None, ndim=2, dtype='float32', layout=0
+    library,
+    case,
+    seed=0,
+    algorithm=AUTO,
+    change=None,
+    ndim=2,
+    dtype='float32',
+    layout=0,
+    behind=None,
 ):
     """Output and gradients by the kernels, and what they must be by the float64 loops.
 
@@ -133,10 +142,8 @@ def convolution_results(
     """
     batch, in_channels, out_channels, groups, size, kernel, stride, dilation, pad = case
     generator = np.random.RandomState(seed)
-    out = tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, d, p in zip(size, kernel, stride, dilation, pad)
-    )
+    problem = convolution_problem(case, algorithm, behind)
+    out = tuple(problem.window.out_size[: len(size)])
     shapes = [
         (batch, in_channels) + size,
         (out_channels, in_channels // groups) + kernel,
@@ -146,7 +153,6 @@ def convolution_results(
     x, weight, bias, head = (generator.normal(size=s).astype(dtype) for s in shapes)
     if change:
         change(x, head)
-    problem = convolution_problem(case, algorithm)
     problem.dtype, problem.layout = DTYPES.index(dtype), layout
     their_x, their_weight, their_head = (in_layout(one, layout) for one in (x, weight, head))
     if ndim == 1:
@@ -166,9 +172,13 @@ def convolution_results(
         call = getattr(library, 'convpool_convolution_' + function)
         assert call(ctypes.byref(problem), *map(pointer, arguments)) == 0
     actual = [from_layout(one.written(), layout) for one in (y, dx, dweight)] + [dbias.written()]
+    inside = (slice(None),) * 2
+    if behind is not None:
+        x = np.pad(x, ((0, 0), (0, 0), *zip(pad, behind)))
+        inside, pad = inside + tuple(slice(p, p + n) for p, n in zip(pad, size)), 0
     expected = [reference.convolution(x, weight, bias, stride, pad, dilation, groups)]
-    expected += reference.convolution_gradients(head, x, weight, stride, pad, dilation, groups)
-    return actual, expected
+    dx, *others = reference.convolution_gradients(head, x, weight, stride, pad, dilation, groups)
+    return actual, [*expected, dx[inside], *others]
 
 
 def pooling_results(library, case, values='normal', ndim=2, dtype='float32', layout=0, channels=3):
@@ -469,6 +479,39 @@ def test_the_number_of_threads_does_not_change_a_bit(library, thread_count, case
 NAMES = ('output', 'dx', 'dweight', 'dbias')
 
 
+# Less padding behind the data than in front of it, more, and whole windows of it.
+PADDED_BEHIND = [
+    (batch, c, m, g, size) + geometry + (behind,)
+    for batch, c, m, g in ((2, 6, 8, 2), (1, 20, 33, 1), (3, 9, 9, 9))
+    for size, geometry, behind in (
+        ((8, 19), ((3, 3), ONE, ONE, ONE), (0, 2)),
+        ((8, 19), ((4, 4), ONE, ONE, ONE), (2, 2)),
+        ((7, 9), ((2, 2), ONE, ONE, (0, 0)), ONE),
+        ((14, 14), ((3, 3), (2, 2), ONE, (0, 0)), ONE),
+        ((7, 33), ((5, 2), (2, 1), ONE, (4, 0)), (0, 3)),
+        ((6, 8), ((2, 3), (3, 2), (1, 3), (0, 6)), (7, 0)),
+        ((5, 6), (ONE, (2, 3), ONE, (0, 0)), (4, 2)),
+        ((5, 6), (ONE, ONE, ONE, (0, 0)), (2, 5)),
+        ((6, 7), ((3, 3), ONE, (2, 2), (1, 2)), (3, 9)),
+        ((1, 1), ((3, 3), ONE, ONE, (0, 0)), (2, 5)),
+    )
+]
+
+
+@pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
+@pytest.mark.parametrize('algorithm', [AUTO, IMPLICIT_GEMM, WINOGRAD, DEPTHWISE])
+@pytest.mark.parametrize('case', PADDED_BEHIND, ids=_text)
+def test_padding_behind_the_data_is_what_the_output_needs(kernels, case, algorithm, layout):
+    *case, behind = case
+    given = convolution_problem(case, algorithm, behind)
+    if not kernels.convpool_convolution_algorithm(ctypes.byref(given), 0):
+        assert algorithm in (WINOGRAD, DEPTHWISE)
+        return
+    results = convolution_results(kernels, case, algorithm=algorithm, layout=layout, behind=behind)
+    for name, actual, expected in zip(NAMES, *results):
+        assert_close(name, actual, expected)
+
+
 def served(library, case, algorithm):
     """Does this algorithm have a forward pass for the case?"""
     problem = convolution_problem(case, algorithm)
@@ -595,6 +638,50 @@ def test_pooling_agrees_with_the_loops(kernels, mode, shape, ceil_mode):
     (y, dx), (expected_y, expected_dx) = pooling_results(kernels, case)
     assert_close('output', y, expected_y)
     assert_close('gradient', dx, expected_dx)
+
+
+COUNT_WINDOW = 2
+
+
+@pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
+@pytest.mark.parametrize('channels', [3, 40])
+@pytest.mark.parametrize('behind', [(0, 0), (0, 1), (2, 0), (2, 2)], ids=_text)
+def test_an_average_counts_all_padding_behind_the_data(kernels, behind, channels, layout):
+    """Of ones, with one element of padding in front: what part of a window is in the data."""
+    size, kernel, stride, pad = (7, 9), (3, 3), (2, 1), (1, 1)
+    out = tuple((n + 1 + b - 3) // s + 1 for n, b, s in zip(size, behind, stride))
+    inside = [
+        [min(i * s - 1 + 3, n) - max(i * s - 1, 0) for i in range(count)]
+        for count, s, n in zip(out, stride, size)
+    ]
+    expected = np.broadcast_to(np.outer(*inside) / 9, (2, channels, *out))
+    problem = Pooling(
+        layout=layout,
+        mode=MODES.index('avg'),
+        count_include_pad=COUNT_WINDOW,
+        batch=2,
+        channels=channels,
+        window=window(
+            kernel=kernel, stride=stride, dilation=ONE, pad=pad, in_size=size, out_size=out
+        ),
+    )
+    x = in_layout(np.ones((2, channels, *size), 'float32'), layout)
+    head = in_layout(np.full(expected.shape, 9, 'float32'), layout)
+    y, dx = Guarded(head.shape), Guarded(x.shape)
+    given = ctypes.byref(problem)
+    assert kernels.convpool_pooling_forward(given, pointer(x), pointer(y.array)) == 0
+    arrays = map(pointer, (x, y.array, head, dx.array))
+    assert kernels.convpool_pooling_backward(given, *arrays) == 0
+    assert_close('output', from_layout(y.written(), layout), expected)
+    # each of the windows that hold an element gives it a ninth of 9
+    windows = np.outer(
+        *(
+            [sum(i * s - 1 <= k < i * s + 2 for i in range(count)) for k in range(n)]
+            for count, s, n in zip(out, stride, size)
+        )
+    )
+    found = from_layout(dx.written(), layout)
+    assert_close('gradient', found, np.broadcast_to(windows, found.shape))
 
 
 # Small planes share vectors, which must not carry anything from one plane to the next.
@@ -962,6 +1049,56 @@ def test_what_has_no_kernel_is_refused(library, change):
     assert y.written() == GUARD_VALUE
 
 
+IMPOSSIBLE = [
+    *({name: value} for name in ('groups', 'in_channels', 'out_channels') for value in (0, -1)),
+    {'batch': -1},
+    {'groups': 3},
+    {'groups': 3, 'in_channels': 6},
+    *({name: (1, 0)} for name in ('kernel', 'stride', 'dilation')),
+    *({name: (-1, 1)} for name in ('kernel', 'stride', 'dilation', 'pad', 'in_size', 'out_size')),
+]
+
+
+@pytest.mark.parametrize('algorithm', [AUTO, IMPLICIT_GEMM, WINOGRAD, DEPTHWISE])
+@pytest.mark.parametrize('change', IMPOSSIBLE, ids=str)
+def test_a_convolution_that_cannot_be_is_refused(library, instruction_set, change, algorithm):
+    """By every function, which reads and writes nothing then."""
+    problem = convolution_problem((2, 8, 8, 2, (5, 6), (3, 3), ONE, ONE, ONE), algorithm)
+    for name, value in change.items():
+        if isinstance(value, tuple):
+            getattr(problem.window, name)[:2] = value
+        else:
+            setattr(problem, name, value)
+    given, packing = ctypes.byref(problem), Packing()
+    for which in range(3):
+        assert library.convpool_convolution_algorithm(given, which) == AUTO
+    for name, arguments in (
+        ('convolution_forward', 4),
+        ('convolution_forward_fused', 5),
+        ('convolution_forward_joined', 5),
+        ('convolution_backward_data', 3),
+        ('convolution_transpose', 4),
+        ('convolution_backward_weight', 3),
+        ('convolution_backward_bias', 2),
+        ('pack_weight', 2),
+    ):
+        assert getattr(library, 'convpool_' + name)(given, *[None] * arguments) == 1
+    assert library.convpool_plan_packing(given, ctypes.byref(packing)) == 1
+
+
+@pytest.mark.parametrize('change', [{'batch': -1}, {'channels': -1}, *IMPOSSIBLE[-9:]], ids=str)
+def test_a_pooling_that_cannot_be_is_refused(library, change):
+    sizes = dict.fromkeys(('kernel', 'stride', 'dilation', 'in_size', 'out_size'), ONE)
+    problem = Pooling(batch=1, channels=1, window=window(**sizes, pad=(0, 0)))
+    for name, value in change.items():
+        if isinstance(value, tuple):
+            getattr(problem.window, name)[:2] = value
+        else:
+            setattr(problem, name, value)
+    assert library.convpool_pooling_forward(ctypes.byref(problem), *[None] * 2) == 1
+    assert library.convpool_pooling_backward(ctypes.byref(problem), *[None] * 4) == 1
+
+
 def test_other_numbers_of_axes_are_refused(library):
     for ndim in (0, 4):
         problem = Pooling(batch=1, channels=1, window=Window(ndim=ndim))
@@ -989,6 +1126,35 @@ def test_sizes_of_zero_touch_nothing(library):
             == 0
         )
         assert dweight.written() == 0
+
+
+@pytest.mark.parametrize('layout', [0, CHANNELS_LAST], ids=['first', 'last'])
+@pytest.mark.parametrize('algorithm', [AUTO, IMPLICIT_GEMM, WINOGRAD, DEPTHWISE])
+@pytest.mark.parametrize('groups', [1, 8])
+@pytest.mark.parametrize('size', [(0, 5), (5, 0), (0, 0)], ids=_text)
+def test_windows_of_padding_alone_see_zeros(
+    library, instruction_set, size, groups, algorithm, layout
+):
+    case = (2, 8, 8, groups, size, (3, 3), ONE, ONE, (2, 3))
+    problem = convolution_problem(case, algorithm)
+    problem.layout = layout
+    given = ctypes.byref(problem)
+    if not library.convpool_convolution_algorithm(given, 0):
+        return
+    shape = (2, 8, *problem.window.out_size[:2])
+    nothing, bias = np.empty(0, 'float32'), np.arange(8, dtype='float32')
+    weight, head = np.ones((8, 8 // groups, 3, 3), 'float32'), np.ones(shape, 'float32')
+    y, dx, dweight = Guarded(in_layout(head, layout).shape), Guarded((0,)), Guarded(weight.shape)
+    for name, arrays in (
+        ('forward', (nothing, weight, bias, y.array)),
+        ('backward_data', (head, weight, dx.array)),
+        ('backward_weight', (nothing, head, dweight.array)),
+    ):
+        call = getattr(library, 'convpool_convolution_' + name)
+        assert call(given, *map(pointer, arrays)) == 0
+    expected = np.broadcast_to(bias[:, None, None], shape)
+    np.testing.assert_array_equal(from_layout(y.written(), layout), expected)
+    assert dx.written().size == 0 and (dweight.written() == 0).all()
 
 
 class Packing(ctypes.Structure):

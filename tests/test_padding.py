@@ -5,6 +5,7 @@ NumPy's `pad` says what that is; behind it the convolution is the one without pa
 
 from __future__ import annotations
 
+import json
 import re
 
 import mxnet as mx
@@ -123,6 +124,121 @@ def test_gradients_are_those_of_the_output(mode, any_dtype_backend, np_or_nd):
     assert assert_gradients_numeric(layer, draw('numeric', (2, 2, 5, 6))[0]) == 'float64'
 
 
+SIDES = [
+    # kernel, strides, dilation, padding, the padding in pairs
+    ((2, 2), 1, 1, 'same', ((0, 1), (0, 1))),
+    ((4, 2), 2, 1, 'same', ((1, 2), (0, 1))),
+    ((2, 4), 1, 3, 'same', ((1, 2), (4, 5))),
+    ((3, 3), 2, 1, ((0, 1), (0, 1)), ((0, 1), (0, 1))),
+    ((3, 2), (1, 2), 1, ((3, 0), (0, 5)), ((3, 0), (0, 5))),
+]
+
+
+@pytest.mark.parametrize('layout', ['NCHW', 'NHWC'])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('groups', [1, 4])
+@pytest.mark.parametrize('window', SIDES, ids=str)
+def test_sides_that_differ(window, groups, dtype, layout, any_dtype_backend, np_or_nd):
+    kernel, strides, dilation, padding, pairs = window
+    x, weight, bias = draw('sides', (2, 4, 7, 6), (8, 4 // groups, *kernel), (8,))
+    arguments = {'strides': strides, 'dilation': dilation, 'groups': groups}
+    head, expected = expected_of(x, weight, bias, pairs, 'zeros', **arguments)
+    move = np.asarray if layout == 'NCHW' else lambda value: np.moveaxis(value, 1, -1)
+    expected = {k: v if k == 'bias' else move(v) for k, v in expected.items()}
+    for run in ('imperative', 'static'):
+        layer = nn.Conv2D(8, kernel, padding=padding, layout=layout, in_channels=4, **arguments)
+        layer.initialize()
+        layer.cast(dtype)
+        layer.weight.set_data(array_kind().array(move(weight), dtype=dtype))
+        layer.bias.set_data(array_kind().array(bias, dtype=dtype))
+        found = measure(layer, move(x).astype(dtype), move(head).astype(dtype), run)
+        assert {value.dtype.name for value in found.values()} == {dtype}
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize('algorithm', ['implicit_gemm', 'winograd', 'depthwise'])
+def test_each_algorithm_pads_sides_that_differ(algorithm, native, np_or_nd):
+    groups = 8 if algorithm == 'depthwise' else 1
+    x, weight = draw('algorithm', (1, 8, 9, 8), (8, 8 // groups, 4, 2))
+    pairs = ((1, 2), (0, 1))
+    head, expected = expected_of(x, weight, None, pairs, 'zeros', groups=groups)
+    layer = nn.Conv2D(
+        8, (4, 2), 1, 'same', groups=groups, use_bias=False, in_channels=8, algorithm=algorithm
+    )
+    layer.initialize()
+    layer.weight.set_data(array_kind().array(weight))
+    for run in MODES:
+        found = measure(layer, x, head, run)
+        assert_same(found, {name: expected[name] for name in found})
+
+
+def test_the_native_operators_pad_without_a_copy(native, np_or_nd):
+    """One node computes it, which has what stands before each axis, and then what stands behind."""
+    for layer in (
+        nn.Conv2D(4, (4, 3), 2, 'same', in_channels=3, use_bias=False),
+        nn.AvgPool2D((4, 3), 2, 'same'),
+    ):
+        layer.initialize()
+        variable = mx.sym.var('data')
+        graph = json.loads(
+            layer(variable.as_np_ndarray() if np_or_nd == 'np' else variable).tojson()
+        )
+        # those that only gradients need return their input
+        nodes = [one for one in graph['nodes'] if one['op'] not in ('null', '_copy')]
+        assert [one['attrs']['pad'] for one in nodes] == ['(1, 1, 2, 1)']
+
+
+def test_a_gradient_of_a_convolution_is_added_where_that_is_asked_for(any_dtype_backend, np_or_nd):
+    layer = nn.Conv2D(4, 2, padding='same', in_channels=3)
+    layer.initialize()
+    x, head = draw('added', (2, 3, 5, 6), (2, 4, 5, 6))
+    once = measure(layer, x, head)['x']
+    for hybridized in (False, True):
+        layer.hybridize(hybridized)
+        data = array_kind().array(x)
+        data.attach_grad('add')
+        for _ in range(3):
+            with autograd.record():
+                y = layer(data)
+            y.backward(array_kind().array(head))
+        assert_close('x', data.grad.asnumpy(), 3 * once)
+
+
+def test_the_operators_agree_with_mxnet_on_data_padded_by_hand(native, nd_arrays):
+    x, weight = (mx.nd.array(value) for value in draw('by hand', (2, 3, 7, 6), (4, 3, 3, 2)))
+    wide = mx.nd.pad(x, 'constant', (0, 0, 0, 0, 0, 2, 1, 1))
+    window = {'kernel': (3, 2), 'stride': (2, 1)}
+    arguments = {**window, 'num_filter': 4, 'no_bias': True}
+    expected = mx.nd.Convolution(wide, weight, **arguments)
+    found = mx.nd.convpool_convolution(x, weight, pad=(0, 1, 2, 1), **arguments)
+    assert_close('convolution', found.asnumpy(), expected.asnumpy())
+    for mode in ('avg', 'sum'):
+        expected = mx.nd.Pooling(wide, pool_type=mode, **window)
+        found = mx.nd.convpool_pooling(x, pool_type=mode, pad=(0, 1, 2, 1), **window)
+        assert_close(mode, found.asnumpy(), expected.asnumpy())
+
+
+@pytest.mark.parametrize(
+    'attributes, words',
+    [
+        (
+            {'pad': (1, 2, 3)},
+            r'pad=\(1, 2, 3\) must have 2 values, .*, or 4: those before each axis',
+        ),
+        ({'pad': (0, 0, 1, -1)}, r'padding=\(0, 0, 1, -1\), but every value must be at least 0'),
+        ({'pad': (0, 0, 0, 3)}, r'padding=\(\(0, 0\), \(0, 3\)\) must be smaller than pool_size'),
+        (
+            {'pad': (0, 0, 0, 1), 'pooling_convention': 'full'},
+            r'padding=\(\(0, 0\), \(0, 1\)\); allowed: ceil_mode=False',
+        ),
+    ],
+)
+def test_what_the_operators_refuse(attributes, words, native, nd_arrays):
+    x = mx.nd.ones((1, 1, 5, 5))
+    with pytest.raises(mx.base.MXNetError, match='pooling: .*' + words):
+        mx.nd.convpool_pooling(x, kernel=(3, 3), **attributes)
+
+
 @pytest.mark.parametrize('mode', geometry.PADDING_MODES)
 def test_an_empty_batch(mode, any_dtype_backend, np_or_nd):
     with empty_arrays(True):
@@ -147,6 +263,8 @@ def test_a_layer_says_how_it_pads():
 def test_mxnet_has_no_such_layer(np_arrays):
     report = gluon_convpool.swap(nn.Conv2D(4, 3, padding='same', padding_mode='reflect'), 'mxnet')
     assert not report.replaced and 'reflect' in report.left[0].reason
+    report = gluon_convpool.swap(nn.Conv2D(4, 2, padding='same'), 'mxnet')
+    assert report.left[0].reason == 'MXNet has no padding=((0, 1), (0, 1)) with zeros'
     assert not gluon_convpool.swap(nn.Conv2D(4, 3, padding='same'), 'mxnet').left
 
 
@@ -360,7 +478,34 @@ def test_a_network_with_such_poolings_is_optimized(np_or_nd):
     net.initialize()
     x = array_kind().array(draw('optimized', (2, 3, 7, 9))[0])
     net(x)
-    assert gluon_convpool.optimize(net).verify(x).agrees
+    for prepack in (None, x.shape):
+        assert gluon_convpool.optimize(net, prepack=prepack).verify(x).agrees
+
+
+class Residual(gluon.HybridBlock):
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.one = nn.Conv2D(8, 4, padding='same', in_channels=8)
+            self.two = nn.Conv2D(8, (2, 3), padding=((0, 1), (2, 0)), in_channels=8)
+
+    def hybrid_forward(self, F, x):
+        return F.relu(self.two(F.relu(self.one(x))) + x)
+
+
+def test_a_sum_with_what_is_as_large_is_fused_whatever_the_sides(native, nd_arrays, tmp_path):
+    net = Residual()
+    net.initialize()
+    net.hybridize()
+    x = mx.nd.array(draw('residual', (1, 8, 14, 14))[0])
+    expected = net(x).asnumpy()
+    for prepack in (None, x.shape):
+        fast = gluon_convpool.optimize(net, prepack=prepack)
+        assert sum(' fused into ' in str(one) for one in fast.report.rewrites) == 3
+        assert_close('output', fast(x).asnumpy(), expected)
+    net.export(str(tmp_path / 'net'))
+    files = str(tmp_path / 'net-symbol.json'), str(tmp_path / 'net-0000.params')
+    assert_close('output', gluon_convpool.optimize(files)(x).asnumpy(), expected)
 
 
 @pytest.mark.parametrize('strides', [(1, 3), 2])

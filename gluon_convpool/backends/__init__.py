@@ -40,9 +40,9 @@ class use_backend:
     name : {'auto', 'native', 'portable'}
         'auto', the default of the package, takes the native library where it can serve a call and
         the portable backend otherwise. 'native' does so for what the library has no operator for:
-        adaptive pooling, unfold and fold, maxima with their indices, unpooling, and padding other
-        than zeros on both sides alike; other calls that it cannot serve raise ValueError.
-        'portable' never takes the library.
+        adaptive pooling, unfold and fold, maxima with their indices, unpooling, and padding with
+        other values than zeros; other calls that it cannot serve raise ValueError. 'portable' never
+        takes the library.
     higher_order : bool
         Only with 'portable': compute so that gradients can be differentiated again, after
         ``mxnet.autograd.grad(..., create_graph=True)``, as those of the other backends and of
@@ -179,6 +179,20 @@ def choose(
     return _portable(op, arguments, reason)
 
 
+def needs_border(
+    arguments: geometry.Convolution, dtype: Optional[str] = None, device: Optional[str] = None
+) -> bool:
+    """Whether the border of a convolution must be put around its data before a backend has it.
+
+    The native backend has zeros around data that it reads where they are, whatever their number on
+    each side.
+    """
+    if arguments.border is None:
+        return False
+    zeros = arguments.border.mode == 'zeros'
+    return not zeros or choose('convolution', arguments, dtype, device) is not native
+
+
 def _portable(op: str, arguments: geometry.Arguments, reason: str) -> ModuleType:
     algorithm = getattr(arguments, 'algorithm', 'auto')
     if algorithm != 'auto':
@@ -200,7 +214,8 @@ def check_algorithm(
         Saying what the algorithm needs, or that the native backend is not in use.
     """
     if arguments.algorithm != 'auto':
-        arguments, data = geometry.without_border(arguments, data)
+        if arguments.border is not None and arguments.border.mode != 'zeros':
+            arguments, data = geometry.without_border(arguments, data)
         choose('convolution', arguments, dtype, device)
         native.check_algorithm(arguments, data, dtype)
 

@@ -100,7 +100,7 @@ def _problem(arguments: geometry.Convolution, data: geometry.Ints, dtype: str) -
         ('kernel', arguments.kernel),
         ('stride', arguments.stride),
         ('dilation', arguments.dilate),
-        ('pad', arguments.pad),
+        ('pad', arguments.sides[0]),
         ('in_size', sizes),
         ('out_size', geometry.split_shape('convolution', outputs, arguments.layout)[2]),
     ):
@@ -241,6 +241,11 @@ def _without_defaults(attributes: Dict[str, Any], defaults: Dict[str, Any]) -> D
     return {k: v for k, v in attributes.items() if k not in defaults or v != defaults[k]}
 
 
+def _pad(sides: Tuple[geometry.Ints, geometry.Ints]) -> geometry.Ints:
+    before, behind = sides
+    return before if before == behind else before + behind
+
+
 @functools.lru_cache(maxsize=1024)
 def convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict[str, Any]:
     ones = (1,) * arguments.ndim
@@ -249,7 +254,7 @@ def convolution_attributes(arguments: geometry.Convolution, bias: bool) -> Dict[
             'kernel': arguments.kernel,
             'stride': arguments.stride,
             'dilate': arguments.dilate,
-            'pad': arguments.pad,
+            'pad': _pad(arguments.sides),
             'num_filter': arguments.channels,
             'num_group': arguments.groups,
             'no_bias': not bias,
@@ -306,7 +311,8 @@ def pooling_attributes(arguments: geometry.Pooling) -> Dict[str, Any]:
         'layout': arguments.layout,
     }
     if not arguments.global_pool:
-        attributes.update(kernel=arguments.kernel, stride=arguments.stride, pad=arguments.pad)
+        pad = _pad(arguments.sides)
+        attributes.update(kernel=arguments.kernel, stride=arguments.stride, pad=pad)
     return _without_defaults(
         attributes,
         {
@@ -331,7 +337,11 @@ def convolution(
     name: Optional[str] = None,
     adds: Adds = (None, None, None),
 ) -> Any:
-    """One convolution on inputs of one `kind`, arguments already checked."""
+    """One convolution on inputs of one `kind`, arguments already checked.
+
+    Of a border there may be one of zeros, which is not put around the data: the operator's padding
+    may have two sides.
+    """
     inputs = [_detour(x, kind, adds[0]), _detour(weight, kind, adds[1])]
     if bias is not None:
         inputs.append(_detour(bias, kind, adds[2]))
@@ -369,17 +379,7 @@ def pooling(
     name: Optional[str] = None,
     adds: Adds = (None,),
 ) -> Any:
-    """One pooling on an input of `kind`, arguments already checked.
-
-    The operator pads both sides alike; of its windows, those are taken that were asked for.
-    """
-    if arguments.behind is not None:
-        if kind.symbol:
-            # with the larger padding, a window fits data that it is too large for
-            x = portable.with_fitting_pooling(x, arguments, kind, 'pooling')
-        whole, first, left, step = geometry.with_equal_sides(arguments)
-        out = pooling(x, whole, kind, None, adds)
-        return portable.picked(out, arguments.layout, first, left, step, kind, name)
+    """One pooling on an input of `kind`, arguments already checked."""
     return _mxnet.native_operator('pooling', kind)(
         _detour(x, kind, adds[0]), name=name, **pooling_attributes(arguments)
     )

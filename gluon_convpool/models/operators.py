@@ -6,7 +6,7 @@ the NumPy world often have the same ones.
 
 from __future__ import annotations
 
-from typing import FrozenSet, Tuple
+from typing import Any, FrozenSet, Tuple
 
 from .. import geometry
 from ..backends import native
@@ -139,6 +139,12 @@ def layout(node: Node) -> str:
     return given if given is not None else 'NC' + 'DHW'[-len(node.attribute('kernel', ())) :]
 
 
+def _padding(node: Node, ndim: int) -> Any:
+    """Return the padding as users write it: pairs where the operator has both sides of an axis."""
+    pad = _per_axis(node, 'pad', ndim, 0)
+    return tuple(zip(pad[:ndim], pad[ndim:])) if len(pad) == 2 * ndim else pad
+
+
 def _per_axis(node: Node, name: str, ndim: int, otherwise: int) -> Tuple[int, ...]:
     return tuple(node.attribute(name, ())) or (otherwise,) * ndim
 
@@ -156,7 +162,7 @@ def convolution_arguments(node: Node) -> geometry.Convolution:
         'Convolution',
         kernel,
         _per_axis(node, 'stride', len(kernel), 1),
-        _per_axis(node, 'pad', len(kernel), 0),
+        _padding(node, len(kernel)),
         _per_axis(node, 'dilate', len(kernel), 1),
         node.attribute('num_filter', 0),
         node.attribute('num_group', 1),
@@ -206,7 +212,7 @@ def pooling_arguments(node: Node, ndim: int) -> geometry.Pooling:
         'Pooling',
         kernel,
         kernel if whole else _per_axis(node, 'stride', ndim, 1),
-        (0,) * ndim if whole else _per_axis(node, 'pad', ndim, 0),
+        (0,) * ndim if whole else _padding(node, ndim),
         node.attribute('pool_type', 'max'),
         convention == 'full',
         bool(node.attribute('count_include_pad', True)),

@@ -55,8 +55,8 @@ def times(size: Axis, factor: int) -> Axis:
 
 
 def _windows(size: Axis, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> Axis:
-    # geometry.output_size, with an expression
-    room = plus(size, 2 * padding - (dilation * (kernel - 1) + 1) + (stride - 1 if ceil else 0))
+    # geometry.output_size, with an expression; the padding is that of both sides
+    room = plus(size, padding - (dilation * (kernel - 1) + 1) + (stride - 1 if ceil else 0))
     return plus(divided(room, stride), 1)
 
 
@@ -151,20 +151,21 @@ class Shapes:
             if node.op in operators.ANY_CONVOLUTION:
                 convolution = operators.convolution_arguments(node)
                 layout, channels = convolution.layout, convolution.channels
-                sides = (convolution.stride, convolution.pad, convolution.dilate)
+                stride, both, dilate = convolution.stride, convolution.sides, convolution.dilate
                 ceil = False
             else:
                 pooling = operators.pooling_arguments(node, axes - 2)
                 layout, channels, ceil = pooling.layout, data[1], pooling.ceil_mode
                 kernel = pooling.kernel
-                sides = (pooling.stride, pooling.pad, (1,) * (axes - 2))
+                stride, both, dilate = pooling.stride, pooling.sides, (1,) * (axes - 2)
         except (TypeError, ValueError):
             return None
         if layout[1] != 'C':
             return None
         if whole:
             return (data[0], channels) + (1,) * (axes - 2)
-        sizes = zip(data[2:], kernel, *sides)
+        padding = tuple(map(sum, zip(*both)))
+        sizes = zip(data[2:], kernel, stride, padding, dilate)
         return (data[0], channels, *(_windows(*one, ceil) for one in sizes))
 
     def _transposed_shape(self, node: Node) -> Optional[Shape]:

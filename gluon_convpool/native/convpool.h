@@ -20,7 +20,7 @@ extern "C" {
 
 typedef enum {
   CONVPOOL_OK = 0,
-  CONVPOOL_UNSUPPORTED = 1,  /* these values of ndim, dtype or layout have no kernel */
+  CONVPOOL_UNSUPPORTED = 1,  /* no kernel has such a problem: ndim, dtype, layout or sizes */
   CONVPOOL_OUT_OF_MEMORY = 2 /* scratch memory could not be had; outputs are undefined */
 } convpool_status;
 
@@ -32,6 +32,15 @@ typedef enum {
   CONVPOOL_SUM = 2,
   CONVPOOL_LP = 3
 } convpool_pool_mode;
+
+/* What CONVPOOL_AVG divides a window's sum by: how many of its elements lie in the data; how many
+ * lie there or in padding that is as long behind the data as in front; or how many there are, for
+ * windows that all lie within the padded data, however long the padding behind is. */
+typedef enum {
+  CONVPOOL_COUNT_DATA = 0,
+  CONVPOOL_COUNT_PADDING = 1,
+  CONVPOOL_COUNT_WINDOW = 2
+} convpool_count;
 
 /* Which arithmetic computes a convolution. A forced algorithm that cannot do this convolution's
  * forward pass gives CONVPOOL_UNSUPPORTED; one that can, but has no kernel for a gradient, leaves
@@ -64,7 +73,8 @@ typedef struct {
 
 /* x: (batch, in_channels, in_size...), y: (batch, out_channels, out_size...),
  * weight: (out_channels, in_channels / groups, kernel...), bias: (out_channels).
- * Channel counts are divisible by groups. */
+ * Groups divide both channel counts; groups, channels, kernels, strides and dilations are at least
+ * 1, and nothing is negative. Anything else is CONVPOOL_UNSUPPORTED, and no algorithm serves it. */
 typedef struct {
   convpool_dtype dtype;
   convpool_layout layout;
@@ -80,7 +90,7 @@ typedef struct {
   convpool_layout layout;
   convpool_pool_mode mode;
   int32_t p;                 /* for CONVPOOL_LP: 1, 2 or 3 */
-  int32_t count_include_pad; /* for CONVPOOL_AVG */
+  int32_t count_include_pad; /* for CONVPOOL_AVG: a convpool_count */
   int64_t batch, channels;
   convpool_window window;
 } convpool_pooling;

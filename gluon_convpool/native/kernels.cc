@@ -53,6 +53,25 @@ convpool_window three_axes(const convpool_window& window) {
   return all;
 }
 
+// Is there such a window? With sizes that are none, kernels would divide by zero.
+bool is_possible(const convpool_window& window) {
+  for (int d = 0; d < window.ndim; ++d)
+    if (window.kernel[d] < 1 || window.stride[d] < 1 || window.dilation[d] < 1 ||
+        window.pad[d] < 0 || window.in_size[d] < 0 || window.out_size[d] < 0)
+      return false;
+  return true;
+}
+
+bool is_possible(const convpool_convolution& conv) {
+  return is_possible(conv.window) && conv.batch >= 0 && conv.groups >= 1 && conv.in_channels >= 1 &&
+         conv.out_channels >= 1 && conv.in_channels % conv.groups == 0 &&
+         conv.out_channels % conv.groups == 0;
+}
+
+bool is_possible(const convpool_pooling& pool) {
+  return is_possible(pool.window) && pool.batch >= 0 && pool.channels >= 0;
+}
+
 // Calls body(T{}) with the type of arrays.
 template <typename Body>
 convpool_status with_type_of(convpool_dtype dtype, const Body& body) {
@@ -69,6 +88,7 @@ convpool_status with_type(Problem problem, const Body& body) {
   if (ndim < 1 || ndim > CONVPOOL_MAX_NDIM) return CONVPOOL_UNSUPPORTED;
   if (problem.layout != CONVPOOL_CHANNEL_FIRST && problem.layout != CONVPOOL_CHANNEL_LAST)
     return CONVPOOL_UNSUPPORTED;
+  if (!is_possible(problem)) return CONVPOOL_UNSUPPORTED;
   problem.window = three_axes(problem.window);
   // A window that stays where it is takes no step, however long: work and memory grow with strides.
   for (int d = 0; d < problem.window.ndim; ++d)
@@ -104,6 +124,12 @@ void release_shared_scratch() {
 bool empty(const convpool_convolution& conv) {
   const int64_t* size = conv.window.out_size;
   return conv.batch == 0 || size[0] == 0 || size[1] == 0 || size[2] == 0;
+}
+
+// No element of the data, for which there may be outputs, of padding alone.
+bool has_no_data(const convpool_convolution& conv) {
+  const int64_t* size = conv.window.in_size;
+  return size[0] == 0 || size[1] == 0 || size[2] == 0;
 }
 
 template <typename T>
@@ -256,7 +282,7 @@ convpool_status convolution_backward_data(const convpool_convolution* problem, c
     using T = decltype(type);
     const auto* algorithm = choose_algorithm<T>(conv, CONVPOOL_BACKWARD_DATA);
     if (!algorithm) return CONVPOOL_UNSUPPORTED;
-    if (empty(conv)) {
+    if (empty(conv) || has_no_data(conv)) {
       clear_data(conv, static_cast<T*>(dx));
       return CONVPOOL_OK;
     }

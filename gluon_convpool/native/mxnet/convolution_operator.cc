@@ -11,11 +11,13 @@
 #include "arrays.h"
 #include "attribute_checks.h"
 #include "attributes.h"
+#include "convolution_problem.h"
 #include "layout.h"
 #include "messages.h"
 #include "operator_call.h"
 #include "sentences.h"
 #include "shape_inference.h"
+#include "stored_arrays.h"
 #include "type_inference.h"
 #include "window_attributes.h"
 
@@ -88,7 +90,7 @@ struct ConvolutionAttributes {
                     "layout", "algorithm", "act_type", "slope", "a_min", "a_max", "with_sum",
                     "num_data", "with_scale", "data_act_type", "prepacked"}),
         layout(checked_layout(kConvolution, attributes)),
-        window(kConvolution, attributes),
+        window(kConvolution, attributes, WindowAttributes::kEach),
         channels(attributes.integer("num_filter", 0)),
         groups(attributes.integer("num_group", 1)),
         bias(!attributes.boolean("no_bias", false)),
@@ -111,7 +113,7 @@ struct ConvolutionAttributes {
       fail(sentence(messages::joined_unfit, {{"op", kConvolution},
                                              {"kernel_size", tuple_text(window.kernel)},
                                              {"strides", tuple_text(window.stride)},
-                                             {"padding", tuple_text(window.pad)},
+                                             {"padding", window.padding_text()},
                                              {"groups", text(groups)}}));
   }
 
@@ -128,7 +130,7 @@ struct ConvolutionAttributes {
   bool is_pointwise() const {
     for (size_t i = 0; i < window.kernel.size(); ++i)
       if (window.kernel[i] != 1 || window.stride[i] != 1 || window.pad[i] != 0) return false;
-    return groups == 1;
+    return groups == 1 && !window.sides_differ();
   }
 
   static bool is_relu(const Attributes& attributes) {
@@ -139,20 +141,11 @@ struct ConvolutionAttributes {
   }
 };
 
-convpool_convolution convolution_problem(const ConvolutionAttributes& attributes,
-                                         convpool_dtype dtype, const std::vector<int64_t>& data,
-                                         const std::vector<int64_t>& out) {
-  const Dims x = channels_first(attributes.layout, data),
-             y = channels_first(attributes.layout, out);
-  convpool_convolution conv{};
-  conv.dtype = dtype;
-  conv.layout = layout_of(attributes.layout);
+convpool_convolution problem_of(const ConvolutionAttributes& attributes, convpool_dtype dtype,
+                                const std::vector<int64_t>& x, const std::vector<int64_t>& y) {
+  convpool_convolution conv =
+      convolution_problem(attributes.layout, attributes.window, attributes.groups, dtype, x, y);
   conv.algorithm = attributes.algorithm;
-  conv.batch = x[0];
-  conv.in_channels = x[1];
-  conv.out_channels = y[1];
-  conv.groups = attributes.groups;
-  fill_window(attributes.window, x, y, false, &conv.window);
   return conv;
 }
 
@@ -163,7 +156,7 @@ void check_algorithm(const ConvolutionAttributes& attributes, const Shape& data,
   if (attributes.algorithm == CONVPOOL_AUTO) return;
   for (const unsigned int size : data)
     if (unknown(size, numpy)) return;
-  const convpool_convolution conv = convolution_problem(
+  const convpool_convolution conv = problem_of(
       attributes, CONVPOOL_FLOAT32, Dims(data.begin(), data.end()), Dims(y.begin(), y.end()));
   if (convpool_convolution_algorithm(&conv, CONVPOOL_FORWARD) != CONVPOOL_AUTO) return;
   const AlgorithmName* name = kAlgorithmNames;
@@ -224,6 +217,7 @@ void infer_convolution(const StringMap& map, std::vector<Shape>* in, std::vector
                                                 {"weight_shape", shown(given)},
                                                 {"groups", text(conv.groups)}}));
   if (channels_known) {
+    check_least(kConvolution, "in_channels", int64_t{data[1]}, 1);
     check_divisible(kConvolution, "in_channels", data[1], conv.groups);
     weight[1] = data[1] / static_cast<unsigned int>(conv.groups);
   }
@@ -275,8 +269,12 @@ MXReturnValue convolution_shape(const StringMap& map, std::vector<Shape>* in,
   return guarded([&] { infer_convolution(map, in, out, kNumpy); });
 }
 
-MXReturnValue convolution_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
-  return guarded([&] { infer_types(kConvolution, in, out); });
+MXReturnValue convolution_type(const StringMap& map, std::vector<int>* in, std::vector<int>* out) {
+  return guarded([&] {
+    const bool prepacked = attributes_of<ConvolutionAttributes>(map).prepacked;
+    infer_types(prepacked ? "convolution(prepacked=True)" : kConvolution, in, out,
+                prepacked ? kComputed : kReal);
+  });
 }
 
 // Lets the convolution use what a packed weight has; returns the weight that it was made from.
@@ -300,23 +298,27 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
   return computed(out, [&] {
     const ConvolutionAttributes& attributes = attributes_of<ConvolutionAttributes>(map);
     MXTensor &x = in->at(0), &y = out->at(0);
-    convpool_convolution conv = convolution_problem(attributes, dtype_of(x), x.shape, y.shape);
+    convpool_convolution conv = problem_of(attributes, dtype_of(x), x.shape, y.shape);
+    const std::vector<ComputedInput> inputs(in->begin(), in->end());
+    ComputedOutput output(y);
     convpool_epilogue epilogue = attributes.activation;
-    if (attributes.sum) epilogue.sum = in->back().data_ptr;
-    const MXTensor& given = in->at(attributes.weight_at());
-    const void* weight = attributes.prepacked ? unpack(attributes, given, &conv) : given.data_ptr;
-    const void* bias = attributes.bias ? in->at(attributes.bias_at()).data_ptr : nullptr;
+    if (attributes.sum) epilogue.sum = inputs.back().data();
+    const size_t weight_at = attributes.weight_at();
+    const void* weight = attributes.prepacked ? unpack(attributes, in->at(weight_at), &conv)
+                                              : inputs[weight_at].data();
+    const void* bias = attributes.bias ? inputs[attributes.bias_at()].data() : nullptr;
     const convpool_epilogue* last = attributes.fused ? &epilogue : nullptr;
     if (!attributes.joined()) {
-      check_status(kConvolution, convpool_convolution_forward_fused(&conv, x.data_ptr, weight, bias,
-                                                                    last, y.data_ptr));
+      check_status(kConvolution, convpool_convolution_forward_fused(&conv, inputs[0].data(), weight,
+                                                                    bias, last, output.data()));
+      output.store();
       return;
     }
     std::vector<const void*> data;
     Dims channels;
     conv.in_channels = 0;
-    for (size_t i = 0; i < attributes.weight_at(); ++i) {
-      data.push_back(in->at(i).data_ptr);
+    for (size_t i = 0; i < weight_at; ++i) {
+      data.push_back(inputs[i].data());
       channels.push_back(in->at(i).shape[1]);
       conv.in_channels += channels.back();
     }
@@ -324,12 +326,13 @@ MXReturnValue convolution_forward(const StringMap& map, Tensors* in, Tensors* ou
                                 channels.data(),   nullptr,
                                 nullptr,           -std::numeric_limits<double>::infinity()};
     if (attributes.scaled) {
-      input.scale = in->at(attributes.scale_at()).data_ptr;
-      input.shift = in->at(attributes.scale_at() + 1).data_ptr;
+      input.scale = inputs[attributes.scale_at()].data();
+      input.shift = inputs[attributes.scale_at() + 1].data();
     }
     if (attributes.clipped) input.lowest = 0;
     check_status(kConvolution, convpool_convolution_forward_joined(&conv, &input, weight, bias,
-                                                                   last, y.data_ptr));
+                                                                   last, output.data()));
+    output.store();
   });
 }
 
@@ -341,17 +344,20 @@ MXReturnValue convolution_backward(const StringMap& map, Tensors* in, Tensors* o
     const ConvolutionAttributes& attributes = attributes_of<ConvolutionAttributes>(map);
     if (attributes.fused || attributes.joined() || attributes.prepacked)
       fail(sentence(messages::fused_gradient, {{"op", kConvolution}}));
-    const void* dy = in->at(0).data_ptr;
-    MXTensor& x = in->at(1);
+    const ComputedInput dy(in->at(0)), x(in->at(1)), weight(in->at(2));
     const convpool_convolution conv =
-        convolution_problem(attributes, dtype_of(x), x.shape, in->at(0).shape);
-    check_status(kConvolution, convpool_convolution_backward_data(&conv, dy, in->at(2).data_ptr,
-                                                                  out->at(0).data_ptr));
+        problem_of(attributes, dtype_of(in->at(1)), in->at(1).shape, in->at(0).shape);
+    ComputedOutput dx(out->at(0)), dweight(out->at(1));
     check_status(kConvolution,
-                 convpool_convolution_backward_weight(&conv, x.data_ptr, dy, out->at(1).data_ptr));
-    if (attributes.bias)
-      check_status(kConvolution,
-                   convpool_convolution_backward_bias(&conv, dy, out->at(2).data_ptr));
+                 convpool_convolution_backward_data(&conv, dy.data(), weight.data(), dx.data()));
+    dx.store();
+    check_status(kConvolution,
+                 convpool_convolution_backward_weight(&conv, x.data(), dy.data(), dweight.data()));
+    dweight.store();
+    if (!attributes.bias) return;
+    ComputedOutput dbias(out->at(2));
+    check_status(kConvolution, convpool_convolution_backward_bias(&conv, dy.data(), dbias.data()));
+    dbias.store();
   });
 }
 

@@ -10,11 +10,13 @@
 #include "arrays.h"
 #include "attribute_checks.h"
 #include "attributes.h"
+#include "convolution_problem.h"
 #include "layout.h"
 #include "messages.h"
 #include "operator_call.h"
 #include "sentences.h"
 #include "shape_inference.h"
+#include "stored_arrays.h"
 #include "type_inference.h"
 #include "window_attributes.h"
 
@@ -72,7 +74,10 @@ void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<
     fail(sentence(
         messages::channels_mismatch_transposed,
         {{"op", kTransposed}, {"data_channels", text(data[1])}, {"weight_shape", shown(given)}}));
-  if (channels_known) check_divisible(kTransposed, "in_channels", data[1], conv.groups);
+  if (channels_known) {
+    check_least(kTransposed, "in_channels", int64_t{data[1]}, 1);
+    check_divisible(kTransposed, "in_channels", data[1], conv.groups);
+  }
   if (!fits(given, weight, numpy))
     fail(sentence(
         messages::weight_shape,
@@ -106,23 +111,11 @@ void infer_transposed(const StringMap& map, std::vector<Shape>* in, std::vector<
   out->at(0) = as_layout(conv.layout, y);
 }
 
-// The convolution that it is transposed of: from arrays of the shape of its output, y, to those of
-// the shape of its data, x.
-convpool_convolution transposed_problem(const TransposedAttributes& attributes,
-                                        convpool_dtype dtype, const std::vector<int64_t>& data,
-                                        const std::vector<int64_t>& out) {
-  const Dims x = channels_first(attributes.layout, data),
-             y = channels_first(attributes.layout, out);
-  convpool_convolution conv{};
-  conv.dtype = dtype;
-  conv.layout = layout_of(attributes.layout);
-  conv.algorithm = CONVPOOL_AUTO;
-  conv.batch = x[0];
-  conv.in_channels = y[1];
-  conv.out_channels = x[1];
-  conv.groups = attributes.groups;
-  fill_window(attributes.window, y, x, false, &conv.window);
-  return conv;
+// The convolution that it is transposed of, which reads what has the shape of the output.
+convpool_convolution problem_of(const TransposedAttributes& attributes, convpool_dtype dtype,
+                                const std::vector<int64_t>& data, const std::vector<int64_t>& out) {
+  return convolution_problem(attributes.layout, attributes.window, attributes.groups, dtype, out,
+                             data);
 }
 
 MXReturnValue transposed_arity(const StringMap& map, int* num_in, int* num_out) {
@@ -139,20 +132,21 @@ MXReturnValue transposed_shape(const StringMap& map, std::vector<Shape>* in,
 }
 
 MXReturnValue transposed_type(const StringMap&, std::vector<int>* in, std::vector<int>* out) {
-  return guarded([&] { infer_types(kTransposed, in, out); });
+  return guarded([&] { infer_types(kTransposed, in, out, kReal); });
 }
 
 MXReturnValue transposed_forward(const StringMap& map, Tensors* in, Tensors* out,
                                  const mxnet::ext::OpResource&) {
   return computed(out, [&] {
     const TransposedAttributes& attributes = attributes_of<TransposedAttributes>(map);
-    const MXTensor& x = in->at(0);
     const convpool_convolution conv =
-        transposed_problem(attributes, dtype_of(x), x.shape, out->at(0).shape);
-    check_status(kTransposed,
-                 convpool_convolution_transpose(&conv, in->at(0).data_ptr, in->at(1).data_ptr,
-                                                attributes.bias ? in->at(2).data_ptr : nullptr,
-                                                out->at(0).data_ptr));
+        problem_of(attributes, dtype_of(in->at(0)), in->at(0).shape, out->at(0).shape);
+    const std::vector<ComputedInput> inputs(in->begin(), in->end());
+    ComputedOutput y(out->at(0));
+    check_status(kTransposed, convpool_convolution_transpose(
+                                  &conv, inputs[0].data(), inputs[1].data(),
+                                  attributes.bias ? inputs[2].data() : nullptr, y.data()));
+    y.store();
   });
 }
 
@@ -161,18 +155,23 @@ MXReturnValue transposed_backward(const StringMap& map, Tensors* in, Tensors* ou
                                   const mxnet::ext::OpResource&) {
   return computed(out, [&] {
     const TransposedAttributes& attributes = attributes_of<TransposedAttributes>(map);
-    MXTensor &dy = in->at(0), &x = in->at(1);
-    convpool_convolution conv = transposed_problem(attributes, dtype_of(x), x.shape, dy.shape);
-    check_status(kTransposed, convpool_convolution_forward(&conv, dy.data_ptr, in->at(2).data_ptr,
-                                                           nullptr, out->at(0).data_ptr));
-    check_status(kTransposed, convpool_convolution_backward_weight(&conv, dy.data_ptr, x.data_ptr,
-                                                                   out->at(1).data_ptr));
+    const ComputedInput dy(in->at(0)), x(in->at(1)), weight(in->at(2));
+    convpool_convolution conv =
+        problem_of(attributes, dtype_of(in->at(1)), in->at(1).shape, in->at(0).shape);
+    ComputedOutput dx(out->at(0)), dweight(out->at(1));
+    check_status(kTransposed,
+                 convpool_convolution_forward(&conv, dy.data(), weight.data(), nullptr, dx.data()));
+    dx.store();
+    check_status(kTransposed,
+                 convpool_convolution_backward_weight(&conv, dy.data(), x.data(), dweight.data()));
+    dweight.store();
     if (!attributes.bias) return;
     // Its outputs are this one's: all that is looked at is how many there are.
     conv.out_channels = conv.in_channels;
     for (int d = 0; d < conv.window.ndim; ++d) conv.window.out_size[d] = conv.window.in_size[d];
-    check_status(kTransposed,
-                 convpool_convolution_backward_bias(&conv, dy.data_ptr, out->at(2).data_ptr));
+    ComputedOutput dbias(out->at(2));
+    check_status(kTransposed, convpool_convolution_backward_bias(&conv, dy.data(), dbias.data()));
+    dbias.store();
   });
 }
 

@@ -40,7 +40,7 @@ struct PoolingAttributes {
                    {"kernel", "stride", "pad", "pool_type", "global_pool", "pooling_convention",
                     "count_include_pad", "p_value", "layout"}),
         layout(checked_layout(kPooling, attributes)),
-        window(kPooling, attributes),
+        window(kPooling, attributes, WindowAttributes::kEach),
         global(attributes.boolean("global_pool", false)),
         full(attributes.string("pooling_convention", "valid") == "full"),
         count_include_pad(attributes.boolean("count_include_pad", true)),
@@ -61,10 +61,20 @@ struct PoolingAttributes {
     if (global) return;
     check_length(kPooling, "pool_size", window.kernel, layout.size() - 2);
     for (size_t i = 0; i < window.kernel.size(); ++i)
-      if (window.pad[i] >= window.kernel[i])
+      if (std::max(window.pad[i], window.pad_end[i]) >= window.kernel[i])
         fail(sentence(messages::padding_not_smaller, {{"op", kPooling},
-                                                      {"padding", tuple_text(window.pad)},
+                                                      {"padding", window.padding_text()},
                                                       {"pool_size", tuple_text(window.kernel)}}));
+    if (full && window.sides_differ())
+      fail(sentence(messages::ceil_mode_sides,
+                    {{"op", kPooling}, {"padding", window.padding_text()}}));
+  }
+
+  // Kernels know the padding in front alone. Where that behind is another one, windows end within
+  // it, for only the full convention has some that do not.
+  convpool_count counts() const {
+    if (!count_include_pad) return CONVPOOL_COUNT_DATA;
+    return !global && window.sides_differ() ? CONVPOOL_COUNT_WINDOW : CONVPOOL_COUNT_PADDING;
   }
 };
 
@@ -95,7 +105,7 @@ convpool_pooling pooling_problem(const PoolingAttributes& attributes, convpool_d
   pool.layout = layout_of(attributes.layout);
   pool.mode = attributes.mode;
   pool.p = static_cast<int32_t>(attributes.p);
-  pool.count_include_pad = attributes.count_include_pad ? 1 : 0;
+  pool.count_include_pad = attributes.counts();
   pool.batch = x[0];
   pool.channels = x[1];
   fill_window(attributes.window, x, y, attributes.global, &pool.window);

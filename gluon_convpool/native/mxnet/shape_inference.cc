@@ -19,7 +19,7 @@ Shape output_size(const char* op, const WindowAttributes& window, const Shape& d
   for (size_t i = 0; i < window.kernel.size(); ++i) {
     const unsigned int size = data[i + 2];
     extent.push_back(window.dilation[i] * (window.kernel[i] - 1) + 1);
-    padded.push_back(static_cast<int64_t>(size) + 2 * window.pad[i]);
+    padded.push_back(static_cast<int64_t>(size) + window.pad[i] + window.pad_end[i]);
     if (unknown(size, numpy)) {
       out.push_back(size);
       continue;
@@ -35,7 +35,7 @@ Shape output_size(const char* op, const WindowAttributes& window, const Shape& d
     fail(sentence(messages::kernel_too_large, {{"op", op},
                                                {"kernel_size", tuple_text(window.kernel)},
                                                {"dilation", tuple_text(window.dilation)},
-                                               {"padding", tuple_text(window.pad)},
+                                               {"padding", window.padding_text()},
                                                {"extent", tuple_text(extent)},
                                                {"padded", tuple_text(padded)}}));
   return out;

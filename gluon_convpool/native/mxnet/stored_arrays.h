@@ -28,4 +28,39 @@ std::unique_ptr<Wide[]> wide_values(const MXTensor& array) {
   return values;
 }
 
+// What a kernel reads of an array: its values where they are, or those of float16 as float.
+class ComputedInput {
+ public:
+  explicit ComputedInput(const MXTensor& array) : data_(array.data_ptr) {
+    if (array.dtype != mxnet::ext::kFloat16) return;
+    values_ = wide_values<float, Half>(array);
+    data_ = values_.get();
+  }
+
+  const void* data() const { return data_; }
+
+ private:
+  std::unique_ptr<float[]> values_;
+  const void* data_;
+};
+
+// What a kernel writes of an array: the array, or room for float where it is of float16, which
+// store() rounds.
+class ComputedOutput {
+ public:
+  explicit ComputedOutput(const MXTensor& array) : array_(array) {
+    if (array.dtype == mxnet::ext::kFloat16) values_ = room_for<float>(array);
+  }
+
+  void* data() { return values_ ? values_.get() : array_.data_ptr; }
+  void store() const {
+    if (values_)
+      narrow(values_.get(), elements(array_), /*floor=*/false, static_cast<Half*>(array_.data_ptr));
+  }
+
+ private:
+  const MXTensor& array_;
+  std::unique_ptr<float[]> values_;
+};
+
 }  // namespace convpool

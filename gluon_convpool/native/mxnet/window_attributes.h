@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "../convpool.h"
@@ -12,18 +13,28 @@ namespace convpool {
 
 // A window's attributes, checked, with what is absent filled in.
 struct WindowAttributes {
-  Dims kernel, stride, dilation, pad;
+  // How much `pad` may say: one value for each axis; or also two, those of all axes before the
+  // data, then those behind it.
+  enum Sides { kAlike, kEach };
 
-  WindowAttributes(const char* op, const Attributes& attributes);
+  Dims kernel, stride, dilation, pad, pad_end;
+
+  WindowAttributes(const char* op, const Attributes& attributes, Sides sides = kAlike);
 
   // The smallest window, which anything but an empty array holds.
   static WindowAttributes single(size_t ndim);
+
+  bool sides_differ() const { return pad != pad_end; }
+
+  // The padding as users write it: one value for each axis, or pairs where the sides differ.
+  std::string padding_text() const;
 
  private:
   WindowAttributes() = default;
 
   Dims filled(const char* op, const Attributes& attributes, const char* name,
               int64_t otherwise) const;
+  void read_both_sides(const char* op, const Attributes& attributes);
 };
 
 // The window as the kernels take it, between arrays of these shapes; a global one is as large as

@@ -12,10 +12,12 @@ namespace convpool::CONVPOOL_ISA {
 // How many values of an axis an average counts.
 inline int64_t counted(const convpool_pooling& pool, int d, int64_t out) {
   const convpool_window& window = pool.window;
+  if (pool.count_include_pad == CONVPOOL_COUNT_WINDOW) return window.kernel[d];
   const int64_t start = out * window.stride[d] - window.pad[d], size = window.in_size[d];
   const int64_t end = start + window.kernel[d];
-  const int64_t count = pool.count_include_pad ? min_of(end, size + window.pad[d]) - start
-                                               : min_of(end, size) - max_of(start, 0);
+  const int64_t count = pool.count_include_pad == CONVPOOL_COUNT_PADDING
+                            ? min_of(end, size + window.pad[d]) - start
+                            : min_of(end, size) - max_of(start, 0);
   return max_of(1, count);  // a window that lies outside sums to 0, whatever divides it
 }
 
