@@ -193,7 +193,10 @@ class Winograd {
     // Taps of a part, or of a phase of the stride, are gathered one by one or picked from
     // transposed kernels.
     const bool in_kernels = view_.whole() && (conv_.plane_in_order() || conv_.weight_reversed());
-    const double gather = kernels_follow() ? 6 : 100;
+    // With channels last, whole vectors are neighbours.
+    const bool in_vectors = view_.whole() && conv_.d.taps == 1 &&
+                            (conv_.weight_channel_stride == 1 || conv_.weight_output_stride == 1);
+    const double gather = in_vectors ? 0 : kernels_follow() ? 6 : 100;
     double gathered = in_kernels ? 0 : gather * channels * outputs * tile_.taps();
     // A phase's taps lie among those of all phases.
     const int64_t kernel = min_of(conv_.weight_output_stride, conv_.weight_channel_stride);
