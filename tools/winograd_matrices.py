@@ -25,7 +25,7 @@ HEADER = pathlib.Path(__file__).parents[1] / 'gluon_convpool/native/conv/winogra
 # of a sum. Of the sets of small fractions that were tried, these lose the least accuracy.
 POINTS = {
     4: ('0', '1', '-1'),
-    5: ('0', '1', '-1', '2'),
+    5: ('0', '3/4', '-3/4', '2'),
     6: ('0', '2/3', '-2/3', '3/2', '-3/2'),
     7: ('0', '1', '-1', '2', '-2', '2/5'),
     8: ('0', '1', '-1', '1/2', '-1/2', '2', '-2'),

@@ -237,7 +237,8 @@ class WinogradWeightGradient {
                 const T* d, T* du) const {
     const int64_t vectors = panel_vectors(panel), pitch = vectors * kLanes;
     const int64_t du_plane = winograd_plane_pitch<T>(channels * pitch);
-    const int64_t strips = ceil_div(channels, Block::kMr), passes = ceil_div(tiles, kPass);
+    const int64_t strips = ceil_div(channels, Block::kMr),
+                  passes = ceil_div(tiles, tile_.longest_chain(kPass));
     for (int64_t plane = 0; plane < tile_.planes(); ++plane) {
       if (first >= plane_channels(view_, tile_, plane)) continue;
       for (int64_t pass = 0; pass < passes; ++pass) {
