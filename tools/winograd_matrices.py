@@ -21,8 +21,8 @@ from typing import List, NamedTuple, Tuple
 
 HEADER = pathlib.Path(__file__).parents[1] / 'gluon_convpool/native/conv/winograd_matrices.h'
 
-# The points for each t, most of them in pairs of opposite sign, which share the even and the odd part
-# of a sum. Of the sets of small fractions that were tried, these lose the least accuracy.
+# The points for each t, most of them in pairs of opposite sign, which share the even and the odd
+# part of a sum. Of the sets of small fractions that were tried, these lose the least accuracy.
 POINTS = {
     4: ('0', '1', '-1'),
     5: ('0', '3/4', '-3/4', '2'),
