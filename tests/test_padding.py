@@ -188,10 +188,8 @@ def test_the_native_operators_pad_without_a_copy(native, np_or_nd):
         assert [one['attrs']['pad'] for one in nodes] == ['(1, 1, 2, 1)']
 
 
-def test_a_gradient_of_a_convolution_is_added_where_that_is_asked_for(any_dtype_backend, np_or_nd):
-    layer = nn.Conv2D(4, 2, padding='same', in_channels=3)
-    layer.initialize()
-    x, head = draw('added', (2, 3, 5, 6), (2, 4, 5, 6))
+def assert_gradients_are_added(layer, x, head):
+    """Where the data's gradient is to be added to, each of three passes adds the whole of it."""
     once = measure(layer, x, head)['x']
     for hybridized in (False, True):
         layer.hybridize(hybridized)
@@ -202,6 +200,13 @@ def test_a_gradient_of_a_convolution_is_added_where_that_is_asked_for(any_dtype_
                 y = layer(data)
             y.backward(array_kind().array(head))
         assert_close('x', data.grad.asnumpy(), 3 * once)
+
+
+def test_a_gradient_of_a_convolution_is_added_where_that_is_asked_for(any_dtype_backend, np_or_nd):
+    layer = nn.Conv2D(4, 2, padding='same', in_channels=3)
+    layer.initialize()
+    x, head = draw('added', (2, 3, 5, 6), (2, 4, 5, 6))
+    assert_gradients_are_added(layer, x, head)
 
 
 def test_the_operators_agree_with_mxnet_on_data_padded_by_hand(native, nd_arrays):
@@ -406,16 +411,7 @@ def test_gradients_of_pooling_are_those_of_the_output(pooling, any_dtype_backend
 def test_a_gradient_of_pooling_is_added_where_that_is_asked_for(any_dtype_backend, np_or_nd):
     x, head = draw('added', (2, 3, 7, 6), (2, 3, 4, 3))
     layer = nn.AvgPool2D(2, padding='same')
-    once = measure(layer, x, head)['x']
-    for hybridized in (False, True):
-        layer.hybridize(hybridized)
-        data = array_kind().array(x)
-        data.attach_grad('add')
-        for _ in range(3):
-            with autograd.record():
-                y = layer(data)
-            y.backward(array_kind().array(head))
-        assert_close('x', data.grad.asnumpy(), 3 * once)
+    assert_gradients_are_added(layer, x, head)
 
 
 def test_an_empty_batch_is_pooled(any_dtype_backend, np_or_nd):
