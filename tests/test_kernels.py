@@ -1285,20 +1285,20 @@ def answers(library, problem):
 def test_no_answer_is_remembered_for_another_convolution(library, instruction_set):
     first = {
         'size': (14, 15),
-        'kernel': (3, 3),
+        'kernel': (7, 7),
         'stride': (1, 1),
         'dilation': (1, 1),
-        'pad': (1, 1),
+        'pad': (3, 3),
     }
     changes = [
         {},
         {'size': (29, 15)},
         {'size': (14, 29)},
-        {'kernel': (5, 3)},
-        {'kernel': (3, 5)},
+        {'kernel': (5, 7)},
+        {'kernel': (7, 5)},
         {'stride': (2, 1)},
         {'dilation': (1, 3)},
-        {'pad': (3, 1)},
+        {'pad': (5, 3)},
     ]
     sizes = [tuple({**first, **change}.values()) for change in changes]
     problems = [convolution_problem((1, 64, 64, 1, *geometry)) for geometry in sizes]
