@@ -29,19 +29,24 @@ struct TileChoice {
   double cost;
 };
 
-// The size of tile that costs least, and how much. Null where no size fits the kernel, or where all
-// need more than `most_bytes` of memory.
+// The size of tile that costs least, and how much; one that is less exact only where it saves time
+// that is worth it. Null where no size fits the kernel, or where all need more than `most_bytes` of
+// memory.
 template <typename T, template <typename> class Computation>
 inline TileChoice<T> choose_tile(const TapConvolution<T>& problem, double most_bytes) {
+  constexpr double kWorthwhile = 1.15;
   TileChoice<T> best{nullptr, 0};
+  double least = 0;
   for (const WinogradTile<T>* tile : kTiles<T>) {
     if (!NeighbourView<T>::exists(problem, tile->rh, tile->rw)) continue;
     const Computation<T> computation(problem, *tile);
     if (tile->planes() > Computation<T>::kMostPlanes) continue;
     if (computation.memory() > most_bytes) continue;
     const double cost = computation.cost();
-    if (best.tile && cost >= best.cost) continue;
+    const double weighed = tile->is_less_exact() ? kWorthwhile * cost : cost;
+    if (best.tile && weighed >= least) continue;
     best = {tile, cost};
+    least = weighed;
   }
   return best;
 }
